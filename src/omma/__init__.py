@@ -1,0 +1,65 @@
+"""omma: train the eyes of vision-language models, find what they cannot see, and use them.
+
+Every public name is loaded from its module on first use, so `import omma` is quick and loads no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _MODULES equal
+    from omma.data.ingest import ingest
+    from omma.embedding import embed
+    from omma.eval.run import Report, evaluate
+    from omma.models.pretrained import VLM, Encoder, load_encoder, load_vlm
+    from omma.retrieval.index import Hit, search
+    from omma.table import Table
+    from omma.training.checkpoint import Checkpoint
+    from omma.training.loop import TrainConfig, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VLM",
+    "Checkpoint",
+    "Encoder",
+    "Hit",
+    "Report",
+    "Table",
+    "TrainConfig",
+    "embed",
+    "evaluate",
+    "ingest",
+    "load_encoder",
+    "load_vlm",
+    "search",
+    "train",
+]
+
+_MODULES = {
+    "Checkpoint": "omma.training.checkpoint",
+    "Encoder": "omma.models.pretrained",
+    "Hit": "omma.retrieval.index",
+    "Report": "omma.eval.run",
+    "Table": "omma.table",
+    "TrainConfig": "omma.training.loop",
+    "VLM": "omma.models.pretrained",
+    "embed": "omma.embedding",
+    "evaluate": "omma.eval.run",
+    "ingest": "omma.data.ingest",
+    "load_encoder": "omma.models.pretrained",
+    "load_vlm": "omma.models.pretrained",
+    "search": "omma.retrieval.index",
+    "train": "omma.training.loop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'omma' has no public name {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value  # the next use finds it without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,122 @@
+"""Who may import whom, read from the source: the folder map stays true only if something refuses to let it drift."""
+
+import ast
+import graphlib
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+import omma
+
+ROOT = Path(omma.__file__).parent
+FILES = sorted(path for path in ROOT.rglob("*.py"))
+MODULES = {path: ".".join(["omma", *path.relative_to(ROOT).with_suffix("").parts]) for path in FILES}
+
+PLAIN = {"numpy", "pyarrow", "PIL"}
+TORCH = PLAIN | {"torch", "safetensors", "tokenizers"}
+VIEW = {"rich", "jinja2", "matplotlib"}
+
+# room -> (other rooms it may import, packages beside the standard library)
+MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
+    "table": (set(), PLAIN),
+    "config": (set(), PLAIN),
+    "decode": (set(), PLAIN),
+    "jobs": ({"table"}, PLAIN | {"rich"}),
+    "scenes": ({"table", "jobs", "decode"}, PLAIN | {"rich"}),
+    "data": ({"table", "jobs", "decode"}, PLAIN | {"rich"}),
+    "models": ({"decode"}, TORCH),
+    "sparse": ({"decode"}, TORCH),
+    "embedding": ({"table", "jobs", "models", "decode"}, TORCH | {"rich"}),
+    "training": ({"table", "config", "models", "decode"}, TORCH | {"rich"}),
+    "eval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | VIEW),
+    "retrieval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
+    # these three stand on the public names; what has no public name is listed in BESIDE_PUBLIC
+    "cli": ({"public", "demo"}, {"typer", "click", "rich", "PIL"}),
+    "demo": ({"public"}, {"rich"}),
+    "web": ({"public"}, {"fastapi", "uvicorn", "PIL"}),
+}
+BESIDE_PUBLIC = {
+    "cli": {"omma.config", "omma.scenes.sources", "omma.training.recipes", "omma.training.loop", "omma.eval.report"},
+    "demo": {"omma.config", "omma.scenes.sources", "omma.training.recipes", "omma.eval.report"},
+}
+ONLY_IN = {
+    "transformers": {"omma.models.pretrained", "omma.models.vlm", "omma.sparse.patch"},
+    "peft": {"omma.models.vlm", "omma.training.loop"},
+}
+NEVER = {"torchvision", "timm", "trl", "accelerate", "lightning", "pytorch_lightning"}
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Every module the source names in an import, also inside functions: "omma.table", "torch.nn", ..."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "imports are absolute, so that a reader can search for them"
+            found |= {resolve(node.module, alias.name) for alias in node.names}
+    return found
+
+
+def resolve(module: str, name: str) -> str:
+    """`from omma.models import layers` means the module omma.models.layers; `from omma import train` the public name."""
+    full = f"{module}.{name}"
+    return full if full in MODULES.values() else module
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "public"
+
+
+def parsed() -> list[tuple[str, Path, ast.Module]]:
+    return [(MODULES[path], path, ast.parse(path.read_text(encoding="utf-8"))) for path in FILES]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name != "__init__.py"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_what_its_room_may(path):
+    module = MODULES[path]
+    here = room(module)
+    assert here in MAY_IMPORT, f"{module} is in no room of the design; add the room to MAY_IMPORT with its rule"
+    rooms, packages = MAY_IMPORT[here]
+    for name in sorted(imports(ast.parse(path.read_text(encoding="utf-8")))):
+        top = name.split(".")[0]
+        if top == "omma":
+            allowed = room(name) in rooms | {here} or name in BESIDE_PUBLIC.get(here, ())
+            assert allowed, f"{module} imports {name}; {here} may import {', '.join(sorted(rooms)) or 'no other room'}"
+            continue
+        assert top not in NEVER, f"{module} imports {top}, which omma does without"
+        if top in ONLY_IN:
+            assert module in ONLY_IN[top], f"{module} imports {top}; only {', '.join(sorted(ONLY_IN[top]))} may"
+            continue
+        known = top in sys.stdlib_module_names or top in packages
+        assert known, f"{module} imports {top}; {here} may import {', '.join(sorted(packages))}"
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    graph = {}
+    for module, _, tree in parsed():
+        top_level = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        graph[module] = {name for node in top_level for name in imports(node) if name.startswith("omma.")}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_init_files_of_sub_packages_are_empty():
+    for path in FILES:
+        if path.name == "__init__.py" and path.parent != ROOT:
+            assert path.read_text() == "", f"{path} is not empty; a module is imported by its own name"
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "bench"])
+def test_no_file_is_longer_than_600_lines(folder):
+    long = {str(p): n for p in ROOT.parents[1].glob(f"{folder}/**/*.py") if (n := len(p.read_text().splitlines())) > 600}
+    assert not long, f"each of these is probably two files: {long}"
+
+
+def test_a_public_name_is_never_hidden_by_a_module_of_the_same_name():
+    for path in FILES:
+        if path.name != "__init__.py":
+            importlib.import_module(MODULES[path])
+    for name in omma.__all__:
+        assert callable(getattr(omma, name)), f"omma.{name} turned into {getattr(omma, name)!r}"
