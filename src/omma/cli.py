@@ -1,0 +1,489 @@
+"""The command line: one verb = one public function: parse, call, print. Heavy modules load inside their verb."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import omma
+
+OK, UNEXPECTED, BAD_INPUT, NON_FINITE, INTERRUPTED = 0, 1, 2, 3, 130
+
+EXIT_CODES = "Exit codes: 0 ok, 1 unexpected failure, 2 bad usage or input, 3 the loss was not finite, 130 interrupted."
+
+app = typer.Typer(
+    name="omma",
+    help="Train the eyes of vision-language models, find what they cannot see, and use them.",
+    epilog="Start with: omma demo\n\n" + EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class What(StrEnum):
+    image = "image"
+    text = "text"
+
+
+class Store(StrEnum):
+    bytes = "bytes"
+    uri = "uri"
+
+
+class Preset(StrEnum):
+    full = "full"
+    tiny = "tiny"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout; all else on stderr.")]
+On = Annotated[Device, typer.Option("--device", help="Where the model runs.", show_default=True)]
+Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures or texts at a time.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes to work with.")]
+Seed = Annotated[int, typer.Option("--seed", help="Everything drawn by chance depends on it alone.")]
+Where = Annotated[str | None, typer.Option("--where", help="Rows to use, e.g. \"split == 'test' and width >= 64\".")]
+
+
+# ---- the verbs, in the order of the story
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("omma-demo"),
+    preset: Annotated[Preset, typer.Option(help="tiny: seconds, learns nothing; to see that it runs.")] = Preset.full,
+    seed: Seed = 0,
+    device: On = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """The whole story in a few minutes.
+
+    Draws a world, trains an eye on it in three stages, finds what it cannot see, searches it, and writes a report.
+
+    \b
+    omma demo
+    omma demo my-demo --seed 1
+    """
+    from omma.demo import run_demo
+
+    with working(as_json):
+        result = run_demo(out, seed=seed, preset=preset.value, device=device.value)
+    answer(as_json, result, lambda: facts_table("demo", result["summary"], report=result["report"]))
+
+
+@app.command()
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder to make; it will hold the tables pictures and items.")],
+    pictures: Annotated[int, typer.Option(min=0, help="Plain pictures.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=0, help="Minimal pairs of each of the nine patterns.")] = 100,
+    size: Annotated[int, typer.Option(min=16, help="Side of a picture in pixels.")] = 128,
+    split: Annotated[str, typer.Option(help="What the column split says.")] = "train",
+    seed: Seed = 0,
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> None:
+    """Draw a world whose truth is known.
+
+    Pictures with captions, questions, statements, and minimal pairs of nine visual patterns.
+
+    \b
+    omma scenes scenes/train --pictures 5000 --pairs 200
+    omma scenes scenes/test --pictures 500 --pairs 50 --seed 1 --split test
+    """
+    from omma.scenes.sources import write_scenes
+
+    with working(as_json):
+        drawn, items = write_scenes(
+            out, pictures=pictures, pairs=pairs, seed=seed, size=size, split=split, workers=workers, progress=True
+        )
+    result = {
+        "pictures": {"path": str(drawn.uri), "rows": drawn.num_rows},
+        "items": {"path": str(items.uri), "rows": items.num_rows},
+    }
+    answer(as_json, result, lambda: facts_table("scenes", result))
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="Folder of pictures, a .tar of WebDataset form, or a glob of them.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the new table.")],
+    captions: Annotated[str | None, typer.Option(help="JSON key that holds the captions.")] = None,
+    field: Annotated[list[str] | None, typer.Option(help="JSON key to keep as a column; may be repeated.")] = None,
+    split: Annotated[str, typer.Option(help="What the column split says.")] = "train",
+    language: Annotated[str, typer.Option(help="Language of the captions.")] = "en",
+    store: Annotated[Store, typer.Option(help="Keep the pictures' bytes, or where they lie.")] = Store.bytes,
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> None:
+    """Make a table of your pictures.
+
+    A picture that can't be read keeps its row, with the reason in the column status.
+
+    \b
+    omma ingest holiday/ tables/holiday
+    omma ingest 'shards/*.tar' tables/web --captions caption --field license --workers 2
+    """
+    with working(as_json):
+        table = omma.ingest(
+            source,
+            out,
+            captions=captions,
+            fields=tuple(field or ()),
+            split=split,
+            language=language,
+            store=store.value,
+            workers=workers,
+            progress=True,
+        )
+        statuses = counted(table.read(columns=["status"])["status"].to_pylist())
+    result = {"table": str(table.uri), "rows": table.num_rows, "statuses": statuses}
+    answer(as_json, result, lambda: facts_table("ingest", result))
+
+
+@app.command()
+def embed(
+    table: Annotated[Path, typer.Argument(help="Table of pictures.")],
+    encoder: Annotated[str, typer.Option("--encoder", "-e", help="Checkpoint, run folder or model name.")],
+    what: Annotated[What, typer.Option(help="Embed the pictures or their captions.")] = What.image,
+    column: Annotated[str | None, typer.Option(help="Name of the new column (default: embed.<encoder>).")] = None,
+    batch_size: Batch = 64,
+    device: On = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Add a column of vectors to a table.
+
+    The column is named after the encoder. What an interrupted run computed is kept.
+
+    \b
+    omma embed tables/holiday --encoder runs/vl
+    """
+    with working(as_json):
+        model = omma.load_encoder(encoder, device=device.value)
+        report = omma.embed(
+            omma.Table.open(table), model, what=what.value, column=column, batch_size=batch_size, progress=True
+        )
+    result = {"table": str(table), **dataclasses.asdict(report)}
+    answer(as_json, result, lambda: facts_table("embed", result))
+
+
+@app.command()
+def search(
+    table: Annotated[Path, typer.Argument(help="Table with a column of vectors (omma embed makes it).")],
+    query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for pictures like this file instead.")] = None,
+    encoder: Annotated[str, typer.Option("--encoder", "-e", help="The encoder that embedded the table.")] = "",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    where: Where = None,
+    device: On = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Find pictures by words or by a picture.
+
+    \b
+    omma search tables/holiday "two red cups on a table" --encoder runs/vl -k 5
+    omma search tables/holiday --image cup.jpg --encoder runs/vl --where "width >= 640"
+    """
+    if (query is None) == (image is None):
+        raise typer.BadParameter("give either words to look for or --image FILE")
+    if not encoder:
+        raise typer.BadParameter("give --encoder, the one that embedded the table")
+    with working(as_json):
+        asked = query if image is None else read_picture(image)
+        model = omma.load_encoder(encoder, device=device.value)
+        hits = omma.search(omma.Table.open(table), asked, encoder=model, k=k, where=where)
+    rows = [{"id": hit.id, "score": float(hit.score), "row": without_bytes(hit.row)} for hit in hits]
+    result = {"query": query if image is None else str(image), "hits": rows}
+    answer(as_json, result, lambda: hits_table(result))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="Which recipe; without one they are listed.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of changes; KEY=VALUE wins over it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
+    device: Annotated[Device | None, typer.Option("--device", help="Where to train (default: the recipe's).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train an eye by a recipe.
+
+    Without a recipe, list them. Any setting can be changed; a dotted key reaches inside (model.hidden_size=192).
+
+    \b
+    omma train
+    omma train vlmo-nano-mim data=scenes/train/pictures out=runs/mim steps=500
+    omma train vlmo-nano-mlm data=scenes/train/pictures init=runs/mim out=runs/mlm --resume
+    """
+    from omma.config import apply, to_dict
+    from omma.training.recipes import RECIPES, load_recipe
+
+    if recipe is None:
+        result = {name: first_line(make) for name, make in RECIPES.items()}
+        answer(as_json, {"recipes": result}, lambda: facts_table("recipes", result))
+        return
+    changes = list(overrides or ()) + ([f"device={device.value}"] if device else [])
+    with working(as_json):
+        settings = apply(load_recipe(recipe), changes, toml=config)
+        checkpoint = omma.train(settings, resume=resume, progress=True)
+    last = checkpoint.metrics()[-1]
+    result = {"recipe": recipe, "checkpoint": str(checkpoint.path), "step": checkpoint.step, "last_metrics": last}
+    answer(as_json, {**result, "config": to_dict(settings)}, lambda: facts_table("train", result))
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Checkpoint, run folder or model name.")],
+    task: Annotated[str, typer.Argument(help="retrieval, statements or patterns.")],
+    data: Annotated[Path, typer.Option(help="Table of the task: pictures for retrieval, items for the others.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report and one row per item.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many items.")] = None,
+    batch_size: Batch = 64,
+    seed: Seed = 0,
+    device: On = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Measure an eye, beside controls.
+
+    Every run also measures a blind eye and one that is shown the wrong pictures.
+
+    \b
+    omma eval runs/vl patterns --data scenes/test/items --out reports/patterns
+    omma eval runs/vl retrieval --data scenes/test/pictures
+    """
+    with working(as_json):
+        report = omma.evaluate(
+            model,
+            task,
+            data=data,
+            out=out,
+            limit=limit,
+            batch_size=batch_size,
+            device=device.value,
+            seed=seed,
+            progress=True,
+        )
+    answer(as_json, report.to_json(), lambda: report)
+
+
+@app.command()
+def show(
+    thing: Annotated[Path, typer.Argument(help="Folder of a table, a run, a checkpoint or a report.")],
+    as_json: Json = False,
+) -> None:
+    """Say what lies in a folder.
+
+    Rows and columns of a table, settings and steps of a run or a checkpoint, the tables of a report.
+
+    \b
+    omma show scenes/train/pictures
+    omma show runs/vl
+    """
+    from omma.show import describe
+
+    with working(as_json):
+        summary = describe(thing)
+    answer(as_json, summary, lambda: shown(thing, summary))
+
+
+def version(wanted: bool) -> None:
+    if wanted:
+        print(f"omma {omma.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+# ---- printing: one JSON object, or a table for people
+
+
+@contextlib.contextmanager
+def working(as_json: bool) -> Iterator[None]:
+    """Whatever the work prints goes to stderr under --json, so that stdout holds the one object."""
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        try:
+            yield
+        except KeyboardInterrupt:
+            print("omma: interrupted", file=sys.stderr)
+            raise
+
+
+def answer(as_json: bool, result: Any, view: Callable[[], Any]) -> None:
+    if as_json:
+        print(json.dumps(jsonable(result), allow_nan=False))
+        return
+    from rich.console import Console
+
+    console = Console()
+    shown_as = view()
+    for part in shown_as if isinstance(shown_as, list) else [shown_as]:
+        console.print(part)
+
+
+def jsonable(value: Any) -> Any:
+    """JSON has no NaN, no paths and no bytes: null, strings and left out."""
+    if isinstance(value, dict):
+        return {str(name): jsonable(item) for name, item in value.items() if not isinstance(item, bytes)}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+        return jsonable(value.tolist())
+    return str(value)
+
+
+def facts_table(title: str, values: dict[str, Any], **more: Any) -> Any:
+    """Two columns: what, and how much."""
+    from rich.table import Table as Grid
+
+    grid = Grid(title=title, title_justify="left", show_header=False)
+    for name, value in {**values, **more}.items():
+        grid.add_row(name, words(value))
+    return grid
+
+
+def hits_table(result: dict[str, Any]) -> Any:
+    from rich.table import Table as Grid
+
+    grid = Grid("score", "id", "captions", title=f"hits for {result['query']!r}", title_justify="left")
+    for hit in result["hits"]:
+        captions = [caption["text"] for caption in hit["row"].get("captions") or []]
+        grid.add_row(f"{hit['score']:.3f}", hit["id"], "; ".join(captions[:2]))
+    return grid
+
+
+def shown(thing: Path, summary: dict[str, Any]) -> Any:
+    """A report prints itself; a table shows its columns and a few rows; the rest are facts."""
+    from rich.table import Table as Grid
+
+    if summary["kind"] == "report":
+        return omma.Report.load(thing)
+    if summary["kind"] != "table":
+        return facts_table(summary["kind"], summary)
+    counts = {name: words(values) for name, values in summary["counts"].items()}
+    head = facts_table(
+        f"table of {summary['of']}",
+        {"path": summary["path"], "rows": summary["rows"], "chunks": len(summary["chunks"]), **counts},
+    )
+    names = [name for name in summary["columns"] if any(row.get(name) is not None for row in summary["sample"])]
+    columns = Grid("column", "type", "for example", title="columns", title_justify="left")
+    for name, type_ in summary["columns"].items():
+        example = words(summary["sample"][0].get(name)) if name in names else ""
+        columns.add_row(name, type_ if len(type_) < 40 else type_[:37] + "...", example[:60])
+    return [head, columns]
+
+
+def words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {words(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(words, value))
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# ---- reading what the user gave
+
+
+def read_picture(path: Path) -> Any:
+    from omma.decode import decode
+
+    if not path.is_file():
+        raise ValueError(f"no picture at {path}")
+    picture = decode(path.read_bytes())
+    if picture.image is None:
+        raise ValueError(f"{path} can't be used as a picture: {picture.status} {picture.note or ''}".rstrip())
+    return picture.image
+
+
+def without_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without pictures and vectors, which nobody reads in a terminal."""
+    return {name: value for name, value in row.items() if name != "bytes" and not name.startswith("embed.")}
+
+
+def counted(values: list[str]) -> dict[str, int]:
+    return {value: values.count(value) for value in sorted(set(values), key=lambda v: -values.count(v))}
+
+
+def first_line(function: Callable) -> str:
+    return (function.__doc__ or "").strip().splitlines()[0]
+
+
+# ---- errors
+
+
+def explain(error: BaseException) -> int:
+    """Print the error for the person it concerns and give its exit code.
+
+    A ValueError that omma itself raised, or a missing file, is the user's to mend: the message and no traceback. A
+    ValueError out of a library is ours, and its traceback is what we need to see.
+    """
+    loop = sys.modules.get("omma.training.loop")
+    if loop is not None and isinstance(error, loop.NonFiniteLoss):
+        print(f"omma: {error}", file=sys.stderr)
+        return NON_FINITE
+    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+        print(f"omma: {error.strerror}: {error.filename}" if error.filename else f"omma: {error}", file=sys.stderr)
+        return BAD_INPUT
+    if isinstance(error, ValueError) and raised_by_omma(error):
+        print(f"omma: {error}", file=sys.stderr)
+        return BAD_INPUT
+    traceback.print_exception(error, file=sys.stderr)
+    print("omma: this was not expected; the lines above say where it happened", file=sys.stderr)
+    return UNEXPECTED
+
+
+def raised_by_omma(error: BaseException) -> bool:
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").split(".")[0] == "omma"
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        app(args=args, prog_name="omma")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # the one place where every failure turns into a message and an exit code
+        return explain(error)
+    return OK
+
+
+def main() -> None:
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()
