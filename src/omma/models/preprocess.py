@@ -1,0 +1,131 @@
+"""Pictures and words to tensors: owned by the encoder and saved beside its weights, so that nothing can mismatch."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+SPECIAL_TOKENS = [PAD, UNK, CLS, SEP, MASK]  # ids 0..4
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int = 2000, lowercase: bool = True) -> Tokenizer:
+    """A WordPiece tokenizer learned from texts: BERT's splitting, accents kept (stripping them takes Hangul apart).
+
+    [CLS] text [SEP] is added on encoding. The same texts give the same tokenizer. ValueError when there are no texts.
+    """
+    texts = sorted(texts)
+    if not texts:
+        raise ValueError("no texts to learn a tokenizer from; the table has no captions (omma show TABLE counts them)")
+    learner = bert_splitting(Tokenizer(models.WordPiece(unk_token=UNK)), lowercase)  # type: ignore[call-arg]
+    # The trainer numbers "##x" pieces in the order of a randomly seeded hash map and breaks ties by number, so two runs would differ.
+    # Pieces that are given as special tokens are numbered first, in our order.
+    pieces = sorted({f"##{c}" for text in texts for word in words_of(learner, text) for c in word[1:]})
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS + pieces, show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+
+    vocab = learner.get_vocab()
+    ordered = SPECIAL_TOKENS + sorted(set(vocab) - set(SPECIAL_TOKENS), key=lambda token: vocab[token])
+    tokenizer = Tokenizer(models.WordPiece(vocab={t: i for i, t in enumerate(ordered)}, unk_token=UNK))  # type: ignore[call-arg]
+    bert_splitting(tokenizer, lowercase)
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.decoder = decoders.WordPiece(prefix="##")  # type: ignore[assignment]
+    ends = [(CLS, tokenizer.token_to_id(CLS)), (SEP, tokenizer.token_to_id(SEP))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{CLS} $A {SEP}", special_tokens=ends)  # type: ignore[assignment]
+    return tokenizer
+
+
+def bert_splitting(tokenizer: Tokenizer, lowercase: bool) -> Tokenizer:
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    return tokenizer
+
+
+def words_of(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The text's words as the tokenizer sees them before it cuts them into pieces."""
+    normal = tokenizer.normalizer.normalize_str(text)  # type: ignore[union-attr]
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Pictures -> pixel_values and texts -> input_ids, attention_mask, for one model.
+
+    image_size: side of the square the picture is scaled to (bicubic, the whole picture, no crop). max_text_len: tokens, [CLS] and
+    [SEP] included; a longer text is cut at its end.
+    """
+
+    tokenizer: Tokenizer
+    image_size: int
+    max_text_len: int
+    mean: float = 0.5
+    std: float = 0.5
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    @property
+    def mask_id(self) -> int:
+        return self.tokenizer.token_to_id(MASK)
+
+    def pixels(self, image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+        """One RGB picture, or a box of it in pixels, as (3, image_size, image_size) uint8: the form that is cheap to move."""
+        size = (self.image_size, self.image_size)
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        if image.size != size or box is not None:
+            image = image.resize(size, Image.Resampling.BICUBIC, box=box)
+        return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, 3, h, w) -> float32, centred and scaled by the model's mean and std."""
+        return (pixels.float() / 255 - self.mean) / self.std
+
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """PIL pictures -> pixel_values (B, 3, image_size, image_size) float32."""
+        return self.normalize(torch.from_numpy(np.stack([self.pixels(image) for image in images])))
+
+    def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, unpadded, at most max_text_len of them; a text that is cut keeps its [SEP]."""
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        return [row if len(row) <= self.max_text_len else [*row[: self.max_text_len - 1], row[-1]] for row in ids]
+
+    def texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Texts -> input_ids, attention_mask (B, T), padded to the longest one, rounded up to a multiple of 8."""
+        return pad(self.text_ids(texts), self.max_text_len)
+
+    # ---- files
+    def save(self, folder: Path) -> None:
+        """tokenizer.json and preprocessor.json into folder."""
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        settings = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "tokenizer"}
+        (folder / "preprocessor.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Processor":
+        """Reads what `save` wrote. FileNotFoundError names the missing file."""
+        for name in ("tokenizer.json", "preprocessor.json"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} has no {name}; a model folder of omma holds config.json, model.safetensors, "
+                                        "preprocessor.json and tokenizer.json")  # fmt: skip
+        settings = json.loads((folder / "preprocessor.json").read_text())
+        return cls(tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")), **settings)
+
+
+def pad(rows: Sequence[Sequence[int]], limit: int, value: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> (B, T) ids and their 0/1 mask. T: the longest row rounded up to 8 (few shapes, little padding), at most limit."""
+    longest = max(len(row) for row in rows)
+    T = max(longest, min(limit, -8 * (-longest // 8)))
+    ids = torch.full((len(rows), T), value, dtype=torch.long)
+    mask = torch.zeros(len(rows), T, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return ids, mask

@@ -1,0 +1,143 @@
+"""Eyes and VLMs ready for use: protocols that every one of them keeps, and the loaders by name or folder."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from omma.models.preprocess import Processor
+from omma.models.vlmo import VLMo
+from omma.models.weights import from_pretrained, weights_hash
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """An eye: pictures and texts into one space. Everything that embeds, searches or evaluates asks for no more than this."""
+
+    name: str
+    embed_dim: int
+    fingerprint: str  # of weights and preprocessing: two encoders with the same one give the same vectors
+
+    def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> np.ndarray:
+        """RGB pictures -> (n, embed_dim) float32, L2-normalised; an empty list -> (0, embed_dim)."""
+        ...
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """Texts -> (n, embed_dim) float32, L2-normalised; an empty list -> (0, embed_dim)."""
+        ...
+
+
+@runtime_checkable
+class Matcher(Encoder, Protocol):
+    """An encoder that can also look at a picture and a text together."""
+
+    def match(self, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """Probability (n,) float32 that text i belongs to picture i."""
+        ...
+
+
+@runtime_checkable
+class VLM(Protocol):
+    """A model that answers in words about pictures."""
+
+    name: str
+
+    def generate(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int = 64) -> str:
+        """The answer to one prompt about the pictures, greedy unless the model says otherwise."""
+        ...
+
+
+# ---------------------------------------------------------------------------------------------------------- devices
+def pick_device(device: str = "auto") -> torch.device:
+    """auto: cuda, then mps, then cpu. ValueError for a device that this machine has not."""
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if have[d]))
+    kind = device.split(":")[0]
+    if not have.get(kind):
+        raise ValueError(f"device {device!r} is not here; this machine has {', '.join(d for d in have if have[d])}")
+    return torch.device(device)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 autocast pays on this device: CUDA since Ampere, CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def autocast(device: torch.device, precision: str = "auto") -> contextlib.AbstractContextManager:
+    """The compute precision of a forward pass. precision: auto (bf16 where it is fast) | bf16 | fp32."""
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ValueError(f"precision {precision!r}; it is auto, bf16 or fp32")
+    if precision == "bf16" or (precision == "auto" and has_fast_bf16(device)):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+# ---------------------------------------------------------------------------------------------------------- VLMo
+class VLMoEncoder:
+    """A VLMo with its processor: pictures and texts in, numpy out.
+
+    precision: fp32 by default, since an evaluation must not depend on the machine's fast types; "auto" or "bf16" for bulk work.
+    """
+
+    def __init__(self, model: VLMo, processor: Processor, name: str, device: str = "auto", precision: str = "fp32"):
+        self.device = pick_device(device)
+        self.model, self.processor, self.name, self.precision = model.to(self.device).eval(), processor, name, precision
+        self.embed_dim = model.config.shared_dim
+        settings = json.dumps([processor.tokenizer.to_str(), processor.image_size, processor.max_text_len, precision])
+        self.fingerprint = hashlib.blake2b((weights_hash(model.state_dict()) + settings).encode(), digest_size=8).hexdigest()
+
+    @torch.inference_mode()
+    def _batched(self, n: int, batch_size: int, step: Callable[[slice], Tensor], shape: tuple[int, ...]) -> np.ndarray:
+        out = np.empty((n, *shape), dtype=np.float32)
+        for start in range(0, n, batch_size):
+            part = slice(start, min(n, start + batch_size))
+            with autocast(self.device, self.precision):
+                out[part] = step(part).float().cpu().numpy()
+        return out
+
+    def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> np.ndarray:
+        """RGB pictures -> (n, embed_dim) float32, L2-normalised."""
+        step = lambda part: self.model.encode_image(self.processor.images(images[part]).to(self.device))
+        return self._batched(len(images), batch_size, step, (self.embed_dim,))
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """Texts -> (n, embed_dim) float32, L2-normalised."""
+        step = lambda part: self.model.encode_text(*(t.to(self.device) for t in self.processor.texts(texts[part])))
+        return self._batched(len(texts), batch_size, step, (self.embed_dim,))
+
+    def match(self, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """The fusion encoder's probability (n,) float32 that text i belongs to picture i. ValueError when the lists differ in length."""
+        if len(images) != len(texts):
+            raise ValueError(f"{len(images)} pictures and {len(texts)} texts; match goes pair by pair")
+
+        def step(part: slice) -> Tensor:
+            ids, mask = (t.to(self.device) for t in self.processor.texts(texts[part]))
+            logits = self.model.match(ids, mask, self.processor.images(images[part]).to(self.device))
+            return logits.float().softmax(dim=-1)[:, 1]
+
+        return self._batched(len(images), batch_size, step, ())
+
+
+# ---------------------------------------------------------------------------------------------------------- loaders
+def load_encoder(name_or_path: str | Path, device: str = "auto", precision: str = "fp32") -> VLMoEncoder:
+    """An eye by folder: a model folder, or a run folder of `omma train` (its last checkpoint is taken).
+
+    ValueError says what is at the path and what would be an encoder.
+    """
+    folder = Path(name_or_path)
+    if (folder / "last").exists():
+        folder = folder / "last"
+    if not folder.is_dir():
+        raise ValueError(f"no encoder {str(name_or_path)!r}: no folder of this name. Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER")
+    name = (folder.resolve().parent if folder.name == "last" or folder.name.startswith("step") else folder).name
+    return VLMoEncoder(from_pretrained(folder), Processor.load(folder), name, device, precision)

@@ -1,0 +1,405 @@
+"""VLMo: one transformer that is an image encoder, a text encoder and a fusion encoder (Bao et al. 2021).
+
+Attention is shared; each layer has one feed-forward expert a modality. A picture runs through the image experts, a text
+through the text experts. Together, text first, each token takes its own expert in the lower layers, and the top layers send
+the whole sequence through the vision-language expert.
+
+B batch, T text tokens, N patches, P = 1 + N image tokens ([CLS] first), S = T + P, L layers, D width, H heads,
+E shared space, V vocabulary, (gh, gw) patch grid.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omma.models.layers import (
+    INITIAL_LOGIT_SCALE,
+    Attention,
+    DropPath,
+    Expert,
+    resample_grid,
+    resample_relative,
+    scaled_init_,
+)
+
+Modality = Literal["image", "text", "vl"]
+
+
+# ---------------------------------------------------------------------------------------------------------- config
+@dataclass(frozen=True, kw_only=True)
+class VLMoConfig:
+    """Sizes and options of a VLMo. `PRESETS` holds the paper's three sizes and two small ones."""
+
+    image_size: int = 128
+    patch_size: int = 16
+    vocab_size: int = 30522
+    max_text_len: int = 40
+    hidden_size: int = 192
+    num_layers: int = 6
+    num_heads: int = 3
+    mlp_ratio: int = 4
+    num_vl_layers: int = 2  # top layers in which both modalities share the vision-language expert
+    positions: Literal["absolute", "relative"] = "absolute"
+    relative_text_len: int = 196  # text range of the relative table: that of the longest stage, stage 2
+    layer_scale: float | None = 0.1
+    drop_path: float = 0.0  # of the last layer; the layers below it get a linear share
+    text_dropout: float = 0.0
+    embed_dim: int | None = None  # E; None: the width, as published
+    itc_vl: bool = False  # second contrastive heads behind the VL experts (published code, not in the paper)
+    num_image_types: int = 1  # 2 for pair classification: picture one and picture two
+    num_answers: int = 0  # size of the answer head, 0 for none
+    num_pair_classes: int = 0  # size of the pair head, 0 for none
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} does not divide by num_heads {self.num_heads}")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} does not divide by patch_size {self.patch_size}")
+        if not 0 <= self.num_vl_layers <= self.num_layers:
+            raise ValueError(f"num_vl_layers {self.num_vl_layers} is not within 0..num_layers {self.num_layers}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return (self.image_size // self.patch_size,) * 2
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def vl_start(self) -> int:
+        """Index of the first layer with a vision-language expert (0-based)."""
+        return self.num_layers - self.num_vl_layers
+
+    @property
+    def shared_dim(self) -> int:
+        return self.embed_dim or self.hidden_size
+
+
+NANO = VLMoConfig(vocab_size=2000, max_text_len=40)
+SMALL = replace(NANO, hidden_size=384, num_layers=12, num_heads=6)
+BASE = VLMoConfig(image_size=224, hidden_size=768, num_layers=12, num_heads=12, positions="relative",
+                  drop_path=0.1, text_dropout=0.1, itc_vl=True)  # fmt: skip
+BASE_PLUS = replace(BASE, hidden_size=544, num_layers=24, num_heads=16, num_vl_layers=3, positions="absolute",
+                    layer_scale=None)  # fmt: skip
+LARGE = replace(BASE, hidden_size=1024, num_layers=24, num_heads=16, num_vl_layers=3)
+PRESETS = {"nano": NANO, "small": SMALL, "base": BASE, "base_plus": BASE_PLUS, "large": LARGE}
+
+
+class VLMoOutput(NamedTuple):
+    """What one pass gives. text_len says where the image begins in the joint sequence (0 for a picture alone)."""
+
+    last_hidden_state: Tensor  # (B, S, D), after the final norm; text first, then [CLS] and patches
+    pooled: Tensor  # (B, D): tanh(Linear(first token))
+    hidden_states: tuple[Tensor, ...]  # L + 1 of (B, S, D): the embeddings, then each layer's output
+    text_len: int
+
+
+# ---------------------------------------------------------------------------------------------------------- positions
+def relative_index(grid: tuple[int, int], text_len: int, table_text_len: int) -> tuple[Tensor, Tensor, int]:
+    """Which bucket of the relative table each (query, key) reads, in the released checkpoints' numbering.
+
+    Returns image (P, P), text (T, T) and the number of buckets. The image part comes first: (2gh-1)(2gw-1) distances and
+    three for [CLS]; then one bucket for text->image and one for image->text; then the text distances and three for its [CLS].
+    """
+    gh, gw = grid
+    image_buckets = (2 * gh - 1) * (2 * gw - 1) + 3
+    total = image_buckets + 2 * table_text_len + 2
+    y, x = (c.flatten() for c in torch.meshgrid(torch.arange(gh), torch.arange(gw), indexing="ij"))
+    image = torch.empty(gh * gw + 1, gh * gw + 1, dtype=torch.long)
+    image[1:, 1:] = (y[:, None] - y[None] + gh - 1) * (2 * gw - 1) + (x[:, None] - x[None] + gw - 1)
+    image[0, :], image[:, 0], image[0, 0] = image_buckets - 3, image_buckets - 2, image_buckets - 1
+    t = torch.arange(text_len - 1)
+    text = torch.empty(text_len, text_len, dtype=torch.long)
+    # Text distances are key minus query, the image's are query minus key: kept as released.
+    text[1:, 1:] = t[None] - t[:, None] + table_text_len - 2 + image_buckets + 2
+    text[0, :], text[:, 0], text[0, 0] = total - 3, total - 2, total - 1
+    return image, text, total
+
+
+class RelativeBias(nn.Module):
+    """One trainable score per layer, head and bucket, shared by all modalities."""
+
+    def __init__(self, config: VLMoConfig):
+        super().__init__()
+        self.grid, self.table_text_len = config.grid, config.relative_text_len
+        buckets = relative_index(config.grid, 2, config.relative_text_len)[2]
+        self.table = nn.Parameter(torch.zeros(config.num_layers, config.num_heads, buckets))
+
+    def forward(self, text_len: int, grid: tuple[int, int] | None) -> Tensor:
+        """(L, H, S, S) for a text of text_len tokens (0: none) before a picture of this patch grid (None: none)."""
+        near = (2 * self.grid[0] - 1) * (2 * self.grid[1] - 1)
+        far = self.table[..., near:]  # [CLS], cross and text buckets: independent of the grid
+        if grid is None:
+            index = relative_index(self.grid, text_len, self.table_text_len)[1]
+            return self.table[..., index.to(self.table.device)]
+        table = torch.cat((resample_relative(self.table[..., :near], self.grid, grid), far), dim=-1)
+        image, text, _ = relative_index(grid, max(text_len, 2), self.table_text_len)
+        if text_len == 0:
+            return table[..., image.to(table.device)]
+        cross = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+        top = torch.cat((text, torch.full((text_len, len(image)), cross)), dim=1)
+        bottom = torch.cat((torch.full((len(image), text_len), cross + 1), image), dim=1)
+        return table[..., torch.cat((top, bottom)).to(table.device)]
+
+
+# ---------------------------------------------------------------------------------------------------------- block
+class MultiwayBlock(nn.Module):
+    """Shared attention, then the expert of the modality. Pre-norm, optional LayerScale, stochastic depth."""
+
+    def __init__(self, config: VLMoConfig, layer: int):
+        super().__init__()
+        D = config.hidden_size
+        self.norm1 = nn.LayerNorm(D, eps=1e-6)
+        self.attention = Attention(D, config.num_heads)
+        modalities = ("image", "text", "vl") if layer >= config.vl_start else ("image", "text")
+        self.experts = nn.ModuleDict({m: Expert(D, config.mlp_ratio) for m in modalities})
+        scale = config.layer_scale
+        self.gamma_1 = nn.Parameter(torch.full((D,), scale)) if scale is not None else None
+        self.gamma_2 = nn.Parameter(torch.full((D,), scale)) if scale is not None else None
+        self.drop_path = DropPath(config.drop_path * layer / max(1, config.num_layers - 1))
+
+    def forward(self, x: Tensor, modality: Modality, text_len: int = 0, bias: Tensor | None = None) -> Tensor:
+        """x: (B, S, D), text first; text_len: tokens of text in it; bias as in `layers.attend`. Returns (B, S, D)."""
+        x = self._add(x, self.attention(self.norm1(x), bias), self.gamma_1)
+        if modality == "vl" and "vl" not in self.experts:  # static split: no mask, no gather, no token through two experts
+            text = self.drop_path(self.experts["text"](x[:, :text_len]))
+            image = self.drop_path(self.experts["image"](x[:, text_len:]))
+            branch = torch.cat((text, image), dim=1)
+            return x + branch if self.gamma_2 is None else torch.addcmul(x, branch, self.gamma_2)
+        return self._add(x, self.experts[modality](x), self.gamma_2)
+
+    def _add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
+        branch = self.drop_path(branch)
+        return x + branch if gamma is None else torch.addcmul(x, branch.to(x.dtype), gamma)
+
+
+# ---------------------------------------------------------------------------------------------------------- heads
+class MLMHead(nn.Module):
+    """BERT's word predictor: dense, GELU, LayerNorm, decoder with its own bias, not tied to the embeddings."""
+
+    def __init__(self, hidden_size: int, vocab_size: int):
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.decoder = nn.Linear(hidden_size, vocab_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., D) -> logits (..., V). Give it masked positions only: the vocabulary is the costly side."""
+        return self.decoder(self.norm(F.gelu(self.dense(x))))
+
+
+def classifier(in_size: int, hidden_size: int, classes: int) -> nn.Sequential:
+    """The head of VQA and NLVR2: Linear, LayerNorm, GELU, Linear."""
+    return nn.Sequential(nn.Linear(in_size, hidden_size), nn.LayerNorm(hidden_size), nn.GELU(),
+                         nn.Linear(hidden_size, classes))  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------- model
+class VLMo(nn.Module):
+    """The whole model: embeddings, blocks and every head. Tensors in, tensors out; `omma.load_encoder` adds files and pictures."""
+
+    def __init__(self, config: VLMoConfig):
+        super().__init__()
+        self.config = c = config
+        D = c.hidden_size
+        self.word_embed = nn.Embedding(c.vocab_size, D, padding_idx=None)
+        self.text_segment = nn.Parameter(torch.zeros(D))  # BERT's segment 0, inside the norm
+        self.text_norm = nn.LayerNorm(D, eps=1e-12)
+        self.text_dropout = nn.Dropout(c.text_dropout)
+        self.patch_embed = nn.Conv2d(3, D, c.patch_size, c.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, D))  # stands for a hidden patch in masked image modelling
+        self.type_embed = nn.Embedding(1 + c.num_image_types, D)  # row 0 text, row 1 (and 2) image
+        if c.positions == "absolute":
+            self.image_positions = nn.Parameter(torch.zeros(1 + c.num_patches, D))
+            self.text_positions = nn.Parameter(torch.zeros(c.max_text_len, D))
+            self.relative_bias = None
+        else:
+            self.relative_bias = RelativeBias(c)
+        self.blocks = nn.ModuleList(MultiwayBlock(c, i) for i in range(c.num_layers))
+        self.norm = nn.LayerNorm(D, eps=1e-6)
+
+        self.pooler = nn.Linear(D, D)
+        self.itc_image = nn.Linear(D, c.shared_dim, bias=False)
+        self.itc_text = nn.Linear(D, c.shared_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.full((1,), INITIAL_LOGIT_SCALE))  # 1-d: FSDP cannot shard a scalar
+        if c.itc_vl:
+            self.itc_vl_image = nn.Linear(D, c.shared_dim, bias=False)
+            self.itc_vl_text = nn.Linear(D, c.shared_dim, bias=False)
+            self.logit_scale_vl = nn.Parameter(torch.full((1,), INITIAL_LOGIT_SCALE))
+        self.itm_head = nn.Linear(D, 2)
+        self.mlm_head = MLMHead(D, c.vocab_size)
+        self.mim_head = nn.Linear(D, 3 * c.patch_size**2)
+        self.answer_head = classifier(D, 2 * D, c.num_answers) if c.num_answers else None
+        self.pair_head = classifier(2 * D, 2 * D, c.num_pair_classes) if c.num_pair_classes else None
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Linear, Conv2d, tokens and positions: truncated normal 0.02; embeddings normal 0.02; biases and relative table zero."""
+        scaled_init_(self)
+        for token in (self.cls_token, self.mask_token):
+            nn.init.trunc_normal_(token, std=0.02)
+        if self.config.positions == "absolute":
+            nn.init.trunc_normal_(self.image_positions, std=0.02)
+            nn.init.trunc_normal_(self.text_positions, std=0.02)
+
+    # ---- embeddings
+    def embed_text(self, input_ids: Tensor) -> Tensor:
+        """input_ids: (B, T) -> (B, T, D). ValueError when T is over the model's text length."""
+        T, limit = input_ids.shape[1], self.config.max_text_len
+        if self.relative_bias is not None:
+            limit = self.config.relative_text_len
+        if T > limit:
+            raise ValueError(f"a text of {T} tokens, but this model holds {limit}; cut it with Processor.text(max_len={limit})")
+        x = self.word_embed(input_ids) + self.text_segment
+        if self.relative_bias is None:
+            x = x + self.text_positions[:T]
+        return self.text_dropout(self.text_norm(x)) + self.type_embed.weight[0]
+
+    def embed_image(self, pixel_values: Tensor, patch_mask: Tensor | None = None, image_type: int = 0) -> Tensor:
+        """pixel_values: (B, 3, height, width), any multiple of the patch size; patch_mask: (B, N) bool, True = hidden.
+
+        Returns (B, 1 + N, D). image_type: 0, or 1 for the second picture of a pair.
+        """
+        p = self.config.patch_size
+        if pixel_values.shape[-2] % p or pixel_values.shape[-1] % p:
+            raise ValueError(f"a picture of {tuple(pixel_values.shape[-2:])} px does not divide into patches of {p} px")
+        patches = self.patch_embed(pixel_values)  # (B, D, gh, gw)
+        grid = (patches.shape[-2], patches.shape[-1])
+        x = patches.flatten(2).transpose(1, 2)  # (B, N, D)
+        if patch_mask is not None:
+            x = torch.where(patch_mask[..., None], self.mask_token.to(x.dtype), x)
+        x = torch.cat((self.cls_token.expand(len(x), -1, -1).to(x.dtype), x), dim=1)
+        if self.relative_bias is None:
+            patch_positions = resample_grid(self.image_positions[1:], self.config.grid, grid)
+            x = x + torch.cat((self.image_positions[:1], patch_positions))
+        return x + self.type_embed.weight[1 + image_type]
+
+    # ---- the transformer
+    def attention_bias(self, text_mask: Tensor | None, text_len: int, grid: tuple[int, int] | None) -> list[Tensor | None]:
+        """What is added to the scores, a layer: relative bias, and -inf on padded text. One tensor (or None) a layer.
+
+        text_mask: (B, T), 1 = token, 0 = padding; None where no text is padded.
+        """
+        padding = None
+        if text_mask is not None and not bool(text_mask.all()):
+            keys = text_mask.bool()
+            if grid is not None:
+                keys = torch.cat((keys, keys.new_ones(len(keys), 1 + grid[0] * grid[1])), dim=1)
+            padding = torch.zeros(keys.shape, device=keys.device).masked_fill(~keys, float("-inf"))[:, None, None, :]
+        if self.relative_bias is None:
+            return [padding] * self.config.num_layers
+        tables = self.relative_bias(text_len, grid)  # (L, H, S, S), one gather for all layers
+        return [t[None] if padding is None else t[None] + padding for t in tables]
+
+    def run_blocks(self, x: Tensor, modality: Modality, text_len: int, bias: list[Tensor | None], start: int = 0) -> list[Tensor]:
+        """The blocks from `start` up on x (B, S, D). Returns every layer's output, the last one last."""
+        states = []
+        for block, layer_bias in zip(self.blocks[start:], bias[start:], strict=True):
+            x = block(x, modality, text_len, layer_bias)
+            states.append(x)
+        return states
+
+    def encode(
+        self,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        image: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> VLMoOutput:
+        """The transformer on embeddings: text (B, T, D) and / or image (B, P, D). For losses that reuse embeddings."""
+        if text is None and image is None:
+            raise ValueError("nothing to encode: give a text, a picture, or both")
+        parts = [p for p in (text, image) if p is not None]
+        x = torch.cat(parts, dim=1) if len(parts) == 2 else parts[0]
+        text_len = 0 if text is None else text.shape[1]
+        if image is None:
+            grid = None
+        elif grid is None:
+            grid = self.config.grid
+        modality: Modality = "vl" if len(parts) == 2 else ("text" if image is None else "image")
+        bias = self.attention_bias(text_mask if text is not None else None, text_len, grid)
+        states = (x, *self.run_blocks(x, modality, text_len, bias))
+        last = self.norm(states[-1])
+        return VLMoOutput(last, torch.tanh(self.pooler(last[:, 0])), states, text_len)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        patch_mask: Tensor | None = None,
+        image_type: int = 0,
+    ) -> VLMoOutput:
+        """One pass over a text, a picture, or both.
+
+        input_ids, attention_mask: (B, T); pixel_values: (B, 3, height, width); patch_mask: (B, N) bool, True = hidden.
+        """
+        text = self.embed_text(input_ids) if input_ids is not None else None
+        image = self.embed_image(pixel_values, patch_mask, image_type) if pixel_values is not None else None
+        return self.encode(text, attention_mask, image, self.grid_of(pixel_values))
+
+    def grid_of(self, pixel_values: Tensor | None) -> tuple[int, int] | None:
+        if pixel_values is None:
+            return None
+        p = self.config.patch_size
+        return pixel_values.shape[-2] // p, pixel_values.shape[-1] // p
+
+    # ---- uses
+    def project(self, output: VLMoOutput, modality: Literal["image", "text"], head: str = "itc",
+                text_mask: Tensor | None = None, grid: tuple[int, int] | None = None) -> Tensor:  # fmt: skip
+        """The shared-space vector (B, E), L2-normalised, of a single-modality pass.
+
+        head "itc": from the pass itself. head "itc_vl": the state below the VL layers goes up once more, through the VL experts.
+        """
+        if head == "itc":
+            projection, first = (self.itc_image if modality == "image" else self.itc_text), output.last_hidden_state[:, 0]
+        elif head == "itc_vl" and self.config.itc_vl:
+            start = self.config.vl_start
+            bias = self.attention_bias(text_mask, output.text_len, None if modality == "text" else grid or self.config.grid)
+            top = self.run_blocks(output.hidden_states[start], "vl", output.text_len, bias, start=start)
+            projection, first = (self.itc_vl_image if modality == "image" else self.itc_vl_text), self.norm(top[-1])[:, 0]
+        else:
+            heads = "itc, itc_vl" if self.config.itc_vl else "itc (this model was built without itc_vl=True)"
+            raise ValueError(f"no contrastive head {head!r}; this model has {heads}")
+        return F.normalize(projection(first).float(), dim=-1)
+
+    def encode_image(self, pixel_values: Tensor, head: str = "itc") -> Tensor:
+        """pixel_values: (B, 3, height, width) -> image_embeds (B, E), L2-normalised."""
+        return self.project(self(pixel_values=pixel_values), "image", head, grid=self.grid_of(pixel_values))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, head: str = "itc") -> Tensor:
+        """input_ids, attention_mask: (B, T) -> text_embeds (B, E), L2-normalised."""
+        output = self(input_ids=input_ids, attention_mask=attention_mask)
+        return self.project(output, "text", head, text_mask=attention_mask)
+
+    def match(self, input_ids: Tensor, attention_mask: Tensor | None, pixel_values: Tensor) -> Tensor:
+        """Do text i and picture i belong together? Logits (B, 2): no, yes."""
+        return self.itm_head(self(input_ids, attention_mask, pixel_values).pooled)
+
+    def answer(self, input_ids: Tensor, attention_mask: Tensor | None, pixel_values: Tensor) -> Tensor:
+        """Logits over the model's answers (B, num_answers) to question i about picture i."""
+        if self.answer_head is None:
+            raise ValueError("this model has no answer head; build it with VLMoConfig(num_answers=...) and fine-tune it")
+        return self.answer_head(self(input_ids, attention_mask, pixel_values).pooled)
+
+    def classify_pair(self, input_ids: Tensor, attention_mask: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
+        """Is the sentence true of the two pictures together? Logits (B, num_pair_classes); NLVR2's two passes, in one batch."""
+        if self.pair_head is None:
+            raise ValueError("this model has no pair head; build it with VLMoConfig(num_pair_classes=2, num_image_types=2)")
+        B = len(input_ids)
+        text = self.embed_text(input_ids).repeat(2, 1, 1)
+        second_type = min(1, self.config.num_image_types - 1)
+        images = torch.cat((self.embed_image(first), self.embed_image(second, image_type=second_type)))
+        mask = attention_mask.repeat(2, 1) if attention_mask is not None else None
+        pooled = self.encode(text, mask, images, self.grid_of(first)).pooled  # (2B, D)
+        return self.pair_head(torch.cat((pooled[:B], pooled[B:]), dim=-1))
+
+    def num_parameters(self, backbone_only: bool = False) -> int:
+        """Number of weights; backbone_only: embeddings, blocks and final norm, as published tables count."""
+        heads = ("pooler", "itc_", "logit_scale", "itm_head", "mlm_head", "mim_head", "answer_head", "pair_head", "mask_token")
+        return sum(p.numel() for n, p in self.named_parameters() if not (backbone_only and n.startswith(heads)))

@@ -1,0 +1,99 @@
+"""Model folders: config.json + model.safetensors (+ what the processor writes), read strictly."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from omma.models.vlmo import VLMo, VLMoConfig
+
+MODELS = {"vlmo": (VLMo, VLMoConfig)}  # config.json's "model" -> classes
+
+
+def save_pretrained(model: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> Path:
+    """Writes config.json and model.safetensors into folder (made where missing). state: other weights of the same model (EMA)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = next(k for k, (cls, _) in MODELS.items() if isinstance(model, cls))
+    config = {"model": kind, **dataclasses.asdict(model.config)}  # type: ignore[arg-type]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    tensors = {k: v.detach().contiguous().cpu() for k, v in (state or model.state_dict()).items()}
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    return folder
+
+
+def read_config(folder: str | Path) -> VLMoConfig:
+    """The model's config. ValueError: what is at folder instead, an unknown kind, or keys this version doesn't know."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        has = ", ".join(sorted(p.name for p in Path(folder).iterdir())[:8]) if Path(folder).is_dir() else "nothing"
+        raise ValueError(f"{folder} is not a model folder: no config.json; it has {has}. "
+                         "A run folder of `omma train` holds one as its `last`")  # fmt: skip
+    values = json.loads(path.read_text())
+    kind = values.pop("model", None)
+    if kind not in MODELS:
+        raise ValueError(f"{path} names the model kind {kind!r}; this version reads {', '.join(MODELS)}")
+    known = {f.name for f in dataclasses.fields(MODELS[kind][1])}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"{path} has settings this version doesn't know: {', '.join(unknown)}")
+    return MODELS[kind][1](**values)
+
+
+def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> VLMo:
+    """The model in a folder that `save_pretrained` wrote, in eval mode. ValueError lists weights that are missing, left over or of another shape."""
+    config = read_config(folder)
+    with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
+        model = VLMo(config)
+    load_strictly(model, read_tensors(Path(folder) / "model.safetensors"), str(folder), assign=True)
+    return model.to(device).eval()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file. ValueError when it is missing or damaged."""
+    if not path.is_file():
+        raise ValueError(f"no weights at {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:  # safetensors raises its own error type for every damaged header or short file
+        raise ValueError(f"{path} can't be read as safetensors ({error}); copy or train it again") from error
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str, assign: bool = False) -> None:
+    """load_state_dict that names every key which doesn't fit, and its shapes."""
+    own = model.state_dict()
+    missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    shapes = [f"{k} is {tuple(tensors[k].shape)}, the model's {tuple(own[k].shape)}" for k in own
+              if k in tensors and own[k].shape != tensors[k].shape]  # fmt: skip
+    if missing or extra or shapes:
+        parts = [f"{title}: {', '.join(keys[:6])}{' ...' if len(keys) > 6 else ''} ({len(keys)})"
+                 for title, keys in (("missing", missing), ("unexpected", extra), ("other shape", shapes)) if keys]  # fmt: skip
+        raise ValueError(f"the weights of {where} don't fit this model. " + "; ".join(parts))
+    model.load_state_dict(tensors, assign=assign)
+
+
+def load_matching(model: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Copies every tensor whose name and shape fit: how one training stage starts from the one before.
+
+    Returns (names that were copied, names of the model that keep their own values).
+    """
+    own = model.state_dict()
+    fit = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    model.load_state_dict(fit, strict=False)
+    return sorted(fit), sorted(set(own) - set(fit))
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """16 hex digits of names, shapes and bytes: the same weights give the same hash, whatever the file's layout."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,268 @@
+"""Table -> batches: batch `step` is a pure function of (seed, step), whatever happened before and however many workers help.
+
+An epoch is a keyed permutation of units of two samples: the two pictures of a minimal pair travel together, so that each is the
+other's hardest negative; the rest is paired up at random. B batch, T text tokens, N patches.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from omma.decode import open_picture
+from omma.models.preprocess import Processor, pad
+from omma.table import Table
+from omma.training.objectives import IGNORE
+from omma.training.rng import numpy_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a batch is made of."""
+
+    where: str | None = None  # an expression over the table's columns, e.g. "split == 'train'"
+    group: str | None = "group"  # column whose equal values travel together in a batch; ignored where the table lacks it
+    languages: tuple[str, ...] = ()  # captions of these languages only; empty: all
+    first_caption: float = 0.5  # share of a grouped sample's draws that take the caption which tells it from its partner
+    crop_scale: float = 0.9  # smallest share of the picture's area that a random crop keeps; 1.0: no crop
+    jitter: float = 0.1  # brightness and contrast change at random by up to this share
+    flip: bool = False  # mirror half of the pictures; wrong wherever a caption says left or right
+    mlm_probability: float = 0.15
+    mim_ratio: float = 0.4  # share of patches hidden, in blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Tensors of one step. Pictures stay uint8 until they are on the device."""
+
+    step: int
+    ids: list[str]  # picture ids
+    pixels: Tensor  # (B, 3, h, w) uint8
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T)
+    masked_ids: Tensor  # (B, T): input_ids with words hidden
+    mlm_labels: Tensor  # (B, T): the hidden words, IGNORE elsewhere
+    patch_mask: Tensor  # (B, N) bool, True = hidden
+    texts: list[tuple[int, ...]] = field(repr=False)
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return Batch(**moved)
+
+
+class Batches:
+    """The training set behind `batches[step]`. Pictures stay encoded in memory, captions tokenised; a batch decodes what it needs."""
+
+    def __init__(self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, patch_size: int, seed: int):
+        if batch_size < 2 or batch_size % 2:
+            raise ValueError(f"batch_size {batch_size}: it must be even, since samples travel in twos")
+        self.processor, self.config, self.batch_size, self.seed = processor, config, batch_size, seed
+        self.grid = processor.image_size // patch_size
+        self.root = Path(table.uri)
+        self._read(table)
+        self._continues = continuation_ids(processor)
+
+    def _read(self, table: Table) -> None:
+        """Keeps what can be trained on, and counts what cannot: kept + skipped = read."""
+        grouped = self.config.group if self.config.group in table.columns else None
+        columns = ["id", "bytes", "uri", "offset", "length", "captions", "status", *([grouped] if grouped else [])]
+        self.ids: list[str] = []
+        self.pictures: list[dict] = []
+        self.captions: list[list[list[int]]] = []
+        self.skipped: dict[str, int] = {}
+        groups: dict[str, list[int]] = {}
+        for record in table.scan(columns, where=self.config.where):
+            for row in pa.Table.from_batches([record]).to_pylist():
+                words = [c["text"] for c in row["captions"] or [] if not self.config.languages or c["language"] in self.config.languages]
+                reason = None if row["status"] in ("ok", "flat") else row["status"]
+                reason = reason or (None if words else "no caption")
+                if reason:
+                    self.skipped[reason] = self.skipped.get(reason, 0) + 1
+                    continue
+                if grouped and row[grouped] is not None:
+                    groups.setdefault(row[grouped], []).append(len(self.ids))
+                self.ids.append(row["id"])
+                self.pictures.append({k: row[k] for k in ("id", "bytes", "uri", "offset", "length")})
+                self.captions.append(self.processor.text_ids(words))
+        pairs = [tuple(members) for members in groups.values() if len(members) == 2]
+        together = {i for pair in pairs for i in pair}
+        self.pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        self.singles = np.array([i for i in range(len(self.ids)) if i not in together], dtype=np.int64)
+        self.grouped = together
+        self.units_per_epoch = len(self.pairs) + len(self.singles) // 2
+        self.steps_per_epoch = self.units_per_epoch // (self.batch_size // 2)
+        if self.steps_per_epoch == 0:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none left out"
+            raise ValueError(f"{table.uri} has {len(self.ids)} usable pictures with captions ({reasons}); a batch takes {self.batch_size}. "
+                             "Lower batch_size, or look at the data: omma show TABLE")  # fmt: skip
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The epoch's units (U, 2): rows of sample numbers, shuffled by (seed, epoch)."""
+        cached = self._epoch
+        if cached is None or cached[0] != epoch:
+            rng = numpy_generator(self.seed, "order", epoch)
+            singles = rng.permutation(self.singles)
+            units = np.concatenate([self.pairs, singles[: len(singles) // 2 * 2].reshape(-1, 2)])
+            cached = self._epoch = (epoch, rng.permutation(units))
+        return cached[1]
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, k = divmod(step, self.steps_per_epoch)
+        half = self.batch_size // 2
+        units = self.order(epoch)[k * half : (k + 1) * half]
+        pixels, rows = [], []
+        for a, b in units:
+            unit = f"{self.ids[a]}|{self.ids[b]}"
+            paired = int(a) in self.grouped
+            for i in (int(a), int(b)):
+                # Partners of a minimal pair share their draws: the crop must not become the difference, and their captions are aligned.
+                rng = numpy_generator(self.seed, "sample", epoch, unit if paired else self.ids[i])
+                captions = self.captions[i]
+                first = paired and rng.random() < self.config.first_caption
+                rows.append(captions[0] if first else captions[int(rng.random() * len(captions))])
+                pixels.append(self._pixels(i, rng))
+        input_ids, attention_mask = pad(rows, self.processor.max_text_len)
+        rng = numpy_generator(self.seed, "mask", step)
+        masked, labels = mask_words(input_ids.numpy(), rng, self.config.mlm_probability, self._continues, self.processor)
+        hidden = np.stack([mask_blocks(self.grid, self.config.mim_ratio, rng) for _ in rows])
+        return Batch(
+            step=step,
+            ids=[self.ids[int(i)] for i in units.reshape(-1)],
+            pixels=torch.from_numpy(np.stack(pixels)),
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            masked_ids=torch.from_numpy(masked),
+            mlm_labels=torch.from_numpy(labels),
+            patch_mask=torch.from_numpy(hidden.reshape(len(rows), -1)),
+            texts=[tuple(row) for row in rows],
+        )
+
+    def _pixels(self, i: int, rng: np.random.Generator) -> np.ndarray:
+        picture = open_picture(self.pictures[i], self.root)
+        if picture.image is None:
+            raise ValueError(f"picture {self.ids[i]} was usable when it was ingested and now is {picture.status}; "
+                             "was the file behind it changed? Ingest it again")  # fmt: skip
+        image, c = picture.image, self.config
+        area, x, y, brightness, contrast, mirror = rng.random(6)
+        side = np.sqrt(c.crop_scale + (1 - c.crop_scale) * area)
+        w, h = image.width * side, image.height * side
+        left, top = x * (image.width - w), y * (image.height - h)
+        box = (float(left), float(top), float(left + w), float(top + h)) if c.crop_scale < 1 else None
+        pixels = self.processor.pixels(image, box)
+        if c.jitter:
+            gain, shift = 1 + c.jitter * (2 * contrast - 1), 255 * c.jitter * (brightness - 0.5)
+            ramp = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
+            pixels = ramp[pixels]
+        if c.flip and mirror < 0.5:
+            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
+        return pixels
+
+
+class Prefetch:
+    """Batches start..stop-1 in order, made ahead by threads (decoding releases the GIL). `waited`: seconds the consumer stood idle."""
+
+    def __init__(self, batches: Batches, start: int, stop: int, workers: int = 1, ahead: int = 3):
+        self.batches, self.start, self.stop, self.workers, self.ahead = batches, start, stop, workers, ahead
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.workers == 0:
+            for step in range(self.start, self.stop):
+                began = perf_counter()
+                batch = self.batches[step]
+                self.waited += perf_counter() - began
+                yield batch
+            return
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="omma-batches")
+        queue: deque[Future[Batch]] = deque()
+        upcoming = iter(range(self.start, self.stop))
+        try:
+            while True:
+                for step in islice(upcoming, self.ahead - len(queue)):
+                    queue.append(pool.submit(self.batches.__getitem__, step))
+                if not queue:
+                    return
+                began = perf_counter()
+                batch = queue.popleft().result()
+                self.waited += perf_counter() - began
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- masking
+def continuation_ids(processor: Processor) -> np.ndarray:
+    """(V,) bool: which ids continue a word ("##ing"), so that words are hidden whole."""
+    vocab = processor.tokenizer.get_vocab()
+    continues = np.zeros(max(vocab.values()) + 1, dtype=bool)
+    for token, i in vocab.items():
+        continues[i] = token.startswith("##")
+    return continues
+
+
+def mask_words(ids: np.ndarray, rng: np.random.Generator, probability: float, continues: np.ndarray,
+               processor: Processor) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Whole-word masking (BERT): hides words until `probability` of a row's real tokens are hidden, at least one word a row.
+
+    ids: (B, T). Returns the ids with 80 % of hidden tokens replaced by [MASK], 10 % by a random token, 10 % left, and the labels.
+    Only real words are drawn: the published collator also draws padding, so that some rows carry no loss.
+    """
+    special = 5  # ids below are [PAD] [UNK] [CLS] [SEP] [MASK]
+    masked, labels = ids.copy(), np.full_like(ids, IGNORE)
+    for row in range(len(ids)):
+        real = np.flatnonzero((ids[row] >= special) | (ids[row] == 1))
+        words: list[list[int]] = []
+        for position in real:
+            if words and continues[ids[row, position]] and words[-1][-1] == position - 1:
+                words[-1].append(position)
+            else:
+                words.append([position])
+        budget = max(1, round(len(real) * probability)) if len(real) else 0
+        for w in rng.permutation(len(words)):
+            if budget <= 0:
+                break
+            if len(words[w]) > budget and (labels[row] != IGNORE).any():
+                continue
+            for position in words[w]:
+                labels[row, position] = ids[row, position]
+                draw = rng.random()
+                if draw < 0.8:
+                    masked[row, position] = processor.mask_id
+                elif draw < 0.9:
+                    masked[row, position] = rng.integers(special, len(continues))
+            budget -= len(words[w])
+    return masked, labels
+
+
+def mask_blocks(grid: int, ratio: float, rng: np.random.Generator, smallest: int = 4) -> np.ndarray:
+    """(grid, grid) bool: exactly round(ratio * N) patches hidden, in rectangles of aspect 0.3 to 1/0.3 (BEiT, Bao et al. 2021)."""
+    hidden = np.zeros((grid, grid), dtype=bool)
+    wanted = round(ratio * grid * grid)
+    for _ in range(100):
+        missing = wanted - int(hidden.sum())
+        if missing <= 0:
+            break
+        area = min(missing, smallest) if missing <= smallest else int(rng.integers(smallest, missing + 1))
+        aspect = np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3)))
+        h = int(np.clip(round(np.sqrt(area * aspect)), 1, grid))
+        w = int(np.clip(round(np.sqrt(area / aspect)), 1, grid))
+        top, left = int(rng.integers(0, grid - h + 1)), int(rng.integers(0, grid - w + 1))
+        block = hidden[top : top + h, left : left + w]
+        if h * w - int(block.sum()) <= missing:
+            block[:] = True
+    missing = wanted - int(hidden.sum())
+    if missing > 0:  # rectangles that fit have run out: single patches
+        hidden.reshape(-1)[rng.choice(np.flatnonzero(~hidden.reshape(-1)), missing, replace=False)] = True
+    return hidden

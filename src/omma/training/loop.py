@@ -1,0 +1,320 @@
+"""The training loop. A run is a config; the step fits on a page; everything random is a function of (seed, step, sample).
+
+So the state to resume is the weights, their average, the optimiser and one integer: a run killed at any moment continues bit for
+bit, even with another number of workers.
+"""
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from omma import config as configuration
+from omma.models.preprocess import Processor, train_wordpiece
+from omma.models.pretrained import autocast, pick_device
+from omma.models.vlmo import VLMo, VLMoConfig
+from omma.models.weights import load_matching, read_config, read_tensors, save_pretrained
+from omma.table import Table
+from omma.training import checkpoint as checkpoints
+from omma.training.batches import Batches, DataConfig, Prefetch
+from omma.training.checkpoint import Checkpoint
+from omma.training.losses import LossWeights, compute_losses
+from omma.training.optim import EMA, freeze, learning_rate, parameter_groups
+from omma.training.rng import key_seed
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss or its gradient became infinite or NaN. The weights are those before the step: nothing was applied."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything a run depends on. Recipes return one whole; the command line changes it by key=value."""
+
+    recipe: str = ""
+    data: str = ""  # folder of a pictures table
+    out: str = ""  # the run folder
+    init: str | None = None  # model folder or run to start from: every weight whose name and shape fit
+    model: VLMoConfig = field(default_factory=VLMoConfig)
+    dataset: DataConfig = field(default_factory=DataConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+    freeze: tuple[str, ...] = ()  # shell patterns over parameter names
+
+    steps: int = 1000
+    batch_size: int = 64  # samples a step; even
+    peak_lr: float = 1e-3
+    final_lr: float = 0.01  # share of the peak that is left at the end
+    warmup: int = 50  # steps
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    max_grad_norm: float = 3.0
+    ema: float | None = 0.999
+
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"  # auto | bf16 | fp32
+    threads: int | None = None  # of PyTorch on a CPU: results are the same to the bit for the same number only
+    workers: int = 1  # threads that make batches; 0: in the loop
+    log_every: int = 10
+    save_every: int = 500
+    eval_every: int = 0  # 0: no evaluation during training
+    tensorboard: bool = False
+
+
+def train(
+    config: TrainConfig,
+    *,
+    evaluate: Callable[[VLMo, Processor], dict[str, float]] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
+) -> Checkpoint:
+    """Runs the config to its last step and returns the final checkpoint.
+
+    evaluate: called every config.eval_every steps and at the end with the averaged model; its numbers are logged as eval.<name>.
+    resume: go on from the run folder's last checkpoint (start afresh where there is none). on_step: called after each step.
+    Raises ValueError for a config that cannot run, NonFiniteLoss with the step and the picture ids.
+    """
+    run, device = check(config, resume)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    table = Table.open(config.data)
+    model, processor, started_from = build(config, table)
+    batches = Batches(table, processor, config.dataset, batch_size=config.batch_size,
+                      patch_size=model.config.patch_size, seed=config.seed)  # fmt: skip
+    frozen = freeze(model, config.freeze)
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.peak_lr, betas=config.betas, fused=True)
+    average = EMA(model, config.ema) if config.ema else None
+    start = 0
+    previous = checkpoints.latest(run) if resume else None
+    if previous:
+        state = checkpoints.read_state(previous)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average:
+            average.state = {k: v.to(device) for k, v in read_tensors(previous.path / "model.safetensors").items()}
+        start = state["step"]
+    checkpoints.cut_metrics(run / "metrics.jsonl", start)
+    (run / "config.json").write_text(json.dumps(configuration.to_dict(config), indent=2) + "\n")
+
+    def save(step: int) -> Checkpoint:
+        def write_model(folder: Path) -> None:
+            save_pretrained(model, folder, average.state if average else None)
+            processor.save(folder)
+
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        return checkpoints.write(run, step, write_model, state)
+
+    def run_evaluation() -> dict[str, float]:
+        assert evaluate is not None
+        training_weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        if average:
+            model.load_state_dict(average.state)
+        model.eval()
+        numbers = {f"eval.{k}": v for k, v in evaluate(model, processor).items()}
+        model.load_state_dict(training_weights)
+        model.train()
+        return numbers
+
+    log = Log(run, config, start, progress)
+    log.say(f"{config.recipe or 'run'}: {model.num_parameters() / 1e6:.1f}M weights ({len(frozen)} of "
+            f"{len(list(model.parameters()))} tensors frozen), {len(batches)} pictures, {batches.steps_per_epoch} steps an epoch, "
+            f"{device.type}{started_from}{f', resumed at step {start}' if previous else ''}")  # fmt: skip
+    done = previous
+    weights = config.losses.active()
+    batch_stream = Prefetch(batches, start, config.steps, config.workers)
+    with log, deterministic(device):
+        for batch in batch_stream:
+            # ---- one training step
+            step = batch.step
+            torch.manual_seed(key_seed(config.seed, "model", step))  # stochastic depth and dropout
+            rate = learning_rate(step, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, final=config.final_lr)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = batch.to(device)
+            pixel_values = processor.normalize(batch.pixels)
+            with autocast(device, config.precision):
+                losses = compute_losses(model, batch, pixel_values, config.losses, (config.seed, step))
+                total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+            total.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            if not math.isfinite(float(total.detach())) or not math.isfinite(float(grad_norm)):
+                raise NonFiniteLoss(non_finite_message(run, batch.ids, step, losses, float(grad_norm)))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if average:
+                average.update(model, step)
+            # ----
+            finished = step + 1
+            numbers = {f"loss_{k}": float(v.detach()) for k, v in losses.items()} if log.due(finished) else {}
+            if evaluate and config.eval_every and finished % config.eval_every == 0 and finished < config.steps:
+                numbers |= run_evaluation()
+            if numbers:
+                scale = float(model.logit_scale.detach().exp()) if "itc" in weights else None
+                log.write(finished, loss=float(total.detach()), lr=rate, grad_norm=float(grad_norm),
+                          waited=batch_stream.waited, **numbers, **({"logit_scale": scale} if scale else {}))  # fmt: skip
+            log.advance(finished, float(total.detach()))
+            if finished % config.save_every == 0 and finished < config.steps:
+                done = save(finished)
+            if on_step:
+                on_step(finished)
+        if evaluate and start < config.steps:
+            log.write(config.steps, **run_evaluation())
+    if done is None or done.step < config.steps:
+        done = save(config.steps)
+    return done
+
+
+# ---------------------------------------------------------------------------------------------------------- before the first step
+def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
+    """The run folder (made) and the device. ValueError for what cannot work, before anything is loaded."""
+    if not config.data:
+        raise ValueError("no data: give the folder of a pictures table, data=FOLDER. Make one: omma scenes FOLDER, or omma ingest PICTURES FOLDER")
+    if not config.out:
+        raise ValueError("no out: give the folder of the run, out=FOLDER")
+    if not config.losses.active():
+        raise ValueError("every loss weight is 0; set one, e.g. losses.itc=1")
+    if config.losses.itc_vl and not config.model.itc_vl:
+        raise ValueError("losses.itc_vl needs the heads for it: model.itc_vl=true")
+    if config.steps < 1 or config.warmup > config.steps:
+        raise ValueError(f"steps={config.steps} and warmup={config.warmup}: steps must be at least 1 and at least the warm-up")
+    run = Path(config.out)
+    if checkpoints.latest(run) and not resume:
+        raise ValueError(f"{run} holds a run already (step {checkpoints.latest(run).step}). "  # type: ignore[union-attr]
+                         "Continue it with --resume, or give another out=FOLDER")  # fmt: skip
+    stored = run / "config.json"
+    if resume and checkpoints.latest(run) and stored.is_file():
+        refuse_changes(configuration.from_dict(TrainConfig, json.loads(stored.read_text())), config, run)
+    run.mkdir(parents=True, exist_ok=True)
+    return run, pick_device(config.device)
+
+
+@contextlib.contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Reproducible sums while training on a CPU, where they cost nothing; the caller's setting comes back afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+FREE_ON_RESUME = {"out", "data", "device", "threads", "workers", "log_every", "save_every", "eval_every", "tensorboard", "init"}
+
+
+def refuse_changes(stored: TrainConfig, config: TrainConfig, run: Path) -> None:
+    """A resumed run with another learning rate or model is another run: say which settings differ."""
+    before, now = configuration.to_dict(stored), configuration.to_dict(config)
+    changed = [f"{k}: {before[k]} -> {now[k]}" for k in before if k not in FREE_ON_RESUME | {"model"} and before[k] != now[k]]
+    if changed:
+        raise ValueError(f"{run} was started with other settings: {'; '.join(changed)}. Resume with the same ones, or start anew with "
+                         f"init={run} out=ANOTHER")  # fmt: skip
+
+
+def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
+    """Model and processor: fresh ones, or those of config.init, with its weights wherever name and shape fit.
+
+    The vocabulary belongs to the tokenizer, so config.model.vocab_size is only its upper limit when one is learned from the captions.
+    """
+    if config.init:
+        folder = Path(config.init)
+        folder = folder / "last" if (folder / "last").exists() else folder
+        stored = read_config(folder)
+        processor = Processor.load(folder)
+        size, length = config.model.image_size, config.model.max_text_len
+        processor = Processor(processor.tokenizer, size, min(length, stored.max_text_len), processor.mean, processor.std)
+    else:
+        folder = None
+        texts: set[str] = set()
+        for record in table.scan(["captions"], where=config.dataset.where):
+            for captions in record.column("captions").to_pylist():
+                wanted = config.dataset.languages
+                texts.update(c["text"] for c in captions or [] if not wanted or c["language"] in wanted)
+        tokenizer = train_wordpiece(texts, config.model.vocab_size)
+        processor = Processor(tokenizer, config.model.image_size, config.model.max_text_len)
+    model_config = configuration.apply(config.model, {"vocab_size": processor.vocab_size, "max_text_len": processor.max_text_len})
+    torch.manual_seed(key_seed(config.seed, "init"))
+    model = VLMo(model_config)
+    if folder is None:
+        return model, processor, ""
+    copied, own = load_matching(model, read_tensors(folder / "model.safetensors"))
+    if not copied:
+        raise ValueError(f"no weight of {folder} fits this model; compare its config.json with model.* of this run")
+    return model, processor, f", {len(copied)} tensors from {config.init}{f', {len(own)} new' if own else ''}"
+
+
+def non_finite_message(run: Path, ids: list[str], step: int, losses: dict[str, torch.Tensor], grad_norm: float) -> str:
+    values = ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in losses.items())
+    return (f"step {step}: the loss or its gradient is not finite ({values}, gradient norm {grad_norm:.4g}). The step was not applied. "
+            f"Pictures of the batch: {', '.join(ids)}. The last checkpoint in {run} is untouched; lower peak_lr or look at these pictures, "
+            "then --resume")  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------- logging
+class Log:
+    """metrics.jsonl, a progress bar on stderr with throughput and time left, and TensorBoard when asked for."""
+
+    def __init__(self, run: Path, config: TrainConfig, start: int, progress: bool):
+        self.path, self.config = run / "metrics.jsonl", config
+        self.began, self.last_step, self.last_time, self.last_waited = perf_counter(), start, perf_counter(), 0.0
+        self.console = Console(file=sys.stderr, quiet=not progress)
+        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+                            TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, disable=not progress)  # fmt: skip
+        self.task = self.bar.add_task(config.recipe or "train", total=config.steps, completed=start, note="")
+        self.board: Any = None
+        if config.tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise ValueError("tensorboard=true needs the package: pip install omma[tensorboard]") from None
+            self.board = SummaryWriter(str(run / "tensorboard"))
+
+    def __enter__(self) -> "Log":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        if self.board:
+            self.board.close()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False)
+
+    def due(self, step: int) -> bool:
+        return step % self.config.log_every == 0 or step in (1, self.config.steps)
+
+    def advance(self, step: int, loss: float) -> None:
+        rate = (step - self.last_step + 1) * self.config.batch_size / max(1e-9, perf_counter() - self.last_time)
+        self.bar.update(self.task, completed=step, note=f"loss {loss:.3f}  {rate:.0f} samples/s")
+
+    def write(self, step: int, waited: float | None = None, **numbers: float) -> None:
+        """One line. samples_per_s and data_wait (share of the time spent waiting for data) cover the steps since the line before."""
+        now = perf_counter()
+        row: dict[str, float] = {"step": step, **{k: round(v, 7) for k, v in numbers.items()}}
+        if waited is not None:
+            elapsed = now - self.last_time
+            row["samples_per_s"] = round((step - self.last_step) * self.config.batch_size / max(1e-9, elapsed), 2)
+            row["data_wait"] = round((waited - self.last_waited) / max(1e-9, elapsed), 4)
+            self.last_step, self.last_time, self.last_waited = step, now, waited
+        row["seconds"] = round(now - self.began, 3)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self.board:
+            for name, value in row.items():
+                if name != "step":
+                    self.board.add_scalar(name, value, step)

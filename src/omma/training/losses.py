@@ -1,0 +1,99 @@
+"""One step's losses of a VLMo: which passes are run for which objectives, each picture and text embedded once.
+
+B batch, T text tokens, P image tokens. Stage 1 is mim alone, stage 2 text_mlm alone, stage 3 itc + itm + mlm.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from omma.models.vlmo import VLMo
+from omma.training import objectives
+from omma.training.batches import Batch
+from omma.training.rng import torch_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """Weight of each objective in the sum; 0 leaves its passes out."""
+
+    mim: float = 0.0  # masked image modelling, image experts
+    text_mlm: float = 0.0  # masked language modelling on text alone, text experts
+    itc: float = 0.0  # image-text contrast of the two single-modality passes
+    itc_vl: float = 0.0  # the same behind the VL experts (published code)
+    itm: float = 0.0  # image-text matching with hard negatives, fusion
+    mlm: float = 0.0  # masked language modelling with the picture in sight, fusion
+
+    def active(self) -> dict[str, float]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != 0.0}
+
+
+def compute_losses(model: VLMo, batch: Batch, pixel_values: Tensor, weights: LossWeights, key: tuple) -> dict[str, Tensor]:
+    """Every active objective's loss, by name. batch: on the model's device; pixel_values: (B, 3, h, w), normalised.
+
+    key: of the random draws (hard negatives). ITM's positives and negatives and masked modelling share one fusion pass of 4B rows.
+    """
+    on = weights.active()
+    losses: dict[str, Tensor] = {}
+    if "mim" in on:
+        hidden = model(pixel_values=pixel_values, patch_mask=batch.patch_mask).last_hidden_state[:, 1:]
+        targets = objectives.patch_pixels(pixel_values, model.config.patch_size)
+        losses["mim"] = objectives.mim_loss(model.mim_head(hidden), targets, batch.patch_mask)
+    if "text_mlm" in on:
+        hidden = model(batch.masked_ids, batch.attention_mask).last_hidden_state
+        losses["text_mlm"] = masked_words(model, hidden, batch.mlm_labels)
+    if on.keys() & {"itc", "itc_vl", "itm", "mlm"}:
+        losses |= vision_language(model, batch, pixel_values, on, key)
+    return losses
+
+
+def vision_language(model: VLMo, batch: Batch, pixel_values: Tensor, on: dict[str, float], key: tuple) -> dict[str, Tensor]:
+    """itc, itc_vl, itm and mlm. Two single-modality passes give the embeddings that hard negatives are drawn by."""
+    losses: dict[str, Tensor] = {}
+    grid, mask = model.grid_of(pixel_values), batch.attention_mask
+    text, image = model.embed_text(batch.input_ids), model.embed_image(pixel_values)
+    same = objectives.belongs_together(batch.ids, batch.texts, text.device)
+    logits = None
+    if on.keys() & {"itc", "itc_vl", "itm"}:
+        image_pass, text_pass = model.encode(image=image, grid=grid), model.encode(text, mask)
+        scale = model.logit_scale.exp().clamp(max=100)  # CLIP's ceiling; the published code has none
+        embeds = model.project(image_pass, "image"), model.project(text_pass, "text")
+        logits = objectives.similarity(*embeds, scale)
+        if "itc" in on:
+            losses["itc"] = objectives.itc_loss(*embeds, scale, same)
+        if "itc_vl" in on:
+            vl_embeds = (model.project(image_pass, "image", "itc_vl", grid=grid),
+                         model.project(text_pass, "text", "itc_vl", text_mask=mask))  # fmt: skip
+            losses["itc_vl"] = objectives.itc_loss(*vl_embeds, model.logit_scale_vl.exp().clamp(max=100), same)
+
+    rows_text, rows_mask, rows_image, labels = [], [], [], []
+    if "itm" in on:
+        assert logits is not None
+        generator = torch_generator(*key, "negatives")
+        wrong_text, wrong_image, valid = objectives.hard_negatives(logits.cpu(), same.cpu(), generator)
+        wrong_text, wrong_image, valid = (t.to(text.device) for t in (wrong_text, wrong_image, valid))
+        rows_text += [text, text, text.index_select(0, wrong_text)]  # index_select: its backward adds in a fixed order
+        rows_mask += [mask, mask, mask[wrong_text]]
+        rows_image += [image, image.index_select(0, wrong_image), image]
+        ones, none = torch.ones_like(wrong_text), torch.full_like(wrong_text, objectives.IGNORE)
+        labels += [ones, torch.where(valid, 0, none), torch.where(valid, 0, none)]
+    if "mlm" in on:
+        rows_text.append(model.embed_text(batch.masked_ids))
+        rows_mask.append(mask)
+        rows_image.append(image)
+    if rows_text:
+        fused = model.encode(torch.cat(rows_text), torch.cat(rows_mask), torch.cat(rows_image), grid)
+        B = len(text)
+        if "itm" in on:
+            losses["itm"] = objectives.itm_loss(model.itm_head(fused.pooled[: 3 * B]), torch.cat(labels))
+        if "mlm" in on:
+            hidden = fused.last_hidden_state[-B:, : fused.text_len]
+            losses["mlm"] = masked_words(model, hidden, batch.mlm_labels)
+    return losses
+
+
+def masked_words(model: VLMo, hidden: Tensor, labels: Tensor) -> Tensor:
+    """hidden: (B, T, D), labels: (B, T). The vocabulary head sees masked positions only."""
+    where = labels != objectives.IGNORE
+    return objectives.mlm_loss(model.mlm_head(hidden[where]), labels[where])

@@ -1,0 +1,94 @@
+"""Losses: arithmetic on tensors. They know no model, no device and no process group; the caller gathers what is spread.
+
+B batch, E shared space, N patches, V vocabulary, M masked positions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100  # label of a position that carries no loss (PyTorch's own default)
+
+
+def itc_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, same: Tensor | None = None) -> Tensor:
+    """Symmetric InfoNCE: each picture finds its text in the batch, and each text its picture (CLIP, Radford et al. 2021).
+
+    image_embeds, text_embeds: (B, E), L2-normalised; logit_scale: > 0; same: (B, B) bool, True where text j also belongs to picture
+    i: off the diagonal such pairs are left out of the denominator, since they are no negatives. Raises ValueError when the batches differ.
+    """
+    logits = similarity(image_embeds, text_embeds, logit_scale, same)
+    labels = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
+def similarity(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, same: Tensor | None = None) -> Tensor:
+    """Scaled cosine logits (B, B), float32, picture by row; -inf off the diagonal where `same`."""
+    if image_embeds.shape != text_embeds.shape:
+        raise ValueError(f"{tuple(image_embeds.shape)} pictures and {tuple(text_embeds.shape)} texts don't pair up")
+    logits = logit_scale * (image_embeds.float() @ text_embeds.float().T)
+    if same is not None:
+        others = same & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(others, float("-inf"))
+    return logits
+
+
+def hard_negatives(logits: Tensor, same: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """One wrong text for each picture and one wrong picture for each text, drawn by softmax of the logits (ALBEF, VLMo).
+
+    logits: (B, B) pictures by texts; same: (B, B) bool, True where the two belong together (the diagonal is added).
+    Returns negative_text (B,), negative_image (B,) and valid (B,): False where a sample has no wrong partner in the batch.
+    Belonging pairs get -inf before the softmax, so a saturated row cannot fail, nor can a true pair be drawn.
+    """
+    belongs = same | torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    valid = ~belongs.all(dim=1) & ~belongs.all(dim=0)
+    drawn = []
+    for scores, mask in ((logits, belongs), (logits.T, belongs.T)):
+        scores = scores.detach().float().masked_fill(mask, float("-inf"))
+        scores = torch.where(mask.all(dim=1, keepdim=True), torch.zeros_like(scores), scores)  # any draw will do: invalid anyway
+        drawn.append(torch.multinomial(scores.softmax(dim=1), 1, generator=generator).squeeze(1))
+    return drawn[0], drawn[1], valid
+
+
+def itm_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Image-text matching: logits (n, 2) against 1 = belongs, 0 = drawn wrong; IGNORE where nothing could be drawn."""
+    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE)
+
+
+def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Masked language modelling over masked positions: logits (M, V), labels (M,). 0 when the batch has no masked word."""
+    if len(labels) == 0:
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits.float(), labels)
+
+
+def mim_loss(predictions: Tensor, targets: Tensor, patch_mask: Tensor) -> Tensor:
+    """Masked image modelling on pixels: mean squared error over hidden patches (MAE, He et al. 2022; SimMIM, Xie et al. 2022).
+
+    predictions, targets: (B, N, p * p * 3); patch_mask: (B, N) bool, True = hidden from the model.
+    """
+    error = (predictions.float() - targets.float()).square().mean(dim=-1)  # (B, N)
+    return (error * patch_mask).sum() / patch_mask.sum().clamp(min=1)
+
+
+def patch_pixels(pixel_values: Tensor, patch_size: int, normalize: bool = True) -> Tensor:
+    """The pixels of each patch as MIM's target: (B, 3, h, w) -> (B, N, p * p * 3), raster order.
+
+    normalize: each patch to zero mean and unit variance, which MAE found to give better features; a floor on the variance keeps flat
+    patches from turning into noise.
+    """
+    B, C, height, width = pixel_values.shape
+    p = patch_size
+    x = pixel_values.float().reshape(B, C, height // p, p, width // p, p)
+    x = x.permute(0, 2, 4, 3, 5, 1).reshape(B, (height // p) * (width // p), p * p * C)
+    if normalize:
+        x = (x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, keepdim=True) + 1e-2).sqrt()
+    return x
+
+
+def belongs_together(image_keys: list[str], texts: list[tuple[int, ...]], device: torch.device | None = None) -> Tensor:
+    """(B, B) bool: same picture, or word for word the same text. Two captions of one picture are not negatives of one another."""
+    images = {key: i for i, key in enumerate(dict.fromkeys(image_keys))}
+    words = {ids: i for i, ids in enumerate(dict.fromkeys(texts))}
+    a = torch.tensor([images[key] for key in image_keys], device=device)
+    b = torch.tensor([words[ids] for ids in texts], device=device)
+    return (a[:, None] == a[None]) | (b[:, None] == b[None])

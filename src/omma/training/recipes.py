@@ -1,0 +1,59 @@
+"""Recipes: functions that return a whole TrainConfig. `omma train NAME data=TABLE out=RUN key=value ...`
+
+VLMo's three stages, each starting from the one before (init=RUN):
+  1 vision           masked image modelling on pictures alone
+  2 language         masked language modelling on text alone; attention and image experts stay as they are
+  3 vision-language  contrast, matching with hard negatives, masked language modelling with the picture in sight
+"""
+
+from collections.abc import Callable
+
+from omma.models.vlmo import NANO
+from omma.training.batches import DataConfig
+from omma.training.loop import TrainConfig
+from omma.training.losses import LossWeights
+
+# What stage 2 leaves alone: all that pictures have taught, so that text cannot spoil it (VLMo, section 3.3).
+FROZEN_IN_STAGE_2 = ("patch_embed.*", "cls_token", "mask_token", "image_positions", "blocks.*.norm1.*", "blocks.*.attention.*",
+                     "blocks.*.gamma_*", "blocks.*.experts.image.*", "mim_head.*")  # fmt: skip
+
+
+def vlmo_nano_mim() -> TrainConfig:
+    """Stage 1: a 5M eye learns pictures by filling in hidden patches.
+
+    omma train vlmo-nano-mim data=TABLE out=runs/mim
+    """
+    return TrainConfig(recipe="vlmo-nano-mim", model=NANO, losses=LossWeights(mim=1.0), steps=1000, batch_size=64,
+                       peak_lr=1.5e-3, weight_decay=0.05, dataset=DataConfig(group=None))  # fmt: skip
+
+
+def vlmo_nano_mlm() -> TrainConfig:
+    """Stage 2: its text experts learn language from the captions alone, attention frozen.
+
+    omma train vlmo-nano-mlm data=TABLE init=runs/mim out=runs/mlm
+    """
+    return TrainConfig(recipe="vlmo-nano-mlm", model=NANO, losses=LossWeights(text_mlm=1.0), freeze=FROZEN_IN_STAGE_2,
+                       steps=500, batch_size=64, peak_lr=2e-3, weight_decay=0.01, dataset=DataConfig(group=None))  # fmt: skip
+
+
+def vlmo_nano_vl() -> TrainConfig:
+    """Stage 3: pictures and captions together: itc + itm with hard negatives + mlm.
+
+    omma train vlmo-nano-vl data=TABLE init=runs/mlm out=runs/vl
+    """
+    return TrainConfig(recipe="vlmo-nano-vl", model=NANO, losses=LossWeights(itc=1.0, itm=1.0, mlm=0.25), steps=2000, batch_size=32,
+                       peak_lr=1e-3, weight_decay=0.01)  # fmt: skip
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "vlmo-nano-mim": vlmo_nano_mim,
+    "vlmo-nano-mlm": vlmo_nano_mlm,
+    "vlmo-nano-vl": vlmo_nano_vl,
+}
+
+
+def load_recipe(name: str) -> TrainConfig:
+    """The recipe's config. ValueError names the recipes there are."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}. Settings follow as key=value")
+    return RECIPES[name]()

@@ -1,0 +1,173 @@
+"""Model folders: what is saved is what is loaded, and what does not fit is named."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from omma.models.preprocess import CLS, MASK, PAD, SEP, Processor, pad, train_wordpiece
+from omma.models.pretrained import Encoder, Matcher, VLMoEncoder, load_encoder, pick_device
+from omma.models.vlmo import VLMo, VLMoConfig
+from omma.models.weights import from_pretrained, load_matching, read_tensors, save_pretrained, weights_hash
+
+CAPTIONS = ["a red cup left of a blue fish", "two green balls", "the lamp is lit", "빨간 컵", "un café"]
+
+
+@pytest.fixture
+def model_and_processor() -> tuple[VLMo, Processor]:
+    tokenizer = train_wordpiece(CAPTIONS, 200)
+    processor = Processor(tokenizer, image_size=32, max_text_len=16)
+    torch.manual_seed(0)
+    config = VLMoConfig(image_size=32, patch_size=8, vocab_size=processor.vocab_size, max_text_len=16, hidden_size=24, num_layers=2,
+                        num_heads=3, num_vl_layers=1)  # fmt: skip
+    return VLMo(config), processor
+
+
+@pytest.fixture
+def folder(tmp_path, model_and_processor):
+    model, processor = model_and_processor
+    save_pretrained(model, tmp_path / "eye")
+    processor.save(tmp_path / "eye")
+    return tmp_path / "eye"
+
+
+def pictures(n: int) -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (20 + i, 30, 3), dtype=np.uint8)) for i in range(n)]
+
+
+def test_save_and_load_give_the_same_weights_and_vectors(folder, model_and_processor):
+    model, processor = model_and_processor
+    loaded = from_pretrained(folder)
+    assert loaded.config == model.config
+    assert weights_hash(loaded.state_dict()) == weights_hash(model.state_dict())
+    again = load_encoder(folder, device="cpu")
+    first = VLMoEncoder(model, processor, "eye", "cpu")
+    assert again.fingerprint == first.fingerprint
+    np.testing.assert_array_equal(again.encode_text(CAPTIONS), first.encode_text(CAPTIONS))
+    np.testing.assert_array_equal(again.encode_image(pictures(3)), first.encode_image(pictures(3)))
+
+
+def test_a_vlmo_is_an_encoder_and_a_matcher(folder):
+    eye = load_encoder(folder, device="cpu")
+    assert isinstance(eye, Encoder)
+    assert isinstance(eye, Matcher)
+    vectors = eye.encode_image(pictures(5), batch_size=2)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (5, eye.embed_dim)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(vectors, eye.encode_image(pictures(5), batch_size=5), atol=1e-6)
+    assert eye.encode_text([]).shape == (0, eye.embed_dim)
+    p = eye.match(pictures(2), CAPTIONS[:2])
+    assert p.shape == (2,)
+    assert ((p > 0) & (p < 1)).all()
+    with pytest.raises(ValueError, match="2 pictures and 1 texts"):
+        eye.match(pictures(2), CAPTIONS[:1])
+
+
+def test_the_fingerprint_follows_weights_and_preprocessing(model_and_processor):
+    model, processor = model_and_processor
+    first = VLMoEncoder(model, processor, "eye", "cpu").fingerprint
+    other = Processor(processor.tokenizer, image_size=32, max_text_len=12)
+    assert VLMoEncoder(model, other, "eye", "cpu").fingerprint != first
+    with torch.no_grad():
+        model.logit_scale += 1e-6
+    assert VLMoEncoder(model, processor, "eye", "cpu").fingerprint != first
+
+
+def test_a_folder_that_is_no_model_says_what_it_has(tmp_path, folder):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match="not a model folder: no config.json; it has .*notes.txt"):
+        from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no encoder 'nowhere'"):
+        load_encoder("nowhere")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer.json"):
+        load_encoder(folder)
+
+
+def test_damaged_weights_are_refused_by_name(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="can't be read as safetensors"):
+        from_pretrained(folder)
+
+
+def test_weights_of_another_model_are_listed(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_layers": 3, "vocab_size": 999}))
+    with pytest.raises(ValueError, match=r"missing: blocks.2.*other shape: .*word_embed.weight"):
+        from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"colour": "red"}))
+    with pytest.raises(ValueError, match="doesn't know: colour"):
+        from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"model": "eyeball"}))
+    with pytest.raises(ValueError, match="'eyeball'; this version reads vlmo"):
+        from_pretrained(folder)
+
+
+def test_a_stage_takes_over_every_weight_that_fits(folder):
+    torch.manual_seed(1)
+    wider = VLMo(VLMoConfig(**{**json.loads((folder / "config.json").read_text(), object_hook=lambda d: {k: v for k, v in d.items() if k != "model"}),
+                               "num_answers": 4}))  # fmt: skip
+    copied, own = load_matching(wider, read_tensors(folder / "model.safetensors"))
+    assert all(name.startswith("answer_head") for name in own)
+    assert own
+    torch.testing.assert_close(wider.state_dict()["blocks.1.norm1.weight"], read_tensors(folder / "model.safetensors")["blocks.1.norm1.weight"])
+    assert len(copied) + len(own) == len(wider.state_dict())
+
+
+def test_the_tokenizer_keeps_hangul_and_accents_and_special_ids():
+    tokenizer = train_wordpiece(CAPTIONS, 200)
+    assert [tokenizer.token_to_id(t) for t in (PAD, "[UNK]", CLS, SEP, MASK)] == [0, 1, 2, 3, 4]
+    assert tokenizer.decode(tokenizer.encode("빨간 컵").ids) == "빨간 컵"
+    assert tokenizer.decode(tokenizer.encode("UN Café").ids) == "un café"
+    ids = tokenizer.encode("a red cup").ids
+    assert (ids[0], ids[-1]) == (2, 3)
+
+
+def test_the_tokenizer_is_the_same_for_any_order_of_texts():
+    assert train_wordpiece(CAPTIONS, 200).to_str() == train_wordpiece(reversed(CAPTIONS), 200).to_str()
+    with pytest.raises(ValueError, match="no texts"):
+        train_wordpiece([])
+
+
+def test_a_long_text_is_cut_and_keeps_its_end():
+    processor = Processor(train_wordpiece(CAPTIONS, 200), image_size=32, max_text_len=6)
+    ids = processor.text_ids(["a red cup left of a blue fish"])[0]
+    assert len(ids) == 6
+    assert ids[-1] == 3
+
+
+def test_padding_rounds_up_to_eight_within_the_limit():
+    assert [pad([[1] * n], 12)[0].shape[1] for n in (3, 8, 9, 12)] == [8, 8, 12, 12]
+    ids, mask = pad([[7, 8], [9]], 40)
+    assert ids[:, :3].tolist() == [[7, 8, 0], [9, 0, 0]]
+    assert mask.sum(dim=1).tolist() == [2, 1]
+
+
+def test_pixels_are_centred_and_scaled():
+    processor = Processor(train_wordpiece(CAPTIONS, 200), image_size=8, max_text_len=6)
+    white, black = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (16, 4), "black")
+    values = processor.images([white, black])
+    assert values.shape == (2, 3, 8, 8)
+    assert (values[0].unique().tolist(), values[1].unique().tolist()) == ([1.0], [-1.0])
+
+
+def test_a_device_that_is_not_here_is_refused():
+    missing = next((d for d in ("cuda", "mps") if not {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[d]), None)
+    if missing is None:
+        pytest.skip("this machine has every kind of device")
+    with pytest.raises(ValueError, match=f"device '{missing}' is not here; this machine has cpu"):
+        pick_device(missing)
+    with pytest.raises(ValueError, match="device 'tpu' is not here"):
+        pick_device("tpu")
+
+
+def test_loading_an_eye_does_not_import_transformers(folder):
+    code = f"import sys; from omma import load_encoder; load_encoder({str(folder)!r}, device='cpu'); sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
