@@ -21,7 +21,8 @@ VIEW = {"rich", "jinja2", "matplotlib"}
 # room -> (other rooms it may import, packages beside the standard library)
 MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "where": (set(), PLAIN),
-    "table": ({"where"}, PLAIN),
+    "storage": (set(), PLAIN),
+    "table": ({"where", "storage"}, PLAIN),
     "config": (set(), PLAIN),
     "decode": (set(), PLAIN),
     "jobs": ({"table"}, PLAIN | {"rich"}),
