@@ -1,0 +1,156 @@
+"""Batches are a function of (seed, step); masks have their rates; nothing usable is lost."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from omma.models.preprocess import Processor, train_wordpiece
+from omma.table import Table
+from omma.training.batches import Batches, DataConfig, Prefetch, continuation_ids, mask_blocks, mask_words
+from omma.training.objectives import IGNORE
+
+WORDS = "red green blue yellow cup fish bird ball left right of a the is facing unbelievable".split()
+
+
+def png(seed: int, size: int = 24) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def make_table(folder, n: int = 20, pairs: int = 4) -> Table:
+    import pyarrow as pa
+
+    table = Table.create(folder, "pictures", extra=pa.schema([("group", pa.string())]))
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(n):
+        captions = [{"text": " ".join(rng.choice(WORDS, 5)), "language": "en"} for _ in range(3)]
+        group = f"g{i // 2}" if i < 2 * pairs else None
+        rows.append({"id": f"p{i:03d}", "bytes": png(i), "captions": captions, "status": "ok", "group": group})
+    rows.append({"id": "broken", "bytes": b"", "captions": [], "status": "empty"})
+    rows.append({"id": "silent", "bytes": png(99), "captions": [], "status": "ok"})
+    table.append(rows)
+    return table
+
+
+@pytest.fixture
+def processor() -> Processor:
+    return Processor(train_wordpiece([*WORDS, "believable"], 40), image_size=16, max_text_len=12)
+
+
+@pytest.fixture
+def batches(tmp_path, processor) -> Batches:
+    return Batches(make_table(tmp_path / "t"), processor, DataConfig(), batch_size=8, patch_size=4, seed=3)
+
+
+def same(a, b) -> bool:
+    tensors = ("pixels", "input_ids", "attention_mask", "masked_ids", "mlm_labels", "patch_mask")
+    return a.ids == b.ids and all(torch.equal(getattr(a, t), getattr(b, t)) for t in tensors)
+
+
+def test_a_batch_is_a_function_of_seed_and_step(tmp_path, processor, batches):
+    fresh = Batches(Table.open(tmp_path / "t"), processor, DataConfig(), batch_size=8, patch_size=4, seed=3)
+    late = fresh[7]  # without the batches before it
+    for step in range(8):
+        last = batches[step]
+    assert same(last, late)
+    other = Batches(Table.open(tmp_path / "t"), processor, DataConfig(), batch_size=8, patch_size=4, seed=4)
+    assert not same(other[7], late)
+
+
+def test_workers_change_nothing(batches):
+    runs = [list(Prefetch(batches, 2, 9, workers=w)) for w in (0, 1, 3)]
+    assert [b.step for b in runs[0]] == list(range(2, 9))
+    for run in runs[1:]:
+        assert len(run) == 7
+        assert all(same(a, b) for a, b in zip(runs[0], run, strict=True))
+
+
+def test_an_epoch_shows_every_picture_once(batches):
+    assert batches.steps_per_epoch == 2  # 20 usable pictures, 8 a step
+    shown = batches.order(0).reshape(-1).tolist()
+    assert sorted(shown) == list(range(20))
+    assert batches.order(1).reshape(-1).tolist() != shown
+
+
+def test_minimal_pairs_travel_together_with_aligned_captions_and_the_same_crop(batches):
+    found = 0
+    for step in range(6):
+        batch = batches[step]
+        for a, b in zip(batch.ids[::2], batch.ids[1::2], strict=True):
+            if int(a[1:]) < 8:
+                assert {int(a[1:]) // 2} == {int(b[1:]) // 2}
+                rows = [batches.captions[batches.ids.index(i)] for i in (a, b)]
+                k = 2 * [batch.ids.index(a)][0] // 2
+                assert rows[0].index(list(batch.texts[k])) == rows[1].index(list(batch.texts[k + 1]))
+                found += 1
+    assert found >= 8
+
+
+def test_what_cannot_be_trained_on_is_counted(batches):
+    assert batches.skipped == {"empty": 1, "no caption": 1}
+    assert len(batches) == 20
+
+
+def test_too_little_data_says_what_there_is(tmp_path, processor):
+    table = make_table(tmp_path / "t", n=4, pairs=0)
+    with pytest.raises(ValueError, match="4 usable pictures with captions .1 empty, 1 no caption.; a batch takes 8"):
+        Batches(table, processor, DataConfig(), batch_size=8, patch_size=4, seed=0)
+    with pytest.raises(ValueError, match="batch_size 7: it must be even"):
+        Batches(table, processor, DataConfig(), batch_size=7, patch_size=4, seed=0)
+
+
+def test_languages_choose_captions(tmp_path, processor):
+    table = Table.create(tmp_path / "t", "pictures")
+    captions = [{"text": "red cup", "language": "en"}, {"text": "blue fish", "language": "ko"}]
+    table.append([{"id": str(i), "bytes": png(i), "captions": captions, "status": "ok"} for i in range(4)])
+    batches = Batches(table, processor, DataConfig(languages=("ko",)), batch_size=4, patch_size=4, seed=0)
+    assert {processor.tokenizer.decode(t) for t in batches[0].texts} == {"blue fish"}
+
+
+def test_without_augmentation_pixels_are_the_processors(tmp_path, processor):
+    table = make_table(tmp_path / "t")
+    plain = Batches(table, processor, DataConfig(crop_scale=1.0, jitter=0.0), batch_size=8, patch_size=4, seed=0)
+    batch = plain[0]
+    image = Image.open(io.BytesIO(png(int(batch.ids[0][1:]))))
+    np.testing.assert_array_equal(batch.pixels[0].numpy(), processor.pixels(image))
+
+
+def test_words_are_hidden_whole_at_their_rates_and_never_padding(processor):
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, 8)) for _ in range(3000)]
+    rows = processor.text_ids(texts)
+    ids = np.zeros((len(rows), 12), dtype=np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    continues = continuation_ids(processor)
+    masked, labels = mask_words(ids, rng, 0.15, continues, processor)
+    hidden = labels != IGNORE
+    assert hidden.any(axis=1).all()  # every row carries loss
+    assert not hidden[ids == 0].any()
+    assert not hidden[(ids == 2) | (ids == 3)].any()
+    np.testing.assert_array_equal(labels[hidden], ids[hidden])
+    np.testing.assert_array_equal(masked[~hidden], ids[~hidden])
+    shares = [(masked[hidden] == processor.mask_id).mean(), (masked[hidden] == ids[hidden]).mean()]
+    assert shares[0] == pytest.approx(0.8, abs=0.02)
+    assert shares[1] == pytest.approx(0.1, abs=0.02)
+    starts = ~continues[ids]
+    word = np.cumsum(starts, axis=1)
+    for row in range(200):
+        for w in set(word[row][hidden[row]]):
+            assert hidden[row][word[row] == w].all()
+
+
+def test_hidden_blocks_have_exactly_their_share():
+    rng = np.random.default_rng(0)
+    masks = np.stack([mask_blocks(8, 0.4, rng) for _ in range(300)])
+    assert (masks.sum(axis=(1, 2)) == 26).all()
+    frequency = masks.mean(axis=0)
+    assert frequency.min() > 0.15  # every patch has its turn
+    neighbours = (masks[:, 1:] & masks[:, :-1]).mean() / masks.mean() ** 2
+    assert neighbours > 1.3  # blocks, not salt and pepper

@@ -1,0 +1,111 @@
+"""Losses against arithmetic and loops written out."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from omma.training.objectives import (
+    IGNORE,
+    belongs_together,
+    hard_negatives,
+    itc_loss,
+    itm_loss,
+    mim_loss,
+    mlm_loss,
+    patch_pixels,
+    similarity,
+)
+
+
+def unit(*shape: int) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.double), dim=-1)
+
+
+def test_itc_of_two_perfect_pairs_is_log_1_plus_e_minus_1():
+    eye = torch.eye(2)
+    assert itc_loss(eye, eye, 1.0).item() == pytest.approx(math.log(1 + math.exp(-1)))
+
+
+def test_itc_equals_the_sum_written_out():
+    a, b = unit(5, 8), unit(10, 8)[5:]
+    s = 7.0 * a @ b.T
+    expected = 0.0
+    for i in range(5):
+        expected -= (s[i, i] - s[i].logsumexp(0) + s[i, i] - s[:, i].logsumexp(0)) / 10
+    assert itc_loss(a, b, 7.0).item() == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_itc_leaves_a_second_caption_of_the_picture_out_of_its_negatives():
+    a, b = unit(4, 8), unit(8, 8)[4:]
+    same = torch.eye(4, dtype=torch.bool)
+    same[0, 1] = same[1, 0] = True
+    rows = [0, 2, 3]
+    s = 3.0 * (a @ b.T).float()
+    picture_0 = F.cross_entropy(s[:1, rows], torch.tensor([0]))
+    assert similarity(a, b, 3.0, same)[0, 1] == float("-inf")
+    masked = similarity(a, b, 3.0, same)
+    assert F.cross_entropy(masked[:1], torch.tensor([0])).item() == pytest.approx(picture_0.item())
+    assert torch.isfinite(itc_loss(a, b, 3.0, torch.ones(4, 4, dtype=torch.bool)))
+
+
+def test_itc_refuses_batches_that_do_not_pair():
+    with pytest.raises(ValueError, match=r"\(4, 8\) pictures and \(3, 8\) texts"):
+        itc_loss(unit(4, 8), unit(3, 8), 1.0)
+
+
+def test_hard_negatives_follow_the_softmax_and_never_belong():
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]] * 4)
+    same = torch.zeros(4, 4, dtype=torch.bool)
+    same[0, 3] = True
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([hard_negatives(logits, same, generator)[0] for _ in range(4000)])
+    counts = torch.bincount(draws[:, 0], minlength=4) / 4000
+    expected = torch.tensor([0.0, math.e, math.e**2, 0.0])
+    torch.testing.assert_close(counts, expected / expected.sum(), atol=0.03, rtol=0)
+    images = hard_negatives(logits, same, generator)[1]
+    assert all(images[i] != i for i in range(4))
+    assert images[3] != 0
+
+
+def test_hard_negatives_survive_a_saturated_softmax_and_a_batch_without_negatives():
+    logits = torch.eye(3) * 1e4
+    text, image, valid = hard_negatives(logits, torch.zeros(3, 3, dtype=torch.bool))
+    assert all(text[i] != i and image[i] != i for i in range(3))
+    assert valid.all()
+    assert not hard_negatives(logits, torch.ones(3, 3, dtype=torch.bool))[2].any()
+
+
+def test_itm_ignores_what_could_not_be_drawn():
+    logits = torch.tensor([[0.0, 2.0], [5.0, -5.0]])
+    assert itm_loss(logits, torch.tensor([1, IGNORE])).item() == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-5)
+
+
+def test_mlm_of_a_batch_without_masked_words_is_zero_and_has_a_gradient():
+    logits = torch.zeros(0, 7, requires_grad=True)
+    loss = mlm_loss(logits, torch.zeros(0, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert mlm_loss(torch.zeros(2, 7), torch.tensor([1, 2])).item() == pytest.approx(math.log(7))
+
+
+def test_mim_counts_hidden_patches_only():
+    target = torch.zeros(1, 3, 4)
+    prediction = torch.tensor([[[1.0] * 4, [2.0] * 4, [9.0] * 4]])
+    assert mim_loss(prediction, target, torch.tensor([[True, True, False]])).item() == pytest.approx((1 + 4) / 2)
+
+
+def test_patch_pixels_are_the_patches_in_raster_order():
+    image = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
+    patches = patch_pixels(image, 2, normalize=False)
+    assert patches.shape == (2, 6, 12)
+    expected = image[1, :, 2:4, 4:6].permute(1, 2, 0).reshape(-1)  # last patch of the second picture
+    torch.testing.assert_close(patches[1, 5], expected)
+    normal = patch_pixels(image, 2)
+    torch.testing.assert_close(normal.mean(dim=-1), torch.zeros(2, 6), atol=1e-5, rtol=0)
+
+
+def test_what_belongs_together_is_the_same_picture_or_the_same_words():
+    same = belongs_together(["a", "b", "a"], [(1, 2), (3,), (3,)])
+    assert same.tolist() == [[True, False, True], [False, True, True], [True, True, True]]
