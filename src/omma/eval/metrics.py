@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 Ties = Literal["expected", "first", "last"]
+DEPTH = 5  # how many of the best rows a search keeps to show
 PAIR_CHANCE = {"image": 1 / 4, "text": 1 / 4, "group": 1 / 6, "item": 1 / 2}  # independent scores, without ties
 
 
@@ -23,15 +24,15 @@ class Recall:
     """What a search found for each of Q queries. The mean of a column of `hits` is recall@k.
 
     hits: (Q, K) probability that a right answer is among the first k; rank: (Q,) expected place of the first right
-    answer, from 1; top: (Q,) the best gallery row (lowest index of a tie); top_score, right_score: (Q,) scores of that
-    row and of the best right one; cut: (K,) the number of queries for which a tie at the cut decided.
+    answer, from 1; top, top_scores: (Q, <= 5) the best gallery rows, best first (of a tie the lowest index), and their
+    scores; right_score: (Q,) the best right row's; cut: (K,) the number of queries for which a tie at the cut decided.
     """
 
     ks: tuple[int, ...]
     hits: np.ndarray
     rank: np.ndarray
     top: np.ndarray
-    top_score: np.ndarray
+    top_scores: np.ndarray
     right_score: np.ndarray
     cut: np.ndarray
 
@@ -81,7 +82,8 @@ def recall_at_k(
     np.maximum.at(last, rows[at_best], cols[at_best])
 
     above, tied, before, after = (np.zeros(q, dtype=np.int64) for _ in range(4))
-    top, top_score = np.zeros(q, dtype=np.int64), np.full(q, -np.inf, dtype=np.float32)
+    top = np.zeros((q, min(DEPTH, m)), dtype=np.int64)
+    top_scores = np.full(top.shape, -np.inf, dtype=np.float32)
     for lo in range(0, q, block[0]):
         hi = min(lo + block[0], q)
         left = queries[lo:hi].astype(np.float64)
@@ -97,11 +99,12 @@ def recall_at_k(
             tied[lo:hi] += equal.sum(axis=1)
             before[lo:hi] += (equal & (index < first[lo:hi, None])).sum(axis=1)
             after[lo:hi] += (equal & (index > last[lo:hi, None])).sum(axis=1)
-            block_top = scores.argmax(axis=1)
-            block_best = scores[np.arange(hi - lo), block_top]
-            better = block_best > top_score[lo:hi]
-            top[lo:hi][better] = block_top[better] + a
-            top_score[lo:hi][better] = block_best[better]
+            new, new_scores = _best_columns(scores, min(DEPTH, b - a))
+            all_rows = np.concatenate([top[lo:hi], new + a], axis=1)
+            all_scores = np.concatenate([top_scores[lo:hi], new_scores], axis=1)
+            order = np.argsort(-all_scores, axis=1, kind="stable")[:, : top.shape[1]]
+            top[lo:hi] = np.take_along_axis(all_rows, order, axis=1)
+            top_scores[lo:hi] = np.take_along_axis(all_scores, order, axis=1)
 
     places = np.array(ks)[None, :] - above[:, None]                        # (Q, K): places of the tie that k reaches
     if ties == "expected":
@@ -111,7 +114,7 @@ def recall_at_k(
         rank = above + (before if ties == "first" else after) + 1.0
         hits = (rank[:, None] <= np.array(ks)[None, :]).astype(float)
     cut = ((places >= 1) & (places <= (tied - tied_right)[:, None])).sum(axis=0)
-    return Recall(ks, hits, rank, top, top_score, best, cut)
+    return Recall(ks, hits, rank, top, top_scores, best, cut)
 
 
 def pair_scores(left: np.ndarray, right: np.ndarray, rows, cols, block: int = 65536) -> np.ndarray:
@@ -121,6 +124,18 @@ def pair_scores(left: np.ndarray, right: np.ndarray, rows, cols, block: int = 65
         x, y = left[rows[a : a + block]], right[cols[a : a + block]]
         out[a : a + block] = np.einsum("ne,ne->n", x.astype(np.float64), y.astype(np.float64))
     return out
+
+
+def _best_columns(scores: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `depth` best columns of each row, best first, lowest index first in a tie. Overwrites `scores`."""
+    row = np.arange(len(scores))
+    columns, values = [], []
+    for _ in range(depth):
+        best = scores.argmax(axis=1)
+        columns.append(best)
+        values.append(scores[row, best].copy())
+        scores[row, best] = -np.inf
+    return np.stack(columns, axis=1), np.stack(values, axis=1)
 
 
 def recall_by_chance(counts: Sequence[int], gallery: int, k: int) -> float:

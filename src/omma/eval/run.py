@@ -1,0 +1,367 @@
+"""Evaluate a model on a task: one row an item in Parquet, two controls in every run, an interval beside every number.
+
+    report = evaluate("runs/vl", "patterns", data="scenes/test", out="reports/patterns")
+    print(report.metrics["headline"])
+
+Variants of a run: "model" sees the pictures; "blind" sees one and the same mid-grey picture instead of each, so what it
+still gets right needs no eyes; "wrong-image" sees another group's pictures (a seeded exchange), so what it still gets
+right does not depend on the picture asked about. An item that can't be scored is counted under its reason.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+from omma.eval.scorer import Scorer, View
+from omma.eval.task import GREY, VARIANTS, Answer, Grid, Item, Task, cells, derangement, finite, sample
+from omma.eval.tasks.patterns import PATTERNS
+from omma.eval.tasks.retrieval import RETRIEVAL
+from omma.eval.tasks.statements import STATEMENTS
+from omma.table import Table
+
+TASKS: dict[str, Task] = {"retrieval": RETRIEVAL, "statements": STATEMENTS, "patterns": PATTERNS}
+
+strings, numbers = pa.list_(pa.string()), pa.list_(pa.float64())
+ROWS = pa.schema(
+    [
+        pa.field("run_id", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("model_fingerprint", pa.string()),
+        pa.field("task", pa.string()),
+        pa.field("item", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("pattern", pa.string()),
+        pa.field("variant", pa.string()),
+        pa.field("score_kind", pa.string()),
+        pa.field("pictures", strings),       # the item's own; `shown` is what the variant put in their place
+        pa.field("shown", strings),
+        pa.field("texts", strings),
+        pa.field("scores", numbers),
+        pa.field("prediction", pa.string()),
+        pa.field("answer", pa.string()),
+        pa.field("correct", pa.bool_()),     # null: unscored, or a tie leaves it open
+        pa.field("credits", numbers),        # what the item earns; metrics["credits"] names the numbers
+        pa.field("top", strings),
+        pa.field("unscored", pa.string()),   # the reason; null for a scored item
+        pa.field("seed", pa.int64()),
+        pa.field("device", pa.string()),
+        pa.field("batch_size", pa.int64()),
+    ]
+)
+
+
+@dataclass
+class Report:
+    """What a run found. metrics: nested dict; rows: one row an item x variant x score kind, with the columns of ROWS.
+
+    metrics["scores"][kind][variant] holds n, unscored, reasons and the task's own numbers; metrics["headline"] the
+    first number to look at for each kind, with its controls. Printed by rich as tables.
+    """
+
+    metrics: dict[str, Any]
+    rows: pa.Table
+    rows_path: Path | None = field(default=None)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write report.json and rows.parquet into the folder, replacing an earlier report there."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rows_path = folder / "rows.parquet"
+        with replacing(self.rows_path) as path:
+            pq.write_table(self.rows, path, compression="zstd")
+        with replacing(folder / "report.json") as path:
+            path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Report":
+        """The report saved in a folder. Raises ValueError when there is none."""
+        folder = Path(folder)
+        if not (folder / "report.json").exists():
+            inside = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) if folder.is_dir() else "not a folder"
+            raise ValueError(f"no report.json in {folder} ({inside}); make one: omma eval MODEL TASK --out {folder}")
+        metrics = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return cls(metrics, pq.read_table(folder / "rows.parquet"), folder / "rows.parquet")
+
+    def to_json(self) -> dict[str, Any]:
+        """The metrics as JSON takes them: numbers that don't exist are null."""
+        return plain(self.metrics)
+
+    def grids(self) -> list[Grid]:
+        """The tables of the report as text, one or more a score kind."""
+        task = find_task(self.metrics["task"])
+        return [grid for kind, by_variant in self.metrics["scores"].items() for grid in task.tables(kind, by_variant)]
+
+    def table(self) -> list[RichTable]:
+        """The tables of the report for a terminal."""
+        out = []
+        for grid in self.grids():
+            table = RichTable(title=grid.title, title_justify="left", caption=grid.note or None, caption_justify="left")
+            for n, name in enumerate(grid.header):
+                table.add_column(name, justify="right" if n else "left")
+            for row in grid.rows:
+                table.add_row(*row)
+            out.append(table)
+        return out
+
+    def __rich__(self) -> Group:
+        m = self.metrics
+        unscored = ", ".join(f"{n} {reason}" for reason, n in m["reasons"].items())
+        lines = [f"{m['task']}: {m['model']} on {m['items']} items of {m['data']}", f"{m['sample']}; run {m['run_id']}"]
+        lines += [f"{m['unscored']} items could not be scored: {unscored}"] if m["unscored"] else []
+        return Group(*lines, *self.table())
+
+
+def evaluate(
+    model: Any,
+    task: str,
+    *,
+    data: Any,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> Report:
+    """Measure a model on a task, beside a blind and a wrong-image control.
+
+    model: an Encoder, or a name or path for load_encoder. task: a name in TASKS. data: a folder with the tables
+    pictures and items (what write_scenes makes), one of these tables or its path, or the two tables as a tuple; a View
+    stands for a table. limit: keep at most so many rows, a seeded sample spread over the patterns, groups whole.
+    out: folder for report.json and rows.parquet. Nothing is printed; progress shows bars on stderr.
+    Raises ValueError for an unknown task, or data without the table that the task reads.
+
+    >>> evaluate("runs/vl", "retrieval", data="scenes/test/pictures")     # doctest: +SKIP
+    """
+    chosen = find_task(task)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; give 1 or more")
+    pictures, table = find_tables(data, task)
+    columns = ["id", "captions"] if chosen.table == "pictures" else [*ITEM_COLUMNS]
+    rows = [row for batch in table.scan(columns=columns, where=chosen.where) for row in batch.to_pylist()]
+    if not rows:
+        wanted = chosen.where or "every row"
+        raise ValueError(f"no rows for task {task!r} in {table.uri} (it reads {wanted}). Make some: {chosen.make}")
+    items = chosen.items(sample(rows, limit, seed))
+    encoder = load(model, device)
+    kinds = [kind for kind in chosen.kinds if kind == "itc" or hasattr(encoder, "match")]
+
+    with bars(progress) as tick:
+        scorer = Scorer(encoder, pictures, batch_size=batch_size, tick=tick)
+        scorer.load((name for item in items for name in item.pictures), (text for item in items for text in item.texts))
+        unscored = {item.id: reason for item in items if (reason := why_not(item, scorer))}
+        good = [item for item in items if item.id not in unscored]
+        exchange = derangement(good, seed)
+        results = [
+            result
+            for kind in kinds
+            for variant in VARIANTS
+            for result in run_variant(chosen, items, unscored, exchange, scorer, kind, variant)
+        ]
+
+    facts = {
+        "run_id": run_id(encoder, task, items, seed),
+        "model": encoder.name,
+        "model_fingerprint": encoder.fingerprint,
+        "task": task,
+        "seed": seed,
+        "device": str(getattr(encoder, "device", device)),
+        "batch_size": batch_size,
+    }
+    metrics = {
+        **facts,
+        "data": str(table.uri),
+        "limit": limit,
+        "sample": "every row" if limit is None else f"{len(items)} items, a sample for limit={limit} with seed {seed}",
+        "items": len(items),
+        "unscored": len(unscored),
+        "reasons": dict(sorted(Counter(unscored.values()).items())),
+        "credits": list(chosen.credits),
+        "headline": {},
+        "scores": {kind: {v: summary(chosen, results, kind, v) for v in VARIANTS} for kind in kinds},
+    }
+    metrics["headline"] = headline(chosen, metrics["scores"])
+    report = Report(plain(metrics), pa.Table.from_pylist([{**facts, **result} for result in results], schema=ROWS))
+    if out is not None:
+        report.save(out)
+    return report
+
+
+def run_variant(
+    task: Task,
+    items: list[Item],
+    unscored: dict[str, str],
+    exchange: dict[str, str],
+    scorer: Scorer,
+    kind: str,
+    variant: str,
+) -> Iterator[dict]:
+    """One result row an item, in the items' order."""
+    reasons = dict(unscored)
+    good = [item for item in items if item.id not in reasons]
+    if variant == "blind":
+        view = View(scorer, kind, lambda name: GREY)
+        if GREY in scorer.problems:
+            reasons |= {item.id: scorer.problems[GREY] for item in good}
+    elif variant == "wrong-image":
+        view = View(scorer, kind, lambda name: exchange.get(name, name))
+        if not exchange:
+            reasons |= {item.id: "only_one_group" for item in good}
+    else:
+        view = View(scorer, kind)
+    good = [item for item in good if item.id not in reasons]
+    if kind == "itm":
+        matched = zip(good, view.matrices(good), strict=True)
+        reasons |= {item.id: "not_finite" for item, matrix in matched if not finite(matrix.reshape(1, -1)).all()}
+        good = [item for item in good if item.id not in reasons]
+    answers: dict[str, Answer] = dict(zip((item.id for item in good), task.score(good, view), strict=True))
+    for item in items:
+        row = {
+            "item": item.id,
+            "group": item.group,
+            "pattern": item.pattern,
+            "variant": variant,
+            "score_kind": kind,
+            "pictures": list(item.pictures),
+            "texts": list(item.texts),
+            "answer": item.answer,
+            "unscored": reasons.get(item.id),
+        }
+        if item.id in answers:
+            got = answers[item.id]
+            shown = ["grey" if (name := view.shown(picture)) == GREY else name for picture in item.pictures]
+            row |= {"shown": shown, "scores": list(got.scores), "prediction": got.prediction, "correct": got.correct}
+            row |= {"credits": list(got.credits), "top": list(got.top)}
+        yield row
+
+
+def why_not(item: Item, scorer: Scorer) -> str:
+    """The reason why an item can't be scored, or "". A picture's reason is its status, "missing" or "not_finite"."""
+    if item.problem:
+        return item.problem
+    reasons = [scorer.problems[name] for name in item.pictures if name in scorer.problems]
+    if reasons:
+        return f"picture_{reasons[0]}"
+    return "text_not_finite" if scorer.bad_texts.intersection(item.texts) else ""
+
+
+def summary(task: Task, results: list[dict], kind: str, variant: str) -> dict:
+    mine = [row for row in results if row["score_kind"] == kind and row["variant"] == variant]
+    scored = [row for row in mine if not row["unscored"]]
+    reasons = Counter(row["unscored"] for row in mine if row["unscored"])
+    counts = {"n": len(scored), "unscored": len(mine) - len(scored), "reasons": dict(sorted(reasons.items()))}
+    return counts | task.metrics(scored)
+
+
+def headline(task: Task, scores: dict) -> dict:
+    """{kind: the task's first number with its interval, chance and controls}."""
+    out = {}
+    for kind, by_variant in scores.items():
+        path = task.headline[kind]
+        model, blind, wrong = (cells(by_variant[variant]).get(path, {}) for variant in VARIANTS)
+        out[kind] = {"metric": path, **model, "blind": blind.get("value"), "wrong-image": wrong.get("value")}
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ what comes in
+ITEM_COLUMNS = ("id", "pattern", "pictures", "prompt", "options", "answer", "group")
+
+
+def find_task(name: str) -> Task:
+    if name not in TASKS:
+        known = "; ".join(f"{key}: {task.about}" for key, task in TASKS.items())
+        how = f"omma.eval.run.TASKS[{name!r}] = Task(...), see docs/add-a-task.md"
+        raise ValueError(f"no task {name!r}; there are {known}. Add one: {how}")
+    return TASKS[name]
+
+
+def find_tables(data: Any, task: str) -> tuple[Any, Any]:
+    """(the table of pictures, the table whose rows the task reads)."""
+    needs = TASKS[task].table
+    pictures = items = None
+    if isinstance(data, str | Path):
+        folder = Path(data)
+        if (folder / "manifest.json").exists():
+            data = Table.open(folder)
+        else:
+            places = {name: folder / name for name in ("pictures", "items")}
+            opened = {name: Table.open(place) for name, place in places.items() if (place / "manifest.json").exists()}
+            if not opened:
+                Table.open(folder)  # says what is there
+            data = tuple(opened.values())
+    for table in data if isinstance(data, tuple | list) else [data]:
+        pictures, items = (table, items) if table.kind == "pictures" else (pictures, table)
+    if pictures is None and items is not None:
+        beside = Path(items.uri).parent / "pictures"
+        pictures = Table.open(beside) if (beside / "manifest.json").exists() else None
+    if pictures is None:
+        raise ValueError(f"no table of pictures in {data}; give a folder with pictures/ and items/, or both tables")
+    if needs == "items" and items is None:
+        raise ValueError(f"task {task!r} reads a table of items, and {data} has none. Make one: {TASKS[task].make}")
+    return pictures, items if needs == "items" else pictures
+
+
+def load(model: Any, device: str) -> Any:
+    if not isinstance(model, str | Path):
+        return model
+    from omma.models.pretrained import load_encoder  # torch loads only when a model has to be
+
+    return load_encoder(str(model), device=device)
+
+
+def run_id(encoder: Any, task: str, items: list[Item], seed: int) -> str:
+    """A hash of what decides the results: the model, the task, the items and the seed."""
+    asked = sorted((item.id, item.group, item.pattern, item.pictures, item.texts, item.answer) for item in items)
+    return hashlib.blake2b(repr((encoder.fingerprint, task, asked, seed)).encode(), digest_size=6).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ what goes out
+def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to; it takes the place of `path` when the block ends well, so a reader sees old or new."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def bars(show: bool) -> Iterator[Any]:
+    """A function tick(what, done, of) that moves one bar for each kind of work."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as progress:
+        lines: dict[str, Any] = {}
+
+        def tick(what: str, done: int, of: int) -> None:
+            if what not in lines:
+                lines[what] = progress.add_task(what)
+            progress.update(lines[what], completed=done, total=of)
+
+        yield tick

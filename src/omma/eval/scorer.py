@@ -1,0 +1,200 @@
+"""What a model says about pictures and texts: each distinct picture and text goes through the encoder once in a run.
+
+E shared space, n pairs. Pictures are distinct when their pixels are; a bad one gets a reason, not a zero.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from PIL import Image
+
+from omma.decode import open_picture
+from omma.eval.metrics import pair_scores
+from omma.eval.task import GREY, Item, finite
+
+USABLE = ("ok", "flat")
+Tick = Callable[[str, int, int], None]  # (what, done, of)
+
+
+class Scorer:
+    """The cache of a run. After `load`, `problems` says which pictures and texts can't be scored, and why."""
+
+    def __init__(self, encoder: Any, pictures: Any, *, batch_size: int = 64, tick: Tick | None = None):
+        self.encoder, self.pictures, self.batch_size = encoder, pictures, batch_size
+        self.tick = tick or (lambda what, done, of: None)
+        self.problems: dict[str, str] = {}                    # picture id -> reason
+        self.bad_texts: set[str] = set()
+        self.pixels: dict[str, str] = {}                      # picture id -> hash of its pixels
+        self._rows: dict[str, int] = {}                       # hash of pixels -> row of _images
+        self._images = np.zeros((0, encoder.embed_dim), dtype=np.float32)
+        self._texts = np.zeros((0, encoder.embed_dim), dtype=np.float32)
+        self._text_rows: dict[str, int] = {}
+        self._matched: dict[tuple[str, str], float] = {}      # (hash of pixels, text) -> probability
+
+    # -------------------------------------------------------------------------------------------- encoding
+    def load(self, ids: Iterable[str], texts: Iterable[str]) -> None:
+        """Encode these pictures and texts; call it once, with everything the run will ask for."""
+        wanted = sorted(set(ids))
+        self._encode_images(wanted)
+        # by length, so that a batch pads little, and in an order that doesn't depend on the table's
+        order = sorted(set(texts), key=lambda text: (len(text), text))
+        parts = []
+        for start in range(0, len(order), 8 * self.batch_size):
+            part = order[start : start + 8 * self.batch_size]
+            parts.append(self._checked(self.encoder.encode_text(part, batch_size=self.batch_size), len(part)))
+            self.tick("texts", start + len(part), len(order))
+        self._texts = np.concatenate([self._texts, *parts])
+        self._text_rows = {text: row for row, text in enumerate(order)}
+        self.bad_texts = {text for text, good in zip(order, finite(self._texts), strict=True) if not good}
+
+    def _encode_images(self, wanted: list[str]) -> None:
+        parts, buffer = [], []
+
+        def flush() -> None:
+            parts.append(self._checked(self.encoder.encode_image(buffer, batch_size=self.batch_size), len(buffer)))
+            buffer.clear()
+
+        seen = set()
+        for number, (name, image, reason) in enumerate(self._open([GREY, *wanted]), 1):
+            seen.add(name)
+            if image is None:
+                self.problems[name] = reason
+                continue
+            key = self.pixels[name] = pixel_hash(image)
+            if key not in self._rows:
+                self._rows[key] = len(self._rows)
+                buffer.append(image)
+            if len(buffer) >= 8 * self.batch_size:
+                flush()
+            self.tick("pictures", number, len(wanted) + 1)
+        if buffer:
+            flush()
+        self._images = np.concatenate([self._images, *parts])
+        self.problems |= {name: "missing" for name in wanted if name not in seen}
+        good = finite(self._images)
+        self.problems |= {name: "not_finite" for name, key in self.pixels.items() if not good[self._rows[key]]}
+
+    def _open(self, ids: Sequence[str]) -> Iterator[tuple[str, Image.Image | None, str]]:
+        """(id, RGB picture or None, reason) for those ids that the table has, in its order; the grey one first."""
+        if GREY in ids:
+            yield GREY, Image.new("RGB", (224, 224), (128, 128, 128)), ""
+        wanted = set(ids) - {GREY}
+        if not wanted:
+            return
+        columns = ["id", "bytes", "uri", "offset", "length", "status"]
+        where = pc.field("id").isin(sorted(wanted))
+        for batch in self.pictures.scan(columns=columns, where=where, batch_rows=8 * self.batch_size):
+            for row in batch.to_pylist():
+                if row["status"] not in USABLE:
+                    yield row["id"], None, row["status"] or "no_status"
+                    continue
+                try:
+                    opened = open_picture(row, self.pictures.uri)
+                except ValueError:                            # its file can't be read: counted like every bad picture
+                    yield row["id"], None, "unreadable_file"
+                    continue
+                yield row["id"], opened.image, "" if opened.image is not None else opened.status
+
+    def _checked(self, vectors: np.ndarray, n: int) -> np.ndarray:
+        vectors = np.asarray(vectors, dtype=np.float32)
+        if vectors.shape != (n, self.encoder.embed_dim):
+            raise ValueError(
+                f"encoder {self.encoder.name!r} returned {vectors.shape} for {n} inputs; its embed_dim says "
+                f"({n}, {self.encoder.embed_dim}). Make encode_image and encode_text return one row an input"
+            )
+        return vectors
+
+    # -------------------------------------------------------------------------------------------- looking up
+    def image_rows(self, ids: Sequence[str]) -> np.ndarray:
+        return np.array([self._rows[self.pixels[name]] for name in ids], dtype=np.int64)
+
+    def images(self, ids: Sequence[str]) -> np.ndarray:
+        """(n, E) the pictures' embeddings."""
+        return self._images[self.image_rows(ids)]
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, E) the texts' embeddings."""
+        return self._texts[[self._text_rows[text] for text in texts]]
+
+    def itc(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """(n,) inner products of (picture id, text) pairs, summed in fp64."""
+        rows = self.image_rows([name for name, _ in pairs])
+        cols = np.array([self._text_rows[text] for _, text in pairs], dtype=np.int64)
+        return pair_scores(self._images, self._texts, rows, cols)
+
+    def itm(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """(n,) probabilities from encoder.match; pictures are opened again instead of being kept in memory."""
+        todo: dict[str, list[str]] = {}                       # one id of each distinct picture -> its texts
+        opened: dict[str, str] = {}                           # hash of pixels -> that id
+        asked: set[tuple[str, str]] = set()
+        for name, text in sorted(set(pairs)):
+            pair = self.pixels[name], text
+            if pair not in self._matched and pair not in asked:
+                asked.add(pair)
+                todo.setdefault(opened.setdefault(pair[0], name), []).append(text)
+        total, done = sum(map(len, todo.values())), 0
+        images, texts, keys = [], [], []
+
+        def flush() -> None:
+            values = np.asarray(self.encoder.match(images, texts, batch_size=self.batch_size), dtype=np.float32)
+            if values.shape != (len(texts),):
+                raise ValueError(
+                    f"encoder {self.encoder.name!r}.match returned {values.shape} for {len(texts)} pairs; "
+                    "make it return one probability a pair"
+                )
+            self._matched.update(zip(keys, values.tolist(), strict=True))
+            self.tick("pairs", done, total)
+            for full in (images, texts, keys):
+                full.clear()
+
+        for name, image, _ in self._open(list(todo)):
+            for text in todo[name]:
+                done += 1
+                images.append(image)
+                texts.append(text)
+                keys.append((self.pixels[name], text))
+            if len(texts) >= 8 * self.batch_size:
+                flush()
+        if texts:
+            flush()
+        return np.array([self._matched[self.pixels[name], text] for name, text in pairs], dtype=np.float32)
+
+
+class View:
+    """A scorer as a task sees it: one score kind, and pictures exchanged as the variant says.
+
+    kind: "itc" | "itm". shown: picture id -> id of the picture that is shown in its place.
+    """
+
+    def __init__(self, scorer: Scorer, kind: str, shown: Callable[[str], str] = lambda name: name):
+        self.scorer, self.kind, self.shown = scorer, kind, shown
+
+    def images(self, ids: Sequence[str]) -> np.ndarray:
+        """(n, E) embeddings of what is shown for these pictures."""
+        return self.scorer.images([self.shown(name) for name in ids])
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, E) embeddings of texts."""
+        return self.scorer.texts(texts)
+
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """(n,) scores of (picture id, text) pairs."""
+        shown = [(self.shown(name), text) for name, text in pairs]
+        return self.scorer.itc(shown) if self.kind == "itc" else self.scorer.itm(shown)
+
+    def matrices(self, items: Sequence[Item]) -> list[np.ndarray]:
+        """For each item its scores, (pictures, texts)."""
+        pairs = [(name, text) for item in items for name in item.pictures for text in item.texts]
+        scores, out, start = self.pairs(pairs), [], 0
+        for item in items:
+            shape = len(item.pictures), len(item.texts)
+            out.append(scores[start : start + shape[0] * shape[1]].reshape(shape))
+            start += shape[0] * shape[1]
+        return out
+
+
+def pixel_hash(image: Image.Image) -> str:
+    return hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()

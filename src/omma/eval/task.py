@@ -1,0 +1,178 @@
+"""What a task is: items to ask about, a way to score them, and the numbers that follow from the answers.
+
+A task is a value in the dict omma.eval.run.TASKS; docs/add-a-task.md adds one in thirty lines.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from omma.eval.metrics import order_key
+
+VARIANTS = ("model", "blind", "wrong-image")
+GREY = "\x00grey"  # the id of the one mid-grey picture of the blind control; no table can hold it by accident
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about pictures (ids). `problem` says why it can't be asked; it is then counted, not scored."""
+
+    id: str
+    group: str
+    pattern: str
+    pictures: tuple[str, ...]
+    texts: tuple[str, ...]
+    answer: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model made of one item.
+
+    scores: its numbers, in the order the task documents. prediction: in words. credits: what the item earns, 0..1, one
+    number for each name in Task.credits. correct: None when a tie leaves it open. top: what a search ranked first.
+    """
+
+    scores: Sequence[float]
+    prediction: str
+    credits: Sequence[float]
+    correct: bool | None
+    top: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to print: cells are text, `note` says how to read it."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A benchmark as four functions.
+
+    about: one line on what it asks. table: which table it reads; where: which rows of it; make: a command that makes
+    such a table. kinds: score kinds it can use ("itc": inner product of the two embeddings; "itm": probability of
+    encoder.match).
+    items(rows): table rows (dicts) -> items. score(items, view): one Answer an item, `view` is a scorer.View.
+    metrics(rows): result rows (dicts with the columns of rows.parquet) of one variant and kind -> nested dict whose
+    leaves of interest are made by metrics.estimate. tables(kind, by_variant) -> grids to print.
+    credits: names of the numbers in Answer.credits. headline: for each kind, the path of the metric to show first.
+    indifferent: the headline of a model that scores everything alike, by the rule for ties; None: its chance.
+    """
+
+    about: str
+    table: Literal["pictures", "items"]
+    where: str | None
+    make: str
+    kinds: tuple[str, ...]
+    credits: tuple[str, ...]
+    headline: dict[str, str]
+    indifferent: float | None = None
+    items: Callable[[list[dict]], list[Item]]
+    score: Callable[[list[Item], Any], list[Answer]]
+    metrics: Callable[[list[dict]], dict]
+    tables: Callable[[str, dict[str, dict]], list[Grid]]
+
+
+def sample(rows: list[dict], limit: int | None, seed: int) -> list[dict]:
+    """At most `limit` rows, whole groups only, taken in turn from every pattern in a seeded order.
+
+    The order depends on names, not on places in the table, so a larger limit adds to a smaller one's rows. At least one
+    group is kept. Raises ValueError when limit is not positive.
+    """
+    if limit is None:
+        return rows
+    if limit < 1:
+        raise ValueError(f"limit={limit}; give the number of rows to keep, or None for all")
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault((row.get("pattern") or "", group_of(row)), []).append(number)
+    strata: dict[str, list[list[int]]] = {}
+    for pattern, name in sorted(groups, key=lambda key: order_key(seed, "\x00".join(key))):
+        strata.setdefault(pattern, []).append(groups[pattern, name])
+    queues, kept = [strata[name] for name in sorted(strata)], []
+    for turn in range(max(map(len, queues), default=0)):
+        for queue in queues:
+            if turn < len(queue):
+                if kept and len(kept) + len(queue[turn]) > limit:
+                    return [rows[number] for number in sorted(kept)]
+                kept += queue[turn]
+    return [rows[number] for number in sorted(kept)]
+
+
+def group_of(row: dict) -> str:
+    """The group of a table row; rows without one stand with the rows about the same pictures, or alone."""
+    if row.get("group"):
+        return row["group"]
+    return "|".join(row["pictures"]) if row.get("pictures") else row["id"]
+
+
+def derangement(items: Iterable[Item], seed: int) -> dict[str, str]:
+    """{picture: another picture}, a seeded one-to-one exchange between groups; {} when there is only one group.
+
+    Groups are put into a seeded circle and pictures move on by the size of the largest group, so each lands in another
+    group, and with groups of one size the first picture of a group becomes the first of another. A picture of several
+    groups counts to one of them: that of the item with the fewest pictures, then the first by name.
+    """
+    groups: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for item in sorted(items, key=lambda item: (len(item.pictures), item.group, item.id)):
+        fresh = [p for p in dict.fromkeys(item.pictures) if p not in taken]
+        taken.update(fresh)
+        groups.setdefault(item.group, []).extend(fresh)
+    names = sorted((name for name in groups if groups[name]), key=lambda name: order_key(seed, name))
+    circle = [picture for name in names for picture in groups[name]]
+    step = max((len(groups[name]) for name in names), default=0)
+    if len(circle) < 2 * step:
+        return {}
+    return dict(zip(circle, circle[step:] + circle[:step], strict=True))
+
+
+# ------------------------------------------------------------------------------------------------ printing
+def percent(cell: dict | None) -> str:
+    """A share as text: 61.3, or a dash where nothing was measured."""
+    value = None if cell is None else cell.get("value")
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def interval(cell: dict, level: int = 95) -> str:
+    return f"{100 * cell[f'low{level}']:.1f} – {100 * cell[f'high{level}']:.1f}"
+
+
+def cells(metrics: dict, path: str = "") -> dict[str, dict]:
+    """{dotted path: estimate} for every estimate in a nested dict, in order."""
+    found = {}
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            here = f"{path}.{name}" if path else name
+            found |= {here: value} if "value" in value and "low95" in value else cells(value, here)
+    return found
+
+
+def plain_tables(title: str) -> Callable[[str, dict[str, dict]], list[Grid]]:
+    """Tables for a task that wants no layout of its own: a line for each estimate, the controls beside it."""
+
+    def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
+        model, blind, wrong = (cells(by_variant[variant]) for variant in VARIANTS)
+        rows = [
+            [
+                *(path, percent(cell), interval(cell), percent(blind.get(path)), percent(wrong.get(path))),
+                *(f"{100 * cell['chance']:.1f}" if "chance" in cell else "–", str(cell["n"])),
+            ]
+            for path, cell in model.items()
+        ]
+        return [Grid(f"{title} ({kind})", ["", "model", "95 % interval", "blind", "wrong image", "chance", "n"], rows)]
+
+    return tables
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """(n, ...) -> (n,) whether every number of a row is finite."""
+    return np.array([bool(np.isfinite(row).all()) for row in values], dtype=bool)

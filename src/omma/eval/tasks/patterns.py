@@ -1,0 +1,105 @@
+"""Patterns: minimal pairs of nine visual patterns by the MMVP-VLM protocol (Tong et al. 2024, "Eyes Wide Shut?").
+
+Each item is two pictures and two statements, one true of each; the model scores all four combinations and
+metrics.score_pairs turns the 2 x 2 matrix into the image score (the published one), the text score and the group score.
+"""
+
+import numpy as np
+
+from omma.eval.metrics import PAIR_CHANCE, binomial_tail, estimate, holm, score_pairs
+from omma.eval.task import VARIANTS, Answer, Grid, Item, Task, group_of, interval, percent
+
+ORDER = ("orientation", "presence", "state", "quantity", "position", "colour", "structure", "text", "viewpoint")
+SCORES = tuple(PAIR_CHANCE)  # image, text, group, item
+
+
+def items(rows: list[dict]) -> list[Item]:
+    """Rows of an items table -> items; one without two pictures and two statements can't be scored."""
+    found = []
+    for row in rows:
+        pictures, texts = tuple(row["pictures"] or ()), tuple(row["options"] or ())
+        problem = "" if len(pictures) == len(texts) == 2 else "not_two_pictures_and_two_statements"
+        found.append(Item(row["id"], group_of(row), row["pattern"] or "", pictures, texts, "1 2", problem))
+    return found
+
+
+def score(asked: list[Item], view) -> list[Answer]:
+    """Answer.scores = [s11, s12, s21, s22], s[image, text]; prediction: the image each text chose."""
+    if not asked:
+        return []
+    s = np.stack(view.matrices(asked))
+    got = score_pairs(s)
+    credits = np.stack([got.image, got.text, got.group, (got.picks == [1, 2]).mean(axis=1)], axis=1).astype(float)
+    return [
+        Answer(s[n].ravel().tolist(), f"{picks[0]} {picks[1]}", credits[n].tolist(), bool(got.image[n]))
+        for n, picks in enumerate(got.picks.tolist())
+    ]
+
+
+def metrics(rows: list[dict]) -> dict:
+    """All pairs together, each pattern, and the mean over patterns (the average that papers print).
+
+    image, text, group count pairs, item counts single choices of a text. ties: choices between two equal scores; the
+    rule sends them to image 2. p: exact one-sided binomial test of the image score against chance, p_holm: corrected
+    over the patterns.
+    """
+    names = {row["pattern"] for row in rows}
+    ordered = [name for name in ORDER if name in names] + sorted(names - set(ORDER))
+    patterns = {name: _block([row for row in rows if row["pattern"] == name]) for name in ordered}
+    for block, p in zip(patterns.values(), holm([block["p"] for block in patterns.values()]), strict=True):
+        block["p_holm"] = p
+    mean = {name: float(np.mean([b[name]["value"] for b in patterns.values()])) if rows else None for name in SCORES}
+    return {**_block(rows), "mean": mean, "patterns": patterns}
+
+
+def _block(rows: list[dict]) -> dict:
+    out: dict = {}
+    for column, name in enumerate(SCORES):
+        times = 2 if name == "item" else 1                               # an item score counts both choices of a pair
+        right = round(times * sum(row["credits"][column] for row in rows))
+        out[name] = estimate(right, times * len(rows), PAIR_CHANCE[name])
+    out["ties"] = sum(sum(row["scores"][t] == row["scores"][2 + t] for t in (0, 1)) for row in rows)
+    out["p"] = binomial_tail(out["image"]["right"], len(rows), PAIR_CHANCE["image"])
+    return out
+
+
+def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
+    """One line a pattern: the image score with its interval and controls, then text and group score."""
+    model, blind, wrong = (by_variant[variant] for variant in VARIANTS)
+
+    def line(name: str, m: dict, b: dict, w: dict) -> list[str]:
+        image = m["image"]
+        return [
+            name, percent(image), interval(image), interval(image, 99), "yes" if image["above_chance"] else "no",
+            percent(b.get("image")), percent(w.get("image")), percent(m["text"]), percent(m["group"]), str(image["n"]),
+            f"{m['ties']} | {b.get('ties', '–')}",
+        ]  # fmt: skip
+
+    rows = [
+        line(name, block, blind.get("patterns", {}).get(name, {}), wrong.get("patterns", {}).get(name, {}))
+        for name, block in model["patterns"].items()
+    ]
+    means = [percent({"value": m["mean"]["image"]}) for m in (model, blind, wrong)]
+    more = [percent({"value": model["mean"][name]}) for name in ("text", "group")]
+    rows.append(["mean of patterns", means[0], "", "", "", means[1], means[2], *more, "", ""])
+    rows.append(line("all pairs", model, blind, wrong))
+    header = ["pattern", "image score", "95 % interval", "99 % interval", "above chance", "blind", "wrong image"]
+    header += ["text score", "group score", "pairs", "ties model | blind"]
+    note = "Chance: image 25.0, text 25.0, group 16.7. Above chance: the lower 99 % bound exceeds 25."
+    return [Grid(f"patterns ({kind})", header, rows, note)]
+
+
+PATTERNS = Task(
+    about="nine visual patterns of minimal pairs by the MMVP-VLM protocol: image, text and group score",
+    table="items",
+    where="task == 'pairs'",
+    make="omma scenes OUT --pairs 100",
+    kinds=("itc", "itm"),
+    credits=SCORES,
+    headline={"itm": "image", "itc": "image"},
+    indifferent=0.0,  # a tie goes to image 2, so text 1 never finds its own
+    items=items,
+    score=score,
+    metrics=metrics,
+    tables=tables,
+)

@@ -1,0 +1,95 @@
+"""Search: a text or a picture -> the rows of a table whose vectors are nearest, by an exact scan of the vector column.
+
+E shared space, k hits. The column "embed.<encoder.name>" holds one normalised fp16 vector a row (omma.embedding.embed).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+BLOCK_ROWS = 16_384  # 16 MB of fp32 at E = 256
+SLACK = 1e-4         # more than an fp32 sum of E products of unit vectors can be off
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One found row: its id, its inner product with the query, and its other columns (the vectors are left out)."""
+
+    id: str
+    score: float
+    row: dict[str, Any]
+
+
+def search(
+    table: Any,
+    query: str | Image.Image,
+    *,
+    encoder: Any,
+    k: int = 10,
+    where: Any = None,
+    column: str | None = None,
+) -> list[Hit]:
+    """The k nearest rows, best first; equal scores in the table's order. Fewer when fewer rows have a vector.
+
+    table: a Table or View; query: a text or a picture, encoded by `encoder`; where: an expression over columns; column:
+    the vector column, "embed.<encoder.name>" unless given. Rows without a vector (pictures that could not be read) are
+    passed over. Exact: every row is scored, and what could be among the k is scored again in fp64.
+    Raises ValueError when the column is missing or holds vectors of another width.
+
+    >>> hits = search(table, "a red cup left of a ball", encoder=eye, k=5)     # doctest: +SKIP
+    >>> hits[0].id, round(hits[0].score, 2)                                    # doctest: +SKIP
+    ('s0-000017', 0.61)
+    """
+    if k < 1:
+        raise ValueError(f"k={k}; give the number of hits, 1 or more")
+    name = column or f"embed.{encoder.name}"
+    if name not in table.columns:
+        has = ", ".join(table.columns)
+        step = f"omma embed {table.uri} --encoder {encoder.name}"
+        raise ValueError(f"no column {name!r} in {table.uri}; it has {has}. Create it: {step}")
+    vectors = encoder.encode_text([query]) if isinstance(query, str) else encoder.encode_image([query.convert("RGB")])
+    wanted = np.asarray(vectors, dtype=np.float32)[0]                      # (E,)
+    width = getattr(table.schema.field(name).type, "list_size", None)
+    if width != len(wanted):
+        raise ValueError(
+            f"column {name!r} of {table.uri} is {table.schema.field(name).type}, but encoder {encoder.name!r} makes "
+            f"vectors of {len(wanted)}. Embed again: omma embed {table.uri} --encoder {encoder.name}"
+        )
+    if not np.isfinite(wanted).all():
+        raise ValueError(f"encoder {encoder.name!r} gave a vector that is not finite for the query; check its weights")
+
+    best, ids = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=object)
+    for batch in table.scan(columns=["id", name], where=where, batch_rows=BLOCK_ROWS):
+        column_of_batch = batch.column(batch.schema.get_field_index(name))
+        rows = np.flatnonzero(column_of_batch.is_valid().to_numpy(zero_copy_only=False))
+        if not len(rows):
+            continue
+        block = dense(column_of_batch.drop_null(), len(wanted))            # (rows, E) fp32
+        rough = block @ wanted
+        good = np.isfinite(rough)
+        bar = np.partition(rough[good], -k)[-k] if good.sum() > k else -np.inf
+        if len(best) == k:
+            bar = max(bar, best[-1])
+        near = np.flatnonzero(good & (rough >= bar - SLACK))
+        # one sum per row in fp64, rounded once: equal vectors get equal scores, wherever they stand in a block
+        exact = (block[near].astype(np.float64) * wanted).sum(axis=1).astype(np.float32)
+        best = np.concatenate([best, exact])
+        ids = np.concatenate([ids, np.array(batch.column(0).take(pa.array(rows[near])).to_pylist(), dtype=object)])
+        order = np.argsort(-best, kind="stable")[:k]
+        best, ids = best[order], ids[order]
+    return hits(table, ids.tolist(), best.tolist())
+
+
+def dense(column: pa.Array, width: int) -> np.ndarray:
+    """A fixed-size list column without nulls -> (rows, width) float32."""
+    flat = column.flatten().to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
+    return np.asarray(flat, dtype=np.float32).reshape(-1, width)
+
+
+def hits(table: Any, ids: list[str], scores: list[float]) -> list[Hit]:
+    shown = [name for name in table.columns if not pa.types.is_fixed_size_list(table.schema.field(name).type)]
+    rows = table.take(ids, columns=shown).to_pylist() if ids else []
+    return [Hit(name, score, row) for name, score, row in zip(ids, scores, rows, strict=True)]

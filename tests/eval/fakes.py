@@ -1,0 +1,138 @@
+"""A made-up world small enough to count by hand, and eyes whose answers are known.
+
+Every picture carries a number in its first pixel, and every text ends in the number of the picture it is true of.
+"""
+
+import hashlib
+import io
+
+import numpy as np
+from PIL import Image
+
+from omma.table import Table
+
+E = 32
+
+
+def picture(number: int) -> Image.Image:
+    pixels = np.add.outer(np.arange(16), np.arange(16)).astype(np.uint8)[..., None].repeat(3, axis=2) * 5
+    pixels[0, 0] = number % 256, number // 256, 7
+    return Image.fromarray(pixels)
+
+
+def png(number: int) -> bytes:
+    out = io.BytesIO()
+    picture(number).save(out, "PNG")
+    return out.getvalue()
+
+
+def number_in(image: Image.Image) -> int:
+    red, green, blue = image.getpixel((0, 0))
+    return red + 256 * green if blue == 7 else -1
+
+
+def number_of(text: str) -> int:
+    return int(text.split()[-1])
+
+
+def unit(key: str) -> np.ndarray:
+    seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+    x = np.random.default_rng(seed).normal(size=E)
+    return (x / np.linalg.norm(x)).astype(np.float32)
+
+
+class Oracle:
+    """Reads the number in the picture and in the text; counts what it is asked."""
+
+    name, embed_dim, fingerprint = "oracle", E, "f00d"
+
+    def __init__(self):
+        self.images, self.texts, self.pairs = 0, 0, 0
+
+    def encode_image(self, images, batch_size=64):
+        self.images += len(images)
+        return np.array([self.see(image) for image in images], dtype=np.float32).reshape(len(images), E)
+
+    def encode_text(self, texts, batch_size=64):
+        self.texts += len(texts)
+        return np.array([self.read(text) for text in texts], dtype=np.float32).reshape(len(texts), E)
+
+    def match(self, images, texts, batch_size=64):
+        self.pairs += len(texts)
+        return np.array([self.look(i, t) for i, t in zip(images, texts, strict=True)], dtype=np.float32)
+
+    def see(self, image):
+        return unit(str(number_in(image)))
+
+    def read(self, text):
+        return unit(str(number_of(text)))
+
+    def look(self, image, text):
+        return 0.9 if number_in(image) == number_of(text) else 0.1
+
+
+class Coin(Oracle):
+    """Answers at random, but always the same to the same question."""
+
+    name, fingerprint = "coin", "c01"
+
+    def see(self, image):
+        return unit(f"see {number_in(image)}")
+
+    def read(self, text):
+        return unit(f"read {text}")
+
+    def look(self, image, text):
+        return float(np.float32(0.5 + 0.5 * unit(f"{number_in(image)} {text}")[0]))
+
+
+class Constant(Oracle):
+    """Says the same to everything."""
+
+    name, fingerprint = "constant", "c0"
+
+    def see(self, image):
+        return unit("one")
+
+    def read(self, text):
+        return unit("one")
+
+    def look(self, image, text):
+        return 0.5
+
+
+class Dual(Oracle):
+    """An oracle without a fusion head."""
+
+    name, fingerprint, match = "dual", "d0a1", property()
+
+
+def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=(), missing=(), order=None):
+    """Tables with `pairs` minimal pairs a pattern: picture ids p0, p1, ..., where p0 and p1 are a pair, and so on.
+
+    broken: numbers whose bytes are no picture; missing: numbers whose row is left out; order: permutation of the rows.
+    """
+    rows, items = [], []
+    for n in range(2 * pairs * len(patterns)):
+        pattern = patterns[n // (2 * pairs)]
+        captions = [{"text": f"this shows {n}", "language": "en"}, {"text": f"the number is {n}", "language": "en"}]
+        data = b"\x89PNG no picture" if n in broken else png(n)
+        if n not in missing:
+            rows.append({"id": f"p{n}", "bytes": data, "captions": captions, "status": "ok", "width": 16, "height": 16})
+        if n % 2:
+            continue
+        group, two = f"g-{pattern}-{n}", (n, n + 1)
+        base = {"pattern": pattern, "group": group}
+        statements = [f"this shows {m}" for m in two]
+        items.append(
+            {**base, "id": f"{group}-pair", "task": "pairs", "pictures": [f"p{m}" for m in two], "options": statements}
+        )
+        for m in two:
+            for said, statement in zip(two, statements, strict=True):
+                truth = {"prompt": statement, "options": ["true", "false"], "answer": "true" if said == m else "false"}
+                items.append({**base, **truth, "id": f"{group}-{m}-{said}", "task": "statement", "pictures": [f"p{m}"]})
+    for name, kind, content in (("pictures", "pictures", rows), ("items", "items", items)):
+        table = Table.create(folder / name, kind, chunk_rows=7)
+        places = range(len(content)) if order is None else np.random.default_rng(order).permutation(len(content))
+        table.append([content[place] for place in places])
+    return folder
