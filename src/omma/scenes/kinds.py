@@ -1,0 +1,167 @@
+"""What may stand in a scene: the kinds, their attributes, and the plain English of both.
+
+An attribute belongs to one of the nine visual patterns of MMVP (Tong et al. 2024) and takes one of a few values. A kind is a
+noun, its plural and its attributes. Facts, captions, questions and drawings all read this table, so that they agree.
+"""
+
+from dataclasses import dataclass
+
+PATTERNS = ("orientation", "presence", "state", "quantity", "position", "colour", "structure", "text", "viewpoint")
+
+COLOURS = {
+    "red": (208, 46, 46),
+    "orange": (240, 134, 34),
+    "yellow": (238, 204, 52),
+    "green": (52, 152, 82),
+    "blue": (50, 96, 204),
+    "purple": (128, 66, 172),
+    "pink": (240, 140, 182),
+    "brown": (128, 84, 48),
+}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
+# Word pairs one or two letters apart, so that reading the first letter alone does not always do.
+WORDS = (
+    ("stop", "shop"), ("exit", "edit"), ("cafe", "cave"), ("bank", "tank"), ("milk", "silk"), ("home", "hope"),
+    ("park", "pack"), ("zoo", "zip"), ("bus", "bun"), ("taxi", "text"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One thing that can be seen of an object. values, after, says and options are aligned."""
+
+    pattern: str
+    values: tuple[str, ...]
+    after: tuple[str, ...]  # behind a noun: "a cup with a handle"
+    says: tuple[str, ...]  # as a predicate: "the cup has a handle"
+    ask: str  # "does {the} have a handle?"
+    options: tuple[str, ...]
+    before: tuple[str, ...] = ()  # in front of a noun instead of behind it: "a striped ball"
+
+    def index(self, value: str) -> int:
+        return self.values.index(value)
+
+
+def part(noun: str) -> Attribute:
+    return Attribute(
+        "presence",
+        ("yes", "no"),
+        (f"with {noun}", f"without {noun}"),
+        (f"has {noun}", f"has no {noun.removeprefix('a ').removeprefix('an ')}"),
+        f"does {{the}} have {noun}?",
+        ("yes", "no"),
+    )
+
+
+def heading(verb: str, values: tuple[str, ...] = ("left", "right")) -> Attribute:
+    phrases = tuple(f"{verb} {v}" for v in values)
+    return Attribute(
+        "orientation", values, phrases, tuple(f"is {p}" for p in phrases), f"which way is {{the}} {verb}?", values
+    )
+
+
+def state(*values: str) -> Attribute:
+    says = tuple(f"is {v}" for v in values)
+    return Attribute("state", values, tuple(f"that {s}" for s in says), says, f"is {{the}} {' or '.join(values)}?", values)
+
+
+def having(pattern: str, noun: str, *values: str) -> Attribute:
+    """A part that is always there and comes in several forms: "with a pointed roof", "with two wheels"."""
+    phrases = tuple(noun.format(v) for v in values)
+    ask = f"does {{the}} have {' or '.join(phrases)}?"
+    return Attribute(pattern, values, tuple(f"with {p}" for p in phrases), tuple(f"has {p}" for p in phrases), ask, phrases)
+
+
+def written() -> Attribute:
+    words = tuple(w for pair in WORDS for w in pair)
+    return Attribute(
+        "text",
+        words,
+        tuple(f"that says {w}" for w in words),
+        tuple(f"says {w}" for w in words),
+        "what does {the} say?",
+        words,
+    )
+
+
+def seen() -> Attribute:
+    options = ("from above", "from the side")
+    phrases = tuple(f"seen {o}" for o in options)
+    return Attribute(
+        "viewpoint", ("above", "side"), phrases, tuple(f"is {p}" for p in phrases), "from where is {the} seen?", options
+    )
+
+
+TEXTURE = Attribute(
+    "colour",
+    ("striped", "dotted"),
+    ("that is striped", "that is dotted"),
+    ("is striped", "is dotted"),
+    "is {the} striped or dotted?",
+    ("striped", "dotted"),
+    before=("striped", "dotted"),
+)
+UP_DOWN_LEFT_RIGHT = ("up", "down", "left", "right")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """noun, its plural, its attributes by name, and `stretch`: the factor that gives every kind the same coloured area."""
+
+    noun: str
+    plural: str
+    attributes: dict[str, Attribute]
+    stretch: float = 1.0
+    group: bool = False  # simple enough to be drawn small, in groups that are counted
+
+    def carries(self, pattern: str) -> list[str]:
+        """Names of the attributes of this kind that belong to `pattern`."""
+        return [name for name, attribute in self.attributes.items() if attribute.pattern == pattern]
+
+
+def _kind(noun: str, plural: str = "", stretch: float = 1.0, group: bool = False, **attributes: Attribute) -> Kind:
+    return Kind(noun, plural or noun + "s", attributes, stretch, group)
+
+
+KINDS: dict[str, Kind] = {
+    k.noun: k
+    for k in (
+        _kind("fish", "fish", group=True, facing=heading("facing"), fin=part("a fin"),
+              tail=having("structure", "a {} tail", "forked", "round")),
+        _kind("bird", stretch=1.02, facing=heading("facing"), crest=part("a crest"),
+              tail=having("structure", "a {} tail", "long", "short")),
+        _kind("car", stretch=0.93, facing=heading("facing"), rack=part("a rack"), lights=having("state", "lights {}", "on", "off"),
+              wheels=having("structure", "{} wheels", "two", "three"), view=seen()),
+        _kind("truck", stretch=0.85, facing=heading("facing"), ladder=part("a ladder"),
+              wheels=having("structure", "{} wheels", "two", "three")),
+        _kind("arrow", stretch=0.975, group=True, pointing=heading("pointing", UP_DOWN_LEFT_RIGHT)),
+        _kind("cup", stretch=0.89, group=True, handle=part("a handle"), filled=state("full", "empty"), texture=TEXTURE, view=seen()),
+        _kind("bottle", stretch=1.06, cap=part("a cap"), pose=state("standing", "lying")),
+        _kind("chair", stretch=1.1, facing=heading("facing"), cushion=part("a cushion"),
+              legs=having("structure", "{} legs", "straight", "crossed")),
+        _kind("house", stretch=0.99, chimney=part("a chimney"), windows=having("state", "{} windows", "lit", "dark"),
+              roof=having("structure", "a {} roof", "pointed", "flat")),
+        _kind("tree", stretch=0.99, group=True, star=part("a star"), trunk=having("structure", "a {} trunk", "straight", "forked")),
+        _kind("flag", stretch=0.885, flying=heading("flying"), hoisted=state("raised", "lowered"), texture=TEXTURE, text=written()),
+        _kind("lamp", stretch=0.98, power=state("on", "off"), base=having("structure", "a {} base", "round", "square")),
+        _kind("candle", stretch=1.04, flame=state("lit", "unlit"), holder=part("a holder")),
+        _kind("door", stretch=0.8, leaf=state("open", "closed"), lantern=part("a lantern")),
+        _kind("box", "boxes", stretch=0.99, bow=part("a bow"), lid=state("open", "closed"), text=written(), view=seen()),
+        _kind("book", stretch=0.725, bookmark=part("a bookmark"), text=written()),
+        _kind("umbrella", stretch=0.96, handle=having("structure", "a {} handle", "curved", "straight"), tip=part("a tip")),
+        _kind("clock", stretch=0.96, hand=heading("pointing", UP_DOWN_LEFT_RIGHT), bells=part("bells"),
+              face=having("structure", "a {} face", "round", "square")),
+        _kind("sign", stretch=0.94, posts=having("structure", "{}", "one post", "two posts"), text=written()),
+        _kind("person", "people", stretch=1.1, hat=part("a hat"), arms=having("state", "{} arms", "raised", "lowered")),
+        _kind("butterfly", "butterflies", stretch=0.93, group=True, facing=heading("facing", ("up", "down")), feelers=part("feelers")),
+        _kind("ball", stretch=0.74, group=True, texture=TEXTURE),
+        _kind("boat", stretch=0.97, facing=heading("facing"), oar=part("an oar"),
+              sails=having("structure", "{}", "one sail", "two sails"), view=seen()),
+        _kind("drum", stretch=0.9, sticks=part("sticks"), view=seen()),
+    )
+}  # fmt: skip
+
+
+def carriers(pattern: str) -> list[tuple[str, str]]:
+    """(kind, attribute) for everything that shows `pattern` by an attribute of its own."""
+    return [(kind.noun, name) for kind in KINDS.values() for name in kind.carries(pattern)]

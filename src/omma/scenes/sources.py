@@ -1,0 +1,225 @@
+"""From worlds to tables: pictures with captions and facts, and items (pairs, statements, questions) that point to them.
+
+A row is a function of (seed, its own number), never of how the work was split, so any number of workers writes the same bytes.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from omma.scenes.draw import png, render
+from omma.scenes.kinds import PATTERNS
+from omma.scenes.language import Claim, Known, captions, claims, holds, named
+from omma.scenes.pairs import MODES, Pair, make_pair
+from omma.scenes.probes import ENOUGH, check_balance, probe_features, statistics
+from omma.scenes.world import World, facts, sample_world
+from omma.table import Table
+
+PICTURE_COLUMNS = pa.schema([("world", pa.string()), ("facts", pa.list_(pa.string())), ("group", pa.string())])
+KNOBS = pa.struct(
+    [
+        ("mode", pa.string()),  # swap | single
+        ("object_px", pa.int32()),  # pixels of the smallest edited thing
+        ("part_px", pa.int32()),  # pixels of the edited part, the smaller of both pictures
+        ("changed_pixels", pa.float32()),  # share of the picture
+        ("num_objects", pa.int32()),
+        ("contrast", pa.float32()),  # CIE76 between the edited thing and the backdrop behind it
+        ("margin", pa.float32()),  # position: distance in canvas widths; quantity: difference of the counts
+        ("text_px", pa.int32()),  # height of the letters
+        ("num_words", pa.int32()),  # of the statement
+    ]
+)
+ITEM_COLUMNS = pa.schema([("knobs", KNOBS)])
+PER_TASK = 64  # units a task: two plain pictures, or one pair
+TRUE_FALSE = ["true", "false"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run of units that one process makes: plain pictures (pattern None) or pairs of a pattern."""
+
+    pattern: str | None
+    first: int
+    last: int
+    seed: int
+    size: int
+    split: str
+    mode: str
+    measure: bool
+    pictures: int
+
+
+@dataclass
+class Made:
+    pictures: list[dict[str, Any]]
+    items: list[dict[str, Any]]
+    pairs: list[Pair]
+    stats: list[np.ndarray]  # of picture a and picture b of every pair
+
+
+def write_scenes(
+    out: str | Path,
+    *,
+    pictures: int = 1000,
+    pairs: int = 100,
+    seed: int = 0,
+    size: int = 128,
+    split: str = "train",
+    workers: int = 1,
+    progress: bool = False,
+    check: bool = True,
+    mode: str = "swap",
+) -> tuple[Table, Table]:
+    """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns (pictures, items).
+
+    out/pictures has the columns of a pictures table and world (JSON), facts (list of text) and group (the pair, else null). The
+    first caption of a pair's picture is true of it and false of its partner; so are the others, aligned with the partner's.
+    out/items has, for a pair, one "pairs", four "statement" and two "question" items with knobs, and for plain pictures "statement"
+    items whose texts are true of one picture and false of another.
+
+    With check, every text must be right as often as wrong, and from 200 pairs a pattern no probe may tell the partners apart (see
+    probes.py). Raises ValueError when a check fails, and then nothing is left behind; also for a size, count or mode that cannot be.
+    """
+    for what, value, least in (("pictures", pictures, 0), ("pairs", pairs, 0), ("size", size, 64), ("workers", workers, 1)):
+        if value < least:
+            raise ValueError(f"{what}={value}: the least is {least}")
+    if mode not in MODES:
+        raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
+    out = Path(out)
+    tables = (
+        Table.create(out / "pictures", "pictures", extra=PICTURE_COLUMNS),
+        Table.create(out / "items", "items", extra=ITEM_COLUMNS),
+    )
+    try:
+        measure = check and pairs >= ENOUGH
+        stats: dict[str, list[np.ndarray]] = {p: [] for p in PATTERNS}
+        made_pairs: dict[str, list[Pair]] = {p: [] for p in PATTERNS}
+        held: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+        tasks = list(_tasks(pictures, pairs, seed, size, split, mode, measure))
+        for number, made in enumerate(_results(tasks, workers), 1):
+            if check:
+                check_balance(made.items)
+            if measure and (pattern := tasks[number - 1].pattern):
+                stats[pattern] += made.stats
+                made_pairs[pattern] += made.pairs
+            for table, rows, new in zip(tables, held, (made.pictures, made.items), strict=True):
+                rows += new
+                if rows and (len(rows) >= 2000 or number == len(tasks)):
+                    table.append(rows)
+                    rows.clear()
+            if progress:
+                print(f"\rscenes: {number}/{len(tasks)} tasks", end="\n" if number == len(tasks) else "", file=sys.stderr)
+        if measure:
+            found = probe_features(made_pairs, {p: np.array(s, np.float32).reshape(pairs, 2, -1) for p, s in stats.items()})
+            if bad := [row for row in found if not row["ok"]]:
+                tell = "; ".join(f"{r['pattern']}: {r['name']} {r['accuracy']:.3f} (p {r['p']:.2g})" for r in bad)
+                raise ValueError(f"a shortcut tells the partners of a pair apart without seeing: {tell}. Use mode='swap', or "
+                                 f"check=False if the pairs are meant to have it")  # fmt: skip
+    except BaseException:
+        for table in tables:
+            shutil.rmtree(table.uri, ignore_errors=True)
+        raise
+    return tables
+
+
+def _tasks(pictures: int, pairs: int, seed: int, size: int, split: str, mode: str, measure: bool) -> Iterator[Task]:
+    units = (pictures + 1) // 2
+    for first in range(0, units, PER_TASK):
+        yield Task(None, first, min(units, first + PER_TASK), seed, size, split, mode, False, pictures)
+    for pattern in PATTERNS:
+        for first in range(0, pairs, PER_TASK):
+            yield Task(pattern, first, min(pairs, first + PER_TASK), seed, size, split, mode, measure, pictures)
+
+
+def _results(tasks: list[Task], workers: int) -> Iterator[Made]:
+    if workers == 1 or len(tasks) < 2:
+        yield from map(make, tasks)
+        return
+    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(make, tasks)
+
+
+def make(task: Task) -> Made:
+    """The rows of one task."""
+    made = Made([], [], [], [])
+    for unit in range(task.first, task.last):
+        if task.pattern is None:
+            _plain(made, task, unit)
+        else:
+            _pair(made, task, task.pattern, unit)
+    return made
+
+
+def _picture(task: Task, id_: str, world: World, data: bytes, texts: list[str], group: str | None) -> dict[str, Any]:
+    return {
+        "id": id_,
+        "bytes": data,
+        "captions": [{"text": text, "language": "en"} for text in texts],
+        "source": "scenes",
+        "split": task.split,
+        "width": task.size,
+        "height": task.size,
+        "world": world.to_json(),
+        "facts": named(world),
+        "group": group,
+    }
+
+
+def _item(task: Task, id_: str, kind: str, pictures: list[str], prompt: str | None, options: list[str], answer: str | None,
+          group: str | None = None, knobs: dict[str, Any] | None = None, pattern: str | None = None) -> dict[str, Any]:  # fmt: skip
+    return {"id": id_, "task": kind, "pattern": pattern, "pictures": pictures, "prompt": prompt, "options": options,
+            "answer": answer, "group": group, "split": task.split, "knobs": knobs}  # fmt: skip
+
+
+def _plain(made: Made, task: Task, unit: int) -> None:
+    """Two random pictures; of every other unit, each says something that is false of the other."""
+    numbers = [i for i in (2 * unit, 2 * unit + 1) if i < task.pictures]
+    worlds = [sample_world(task.seed, i) for i in numbers]
+    ids = [f"s{task.seed}-{i:06d}" for i in numbers]
+    for id_, number, world in zip(ids, numbers, worlds, strict=True):
+        texts = captions(world, task.seed, number)
+        made.pictures.append(_picture(task, id_, world, png(render(world, task.size)), texts, None))
+    if unit % 2 or len(numbers) < 2:
+        return
+    known = [Known(facts(world)) for world in worlds]
+    for k in (0, 1):
+        said: list[Claim] = claims(worlds[k], task.seed, numbers[k], "statement", number=6)
+        chosen = next((c for c in said if holds(c.form, known[1 - k]) is False), None)
+        if chosen:
+            for which, answer in ((k, "true"), (1 - k, "false")):
+                name = f"{ids[k]}-statement-{answer}"
+                made.items.append(_item(task, name, "statement", [ids[which]], chosen.text, TRUE_FALSE, answer))
+
+
+def _pair(made: Made, task: Task, pattern: str, number: int) -> None:
+    """A minimal pair: two pictures and seven items."""
+    pair, images = make_pair(pattern, task.seed, number, size=task.size, mode=task.mode)
+    group = f"s{task.seed}-{pattern}-{number:05d}"
+    ids = [f"{group}-a", f"{group}-b"]
+    told = (pair.captions_a, pair.captions_b)
+    for id_, world, image, texts in zip(ids, (pair.a, pair.b), images, told, strict=True):
+        data = png(image)
+        made.pictures.append(_picture(task, id_, world, data, list(texts), group))
+        if task.measure:
+            made.stats.append(statistics(image, len(data)))
+    if task.measure:
+        made.pairs.append(pair)
+    common = {"group": group, "knobs": pair.knobs, "pattern": pattern}
+    both = [pair.statement_a, pair.statement_b]
+    made.items.append(_item(task, f"{group}-pair", "pairs", ids, None, both, None, **common))
+    for s, statement in zip("ab", both, strict=True):
+        for x, id_ in zip("ab", ids, strict=True):
+            answer = TRUE_FALSE[s != x]
+            made.items.append(_item(task, f"{group}-{s}-of-{x}", "statement", [id_], statement, TRUE_FALSE, answer, **common))
+    for x, id_, answer in zip("ab", ids, (pair.answer_a, pair.answer_b), strict=True):
+        made.items.append(
+            _item(task, f"{group}-ask-{x}", "question", [id_], pair.question, list(pair.options), answer, **common)
+        )
