@@ -1,6 +1,8 @@
 """What all tests share: pictures from a fixed recipe, an encoder whose vectors can be checked by hand, and the docs switch."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,3 +47,46 @@ def colour_pictures() -> dict[str, Image.Image]:
     """name -> a 16 x 16 picture of that one colour."""
     colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
     return {name: Image.new("RGB", (16, 16), colour) for name, colour in colours.items()}
+
+
+def write_coloured_table(folder: str | Path, n: int = 24) -> Path:
+    """A pictures table of n squares on a grey ground, captioned by colour and side; the same bytes each time."""
+    from omma.table import Table
+
+    colours = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 80, 210)}
+    rows = []
+    for i in range(n):
+        name, side = list(colours)[i % 3], ("left", "right")[i // 3 % 2]
+        pixels = np.full((24, 24, 3), 120 + i, dtype=np.uint8)
+        pixels[6:18, (2 if side == "left" else 14) : (10 if side == "left" else 22)] = colours[name]
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "PNG")
+        captions = [{"text": text, "language": "en"} for text in (f"a {name} square on the {side}", f"{name} {side}")]
+        rows.append({"id": f"p{i:03d}", "bytes": out.getvalue(), "captions": captions, "status": "ok", "width": 24, "height": 24})
+    Table.create(folder, "pictures").append(rows)
+    return Path(folder)
+
+
+@pytest.fixture
+def coloured_table(tmp_path) -> Path:
+    return write_coloured_table(tmp_path / "coloured")
+
+
+@pytest.fixture
+def tiny_run(coloured_table, tmp_path) -> Callable:
+    """A TrainConfig that trains in a second: tiny_run(out, key=value...)."""
+    from dataclasses import replace
+
+    from omma.models.vlmo import VLMoConfig
+    from omma.training.loop import TrainConfig
+    from omma.training.losses import LossWeights
+
+    model = VLMoConfig(image_size=24, patch_size=8, vocab_size=60, max_text_len=10, hidden_size=24, num_layers=2, num_heads=2,
+                       num_vl_layers=1, drop_path=0.1, text_dropout=0.1)  # fmt: skip
+
+    def config(out: str = "run", **changes) -> TrainConfig:
+        base = TrainConfig(recipe="tiny", data=str(coloured_table), out=str(tmp_path / out), model=model, steps=8, batch_size=8, warmup=2,
+                           losses=LossWeights(itc=1.0, itm=1.0, mlm=0.25), save_every=3, log_every=1, threads=1, device="cpu")  # fmt: skip
+        return replace(base, **changes)
+
+    return config

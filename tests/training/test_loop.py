@@ -1,0 +1,205 @@
+"""The loop: it learns, it resumes bit for bit, and it stops before a bad step."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from omma.models.pretrained import load_encoder
+from omma.models.weights import from_pretrained, read_tensors
+from omma.table import Table
+from omma.training import checkpoint as checkpoints
+from omma.training.losses import LossWeights, compute_losses
+from omma.training.loop import NonFiniteLoss, build, train
+from omma.training.recipes import FROZEN_IN_STAGE_2
+
+
+@pytest.fixture(autouse=True)
+def keep_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def tensors(checkpoint) -> dict:
+    state = checkpoints.read_state(checkpoint)
+    return state["model"] | read_tensors(checkpoint.path / "model.safetensors") | {"step": torch.tensor(state["step"])}
+
+
+def assert_equal(a, b) -> None:
+    a, b = tensors(a), tensors(b)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_leaves_a_usable_eye_and_its_metrics(tiny_run):
+    config = tiny_run()
+    done = train(config, progress=False)
+    assert done.step == 8
+    assert sorted(p.name for p in done.run.iterdir()) == ["config.json", "last", "metrics.jsonl", "step00000006", "step00000008"]
+    rows = done.metrics()
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert {"loss", "loss_itc", "loss_itm", "loss_mlm", "lr", "grad_norm", "samples_per_s", "data_wait", "seconds"} <= rows[0].keys()
+    eye = load_encoder(done.run, device="cpu")
+    assert eye.name == "run"
+    assert eye.encode_text(["a red square"]).shape == (1, 24)
+
+
+def test_the_same_config_gives_the_same_weights_with_any_number_of_workers(tiny_run):
+    first = train(tiny_run("a"), progress=False)
+    assert_equal(first, train(tiny_run("b", workers=0, log_every=5), progress=False))
+    other = tensors(train(tiny_run("c", seed=1), progress=False))
+    assert not torch.equal(other["patch_embed.weight"], tensors(first)["patch_embed.weight"])
+
+
+def test_a_run_that_stopped_continues_bit_for_bit(tiny_run):
+    whole = train(tiny_run("whole"), progress=False)
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: int) -> None:
+        if step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(tiny_run("cut"), progress=False, on_step=stop)
+    assert checkpoints.latest(tiny_run("cut").out).step == 3
+    resumed = train(tiny_run("cut", workers=2), progress=False, resume=True)
+    assert_equal(whole, resumed)
+    drop = lambda row: {k: v for k, v in row.items() if k not in ("seconds", "samples_per_s", "data_wait")}
+    assert [drop(r) for r in resumed.metrics()] == [drop(r) for r in whole.metrics()]
+    assert train(tiny_run("cut"), progress=False, resume=True).step == 8  # nothing left to do
+
+
+def test_it_learns_colours(tiny_run):
+    """After 150 steps the right text of three is found for every picture: contrast and fusion, both."""
+    config = tiny_run(steps=150, peak_lr=5e-3, save_every=1000, ema=0.9, batch_size=12)
+    config = replace(config, model=replace(config.model, drop_path=0.0, text_dropout=0.0))
+    eye = load_encoder(train(config, progress=False).run, device="cpu")
+    names = ["red", "green", "blue"]
+    texts = [f"a {name} square on the left" for name in names]
+    pictures = []
+    for colour in ((220, 30, 30), (30, 160, 60), (40, 80, 210)):
+        pixels = np.full((24, 24, 3), 130, dtype=np.uint8)
+        pixels[6:18, 2:10] = colour
+        pictures.append(Image.fromarray(pixels))
+    assert (eye.encode_image(pictures) @ eye.encode_text(texts).T).argmax(axis=1).tolist() == [0, 1, 2]
+    p = eye.match([p for p in pictures for _ in texts], texts * 3).reshape(3, 3)
+    assert p.argmax(axis=1).tolist() == [0, 1, 2]
+
+
+def test_three_stages_follow_one_another(tiny_run):
+    vision = train(tiny_run("mim", losses=LossWeights(mim=1.0)), progress=False)
+    language = train(tiny_run("mlm", losses=LossWeights(text_mlm=1.0), init=str(vision.run), freeze=FROZEN_IN_STAGE_2, ema=None), progress=False)
+    before, after = from_pretrained(vision.path).state_dict(), from_pretrained(language.path).state_dict()
+    assert torch.equal(before["blocks.0.attention.qkv.weight"], after["blocks.0.attention.qkv.weight"])
+    assert torch.equal(before["blocks.1.experts.image.fc1.weight"], after["blocks.1.experts.image.fc1.weight"])
+    assert not torch.equal(before["blocks.0.experts.text.fc1.weight"], after["blocks.0.experts.text.fc1.weight"])
+    both = train(tiny_run("vl", init=str(language.run)), progress=False)
+    assert {"loss_itc", "loss_itm", "loss_mlm"} <= both.metrics()[0].keys()
+
+
+def test_the_fused_pass_equals_separate_passes(tiny_run):
+    """Losses and gradients of one 4B pass are those of four passes over the same rows."""
+    from omma.training import objectives
+    from omma.training.batches import Batches
+    from omma.training.rng import torch_generator
+
+    config = tiny_run()
+    config = replace(config, model=replace(config.model, drop_path=0.0, text_dropout=0.0))
+    model, processor, _ = build(config, Table.open(config.data))
+    model.double()
+    batch = Batches(Table.open(config.data), processor, config.dataset, batch_size=8, patch_size=8, seed=0)[0]
+    pixels = processor.normalize(batch.pixels).double()
+    losses = compute_losses(model, batch, pixels, config.losses, (0, 0))
+    fused = torch.autograd.grad(sum(losses.values()), list(model.parameters()), allow_unused=True)
+
+    ids, mask = batch.input_ids, batch.attention_mask
+    image_embeds, text_embeds = model.encode_image(pixels), model.encode_text(ids, mask)
+    same = objectives.belongs_together(batch.ids, batch.texts)
+    scale = model.logit_scale.exp()
+    itc = objectives.itc_loss(image_embeds, text_embeds, scale, same)
+    logits = objectives.similarity(image_embeds, text_embeds, scale, same)
+    wrong_text, wrong_image, _ = objectives.hard_negatives(logits, same, torch_generator(0, 0, "negatives"))
+    passes = [model.match(ids, mask, pixels), model.match(ids, mask, pixels[wrong_image]), model.match(ids[wrong_text], mask[wrong_text], pixels)]
+    itm = objectives.itm_loss(torch.cat(passes), torch.cat([torch.full((8,), v) for v in (1, 0, 0)]))
+    hidden = model(batch.masked_ids, mask, pixels).last_hidden_state[:, : ids.shape[1]]
+    every = model.mlm_head(hidden)  # the head on all positions
+    mlm = torch.nn.functional.cross_entropy(every.reshape(-1, every.shape[-1]).float(), batch.mlm_labels.reshape(-1))
+    for name, value in (("itc", itc), ("itm", itm), ("mlm", mlm)):
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-6)
+    separate = torch.autograd.grad(itc + itm + mlm, list(model.parameters()), allow_unused=True)
+    for a, b in zip(fused, separate, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_batch(tiny_run):
+    config = tiny_run(save_every=2)
+    seen = []
+
+    def poison(step: int) -> None:
+        seen.append(step)
+
+    broken = replace(config, peak_lr=1e30, warmup=0, steps=8)
+    with pytest.raises(NonFiniteLoss, match=r"step \d+: the loss or its gradient is not finite .*Pictures of the batch: p\d\d\d, "):
+        train(broken, progress=False, on_step=poison)
+    last = checkpoints.latest(broken.out)
+    if last:
+        assert last.step <= max(seen)
+
+
+def test_evaluation_during_training_sees_the_average_and_changes_nothing(tiny_run):
+    calls = []
+
+    def evaluate(model, processor) -> dict[str, float]:
+        calls.append(model.training)
+        torch.rand(5)  # an evaluation may draw what it likes
+        return {"r1": 0.5}
+
+    with_eval = train(tiny_run("a", eval_every=2), evaluate=evaluate, progress=False)
+    assert calls == [False] * 4
+    assert [row["step"] for row in with_eval.metrics() if "eval.r1" in row] == [2, 4, 6, 8]
+    assert_equal(with_eval, train(tiny_run("b"), progress=False))
+
+
+def test_what_cannot_run_is_refused_before_anything_is_loaded(tiny_run):
+    with pytest.raises(ValueError, match="no data"):
+        train(tiny_run(data=""), progress=False)
+    with pytest.raises(ValueError, match="every loss weight is 0"):
+        train(tiny_run(losses=LossWeights()), progress=False)
+    with pytest.raises(ValueError, match="model.itc_vl=true"):
+        train(tiny_run(losses=LossWeights(itc_vl=1.0)), progress=False)
+    with pytest.raises(ValueError, match="steps=4 and warmup=5"):
+        train(tiny_run(steps=4, warmup=5), progress=False)
+    with pytest.raises(ValueError, match="precision 'fp8'"):
+        train(tiny_run(precision="fp8"), progress=False)
+    train(tiny_run("done", steps=2), progress=False)
+    with pytest.raises(ValueError, match="holds a run already .step 2.*--resume"):
+        train(tiny_run("done", steps=2), progress=False)
+    with pytest.raises(ValueError, match=r"other settings: .*peak_lr: 0.001 -> 0.1"):
+        train(tiny_run("done", steps=2, peak_lr=0.1), resume=True, progress=False)
+
+
+def test_a_damaged_checkpoint_is_named(tiny_run):
+    config = tiny_run(steps=4, save_every=2)
+    done = train(config, progress=False)
+    state = done.path / checkpoints.STATE_FILE
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"train_state.pt can't be read"):
+        train(replace(config), resume=True, progress=False)
+    state.unlink()
+    with pytest.raises(ValueError, match="can be used, not continued"):
+        train(config, resume=True, progress=False)
+
+
+def test_tensorboard_is_written_when_asked_for(tiny_run):
+    pytest.importorskip("tensorboard")
+    done = train(tiny_run(tensorboard=True, steps=2), progress=False)
+    assert list((done.run / "tensorboard").glob("events.*"))
+    json.loads((done.run / "config.json").read_text())
