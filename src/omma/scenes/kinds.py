@@ -112,21 +112,21 @@ class Kind:
     plural: str
     attributes: dict[str, Attribute]
     stretch: float = 1.0
-    group: bool = False  # simple enough to be drawn small, in groups that are counted
+    rim: float | None = None  # only of what is simple enough for groups that are counted: coloured area ~ r * r - rim * r
 
     def carries(self, pattern: str) -> list[str]:
         """Names of the attributes of this kind that belong to `pattern`."""
         return [name for name, attribute in self.attributes.items() if attribute.pattern == pattern]
 
 
-def _kind(noun: str, plural: str = "", stretch: float = 1.0, group: bool = False, **attributes: Attribute) -> Kind:
-    return Kind(noun, plural or noun + "s", attributes, stretch, group)
+def _kind(noun: str, plural: str = "", stretch: float = 1.0, rim: float | None = None, **attributes: Attribute) -> Kind:
+    return Kind(noun, plural or noun + "s", attributes, stretch, rim)
 
 
 KINDS: dict[str, Kind] = {
     k.noun: k
     for k in (
-        _kind("fish", "fish", group=True, facing=heading("facing"), fin=part("a fin"),
+        _kind("fish", "fish", rim=0.0225, facing=heading("facing"), fin=part("a fin"),
               tail=having("structure", "a {} tail", "forked", "round")),
         _kind("bird", stretch=1.02, facing=heading("facing"), crest=part("a crest"),
               tail=having("structure", "a {} tail", "long", "short")),
@@ -134,14 +134,14 @@ KINDS: dict[str, Kind] = {
               wheels=having("structure", "{} wheels", "two", "three"), view=seen()),
         _kind("truck", stretch=0.85, facing=heading("facing"), ladder=part("a ladder"),
               wheels=having("structure", "{} wheels", "two", "three")),
-        _kind("arrow", stretch=0.975, group=True, pointing=heading("pointing", UP_DOWN_LEFT_RIGHT)),
-        _kind("cup", stretch=0.89, group=True, handle=part("a handle"), filled=state("full", "empty"), texture=TEXTURE, view=seen()),
+        _kind("arrow", stretch=0.975, rim=0.0229, pointing=heading("pointing", UP_DOWN_LEFT_RIGHT)),
+        _kind("cup", stretch=0.89, rim=0.0184, handle=part("a handle"), filled=state("full", "empty"), texture=TEXTURE, view=seen()),
         _kind("bottle", stretch=1.06, cap=part("a cap"), pose=state("standing", "lying")),
         _kind("chair", stretch=1.1, facing=heading("facing"), cushion=part("a cushion"),
               legs=having("structure", "{} legs", "straight", "crossed")),
         _kind("house", stretch=0.99, chimney=part("a chimney"), windows=having("state", "{} windows", "lit", "dark"),
               roof=having("structure", "a {} roof", "pointed", "flat")),
-        _kind("tree", stretch=0.99, group=True, star=part("a star"), trunk=having("structure", "a {} trunk", "straight", "forked")),
+        _kind("tree", stretch=0.99, rim=0.0157, star=part("a star"), trunk=having("structure", "a {} trunk", "straight", "forked")),
         _kind("flag", stretch=0.885, flying=heading("flying"), hoisted=state("raised", "lowered"), texture=TEXTURE, text=written()),
         _kind("lamp", stretch=0.98, power=state("on", "off"), base=having("structure", "a {} base", "round", "square")),
         _kind("candle", stretch=1.04, flame=state("lit", "unlit"), holder=part("a holder")),
@@ -153,13 +153,16 @@ KINDS: dict[str, Kind] = {
               face=having("structure", "a {} face", "round", "square")),
         _kind("sign", stretch=0.94, posts=having("structure", "{}", "one post", "two posts"), text=written()),
         _kind("person", "people", stretch=1.1, hat=part("a hat"), arms=having("state", "{} arms", "raised", "lowered")),
-        _kind("butterfly", "butterflies", stretch=0.93, group=True, facing=heading("facing", ("up", "down")), feelers=part("feelers")),
-        _kind("ball", stretch=0.74, group=True, texture=TEXTURE),
+        _kind("butterfly", "butterflies", stretch=0.93, rim=0.0392, facing=heading("facing", ("up", "down")), feelers=part("feelers")),
+        _kind("ball", stretch=0.74, rim=0.0157, texture=TEXTURE),
         _kind("boat", stretch=0.97, facing=heading("facing"), oar=part("an oar"),
               sails=having("structure", "{}", "one sail", "two sails"), view=seen()),
         _kind("drum", stretch=0.9, sticks=part("sticks"), view=seen()),
     )
 }  # fmt: skip
+
+
+GROUPED = tuple(kind.noun for kind in KINDS.values() if kind.rim is not None)
 
 
 def carriers(pattern: str) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ picture exchanges their values. Both pictures hold the same ink, so who wants to
 every text is true as often as false: a model without the picture gets exactly one half (Winoground, Thrush et al. 2022).
 """
 
+import math
 import random
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from omma.scenes.draw import THINGS, draw, part_code
-from omma.scenes.kinds import COLOURS, KINDS, NUMBERS, PATTERNS, WORDS, carriers
+from omma.scenes.kinds import COLOURS, GROUPED, KINDS, NUMBERS, PATTERNS, WORDS, carriers
 from omma.scenes.language import (
     MOST_WORDS,
     Claim,
@@ -143,7 +144,8 @@ def _finish(
     masks = [np.asarray(mask) for _, mask in drawn]
     least = VISIBLE * (size / 128) ** 2
     object_px = min(int((m % THINGS == i + 1).sum()) for m in masks for i in draft.edited)
-    part_px = min(_part_pixels(draft, m) for m in masks)
+    # In a swap one of the carriers shows the part in each picture; a single carrier shows it in one of the two.
+    part_px = (min if mode == "swap" else max)(_part_pixels(draft, m) for m in masks)
     changed = (np.abs(pictures[0] - pictures[1]) > 0).any(axis=2)
     outside = ~_boxes(draft, masks, margin=3)
     if part_px < least or changed.sum() < least or (changed & outside).any():
@@ -177,7 +179,7 @@ def _finish(
 
 
 def _part_pixels(draft: Draft, mask: np.ndarray) -> int:
-    """Visible pixels of the edited part. In a swap at least one carrier shows it in each picture: the larger one counts."""
+    """Visible pixels of the edited part, of the carrier that shows most of it; of the smallest thing when things are edited whole."""
     counts = []
     for i in draft.edited:
         code = i + 1 + THINGS * part_code(draft.a.things[i].kind, draft.part)
@@ -422,17 +424,21 @@ def _quantity(rng: random.Random, swap: bool) -> Draft | None:
     """
     m, n = rng.choice([(m, n) for m in range(1, 5) for n in range(1, 5) if m != n and m + n <= 6])
     by_colour = rng.random() < 0.6
-    kinds = rng.sample([k for k in KINDS if KINDS[k].group], 2)
+    kinds = rng.sample(GROUPED, 2)
     colours = rng.sample(list(COLOURS), 2)
     if by_colour:
         kinds = [kinds[0]] * 2
     elif rng.random() < 0.5:
         colours = [colours[0]] * 2
-    # Radii that share one area among the members of a group, unevenly.
-    reach, radii = rng.uniform(0.17, 0.195), []
+    # Radii that share one coloured area unevenly among the members of a group. Small things lose more to their outlines, so
+    # the area of a thing is r * r - rim * r; t solves sum over the roots s of the shares: (t * s)^2 - rim * t * s = whole.
+    rim = sum(KINDS[k].rim or 0.0 for k in kinds) / 2
+    reach, radii = rng.uniform(0.175, 0.2), []
     for number in (m, n):
-        shares = [rng.uniform(0.8, 1.25) for _ in range(number)]
-        radii += [round(reach * (s / sum(shares)) ** 0.5, 4) for s in shares]
+        roots = [math.sqrt(rng.uniform(0.8, 1.25)) for _ in range(number)]
+        square, linear = sum(s * s for s in roots), rim * sum(roots)
+        t = (linear + math.sqrt(linear**2 + 4 * square * (reach**2 - rim * reach))) / (2 * square)
+        radii += [round(t * s, 4) for s in roots]
     places = sample_places(rng, radii)
     if places is None:
         return None

@@ -11,7 +11,7 @@ import random
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 
-from omma.scenes.kinds import COLOURS, KINDS, PATTERNS
+from omma.scenes.kinds import COLOURS, GROUPED, KINDS, PATTERNS
 
 __all__ = ["PATTERNS", "Atom", "Backdrop", "Thing", "World", "facts", "generator", "sample_world"]
 
@@ -174,12 +174,11 @@ def sample_world(*key: object) -> World:
     while True:
         things: list[Thing] = []
         if rng.random() < 0.2:
-            kinds = [k for k in KINDS if KINDS[k].group]
             sizes = [rng.randint(2, 4) for _ in range(rng.randint(1, 2))]
             radius = radius_for(max(3, sum(sizes)), rng)
             colours = rng.sample(list(COLOURS), len(sizes))
             for n, colour in zip(sizes, colours, strict=True):
-                things += [Thing(rng.choice(kinds), colour, 0, 0, radius)] * n
+                things += [Thing(rng.choice(GROUPED), colour, 0, 0, radius)] * n
         else:
             number = rng.choice((1, 2, 2, 3, 3, 4))
             radius = radius_for(number, rng)
