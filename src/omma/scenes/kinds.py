@@ -36,6 +36,7 @@ class Attribute:
     says: tuple[str, ...]  # as a predicate: "the cup has a handle"
     ask: str  # "does {the} have a handle?"
     options: tuple[str, ...]
+    whole: bool = False  # it changes the look of the whole thing rather than that of a part
     before: tuple[str, ...] = ()  # in front of a noun instead of behind it: "a striped ball"
 
     def index(self, value: str) -> int:
@@ -53,16 +54,16 @@ def part(noun: str) -> Attribute:
     )
 
 
-def heading(verb: str, values: tuple[str, ...] = ("left", "right")) -> Attribute:
+def heading(verb: str, values: tuple[str, ...] = ("left", "right"), whole: bool = True) -> Attribute:
     phrases = tuple(f"{verb} {v}" for v in values)
-    return Attribute(
-        "orientation", values, phrases, tuple(f"is {p}" for p in phrases), f"which way is {{the}} {verb}?", values
-    )
+    says = tuple(f"is {p}" for p in phrases)
+    return Attribute("orientation", values, phrases, says, f"which way is {{the}} {verb}?", values, whole)
 
 
-def state(*values: str) -> Attribute:
+def state(*values: str, whole: bool = False) -> Attribute:
     says = tuple(f"is {v}" for v in values)
-    return Attribute("state", values, tuple(f"that {s}" for s in says), says, f"is {{the}} {' or '.join(values)}?", values)
+    ask = f"is {{the}} {' or '.join(values)}?"
+    return Attribute("state", values, tuple(f"that {s}" for s in says), says, ask, values, whole)
 
 
 def having(pattern: str, noun: str, *values: str) -> Attribute:
@@ -136,20 +137,20 @@ KINDS: dict[str, Kind] = {
               wheels=having("structure", "{} wheels", "two", "three")),
         _kind("arrow", stretch=0.975, rim=0.0229, pointing=heading("pointing", UP_DOWN_LEFT_RIGHT)),
         _kind("cup", stretch=0.89, rim=0.0184, handle=part("a handle"), filled=state("full", "empty"), texture=TEXTURE, view=seen()),
-        _kind("bottle", stretch=1.06, cap=part("a cap"), pose=state("standing", "lying")),
+        _kind("bottle", stretch=1.06, cap=part("a cap"), pose=state("standing", "lying", whole=True)),
         _kind("chair", stretch=1.1, facing=heading("facing"), cushion=part("a cushion"),
               legs=having("structure", "{} legs", "straight", "crossed")),
         _kind("house", stretch=0.99, chimney=part("a chimney"), windows=having("state", "{} windows", "lit", "dark"),
               roof=having("structure", "a {} roof", "pointed", "flat")),
         _kind("tree", stretch=0.99, rim=0.0157, star=part("a star"), trunk=having("structure", "a {} trunk", "straight", "forked")),
-        _kind("flag", stretch=0.885, flying=heading("flying"), hoisted=state("raised", "lowered"), texture=TEXTURE, text=written()),
+        _kind("flag", stretch=0.885, flying=heading("flying"), hoisted=state("raised", "lowered", whole=True), texture=TEXTURE, text=written()),
         _kind("lamp", stretch=0.98, power=state("on", "off"), base=having("structure", "a {} base", "round", "square")),
         _kind("candle", stretch=1.04, flame=state("lit", "unlit"), holder=part("a holder")),
         _kind("door", stretch=0.8, leaf=state("open", "closed"), lantern=part("a lantern")),
         _kind("box", "boxes", stretch=0.99, bow=part("a bow"), lid=state("open", "closed"), text=written(), view=seen()),
         _kind("book", stretch=0.725, bookmark=part("a bookmark"), text=written()),
         _kind("umbrella", stretch=0.96, handle=having("structure", "a {} handle", "curved", "straight"), tip=part("a tip")),
-        _kind("clock", stretch=0.96, hand=heading("pointing", UP_DOWN_LEFT_RIGHT), bells=part("bells"),
+        _kind("clock", stretch=0.96, hand=heading("pointing", UP_DOWN_LEFT_RIGHT, whole=False), bells=part("bells"),
               face=having("structure", "a {} face", "round", "square")),
         _kind("sign", stretch=0.94, posts=having("structure", "{}", "one post", "two posts"), text=written()),
         _kind("person", "people", stretch=1.1, hat=part("a hat"), arms=having("state", "{} arms", "raised", "lowered")),

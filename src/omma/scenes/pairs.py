@@ -231,10 +231,12 @@ def _bystanders(rng: random.Random, taken: set[str], number: int, radius: float,
     return [Thing(k, rng.choice(colours), 0, 0, radius, sample_attributes(rng, k)) for k in kinds]
 
 
-def _scene(rng: random.Random, carriers: list[Thing], taken: set[str], colours: list[str]) -> tuple[World, list[int]] | None:
+def _scene(
+    rng: random.Random, carriers: list[Thing], taken: set[str], colours: list[str], large: bool = False
+) -> tuple[World, list[int]] | None:
     """Carriers and up to two bystanders at random places; the names o1, o2, ... are given by lot. Returns where carriers went."""
-    number = rng.choice((0, 0, 1, 1, 2))
-    radius = radius_for(len(carriers) + number, rng)
+    number = rng.choice((0, 0, 1) if large else (0, 0, 1, 1, 2))
+    radius = radius_for(len(carriers) + number - large, rng)
     things = [replace(t, size=radius) for t in carriers] + _bystanders(rng, taken, number, radius, colours)
     order = list(range(len(things)))
     rng.shuffle(order)
@@ -273,7 +275,7 @@ def _by_attribute(pattern: str, attribute_of_kind: list[tuple[str, str]] | None 
         v, w = _two_values(rng, attribute, spec.values)
         colours = rng.sample(list(COLOURS), 2)
         things = [Thing(kind, c, 0, 0, 0, _attribute_of(rng, kind, attribute, x)) for c, x in zip(colours, (v, w), strict=True)]
-        found = _scene(rng, things if swap else things[:1], {kind}, list(COLOURS))
+        found = _scene(rng, things if swap else things[:1], {kind}, list(COLOURS), large=pattern == "text")
         if not found:
             return None
         world, where = found
@@ -296,7 +298,8 @@ def _by_attribute(pattern: str, attribute_of_kind: list[tuple[str, str]] | None 
             question = spec.ask.format(the=the(noun))
             answers = (spec.options[spec.index(mine)], spec.options[spec.index(its)])
         words = (v, w) if attribute == "text" else ()
-        return Draft(world, partner, tuple(where), (attribute,), attribute, claims_a, claims_b, question, answers, words=words)
+        part = "" if spec.whole else attribute
+        return Draft(world, partner, tuple(where), (attribute,), part, claims_a, claims_b, question, answers, words=words)
 
     return make
 

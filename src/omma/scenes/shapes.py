@@ -296,7 +296,7 @@ def tree(pen: Pen, get: Get) -> None:
 def flag(pen: Pen, get: Get) -> None:
     pen.flip = get("flying") == "left"
     top = -0.9 if get("hoisted") != "lowered" else 0.0
-    pen.stroke([(-0.72, -1), (-0.72, 1.02)], 0.12, DARK, of="hoisted")
+    pen.stroke([(-0.72, -1), (-0.72, 1.02)], 0.12)
     pen.fill(ellipse(-0.72, -1, 0.1, 0.1, n=10), LIGHT)
     cloth = rectangle(-0.66, top, 0.84, top + 0.8)
     pen.fill([*cloth[:2], (0.72, top + 0.4), *cloth[2:]])
