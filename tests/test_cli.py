@@ -99,6 +99,134 @@ def test_train_without_a_recipe_lists_them_with_a_line_each(capsys):
     assert all(len(line) > 20 for line in listed.values())
 
 
+# ---- the verbs at work
+
+
+@pytest.fixture
+def by_colour(monkeypatch, colour_encoder):
+    """Every --encoder is the one that knows colours."""
+    import omma.models.pretrained
+
+    monkeypatch.setattr(omma.models.pretrained, "load_encoder", lambda name, device="auto": colour_encoder)
+    monkeypatch.setattr(omma, "load_encoder", lambda name, device="auto": colour_encoder, raising=False)
+
+
+def test_scenes_writes_two_tables_and_says_where(capsys, tmp_path):
+    out = tmp_path / "scenes"
+    code, said, _ = omma_says(capsys, "scenes", out, "--pictures", 4, "--pairs", 1, "--size", 64, "--json")
+    assert code == 0
+    result = json.loads(said)
+    assert result["pictures"] == {"path": str(out / "pictures"), "rows": 4 + 2 * 9}
+    assert omma.Table.open(out / "items").num_rows == result["items"]["rows"]
+    assert omma_says(capsys, "scenes", out)[0] == 2, "a table that is there is not written over"
+
+
+def test_ingest_counts_every_picture_by_status(capsys, tmp_path, colour_pictures):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, picture in colour_pictures.items():
+        picture.save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"all {name}")
+    (folder / "broken.png").write_bytes(b"no picture")
+    code, said, _ = omma_says(capsys, "ingest", folder, tmp_path / "table", "--json")
+    assert code == 0
+    result = json.loads(said)
+    assert result["rows"] == 5
+    assert sum(result["statuses"].values()) == 5
+    assert "not_an_image" in result["statuses"]
+
+
+def test_embed_then_search_finds_what_was_asked_for(capsys, tmp_path, coloured_table, colour_pictures, by_colour):
+    code, said, _ = omma_says(capsys, "embed", coloured_table, "--encoder", "colours", "--json")
+    assert code == 0
+    assert json.loads(said)["rows"] == 24
+    code, said, _ = omma_says(capsys, "search", coloured_table, "blue", "--encoder", "colours", "-k", 3, "--json")
+    assert code == 0
+    hits = json.loads(said)["hits"]
+    assert len(hits) == 3
+    assert all(hit["row"]["captions"][0]["text"].startswith("a blue square") for hit in hits)
+    assert hits[0]["score"] >= hits[2]["score"]
+    assert "bytes" not in hits[0]["row"]
+
+    colour_pictures["green"].save(tmp_path / "green.png")
+    args = ["search", coloured_table, "--image", tmp_path / "green.png", "-e", "colours", "--where", "id != 'p001'"]
+    code, said, _ = omma_says(capsys, *args, "--json")
+    assert json.loads(said)["hits"][0]["id"] == "p004", "p001 is the greenest, and left out"
+    assert "a green square" in omma_says(capsys, *args)[1]
+
+
+def test_a_search_in_a_table_without_vectors_says_how_to_make_them(capsys, coloured_table, by_colour):
+    code, _, err = omma_says(capsys, "search", coloured_table, "blue", "--encoder", "colours")
+    assert code == 2
+    assert f"omma embed {coloured_table} --encoder colours" in err
+
+
+def test_eval_prints_the_report_and_show_prints_it_again(capsys, tmp_path, coloured_table, by_colour):
+    args = ["eval", "colours", "retrieval", "--data", coloured_table, "--out", tmp_path / "report"]
+    code, first, _ = omma_says(capsys, *args)
+    assert code == 0
+    assert "t2i.recall@1" in first
+    code, again, _ = omma_says(capsys, "show", tmp_path / "report")
+    assert (code, again) == (0, first)
+    printed = json.loads(omma_says(capsys, *args, "--json")[1])
+    shown = json.loads(omma_says(capsys, "show", tmp_path / "report", "--json")[1])
+    assert shown["report"] == printed
+
+
+def test_train_applies_file_and_overrides_and_show_tells_what_the_run_holds(capsys, tmp_path, coloured_table):
+    (tmp_path / "tiny.toml").write_text(
+        "steps = 9\nwarmup = 1\nbatch_size = 8\n"
+        "model = { hidden_size = 24, num_layers = 2, num_heads = 2, image_size = 32 }\n"
+    )
+    run = tmp_path / "run"
+    changes = [f"data={coloured_table}", f"out={run}", "steps=2"]
+    args = ["train", "vlmo-nano-mim", *changes, "--config", tmp_path / "tiny.toml", "--device", "cpu", "--json"]
+    code, said, _ = omma_says(capsys, *args)
+    assert code == 0
+    result = json.loads(said)
+    assert result["step"] == result["config"]["steps"] == 2
+    assert result["config"]["device"] == "cpu"
+    assert result["last_metrics"]["step"] == 2
+
+    summary = json.loads(omma_says(capsys, "show", run, "--json")[1])
+    assert summary["kind"] == "run"
+    assert summary["config"] == result["config"]
+    assert summary["checkpoints"] == [Path(result["checkpoint"]).name]
+
+    eye = json.loads(omma_says(capsys, "show", result["checkpoint"], "--json")[1])
+    from safetensors import safe_open
+
+    with safe_open(Path(result["checkpoint"]) / "model.safetensors", "numpy") as file:
+        weights = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
+    assert (eye["kind"], eye["parameters"], eye["step"]) == ("checkpoint", weights, 2)
+    assert eye["tokens"] > 5
+
+    assert omma_says(capsys, *args)[0] == 2, "a run that is there is not written over"
+    assert omma_says(capsys, *args, "--resume")[0] == 0
+
+
+def test_show_of_a_table_counts_statuses_and_shows_columns(capsys, coloured_table):
+    summary = json.loads(omma_says(capsys, "show", coloured_table, "--json")[1])
+    assert (summary["kind"], summary["of"], summary["rows"]) == ("table", "pictures", 24)
+    assert summary["counts"]["status"] == {"ok": 24}
+    assert summary["sample"][0]["id"] == "p000"
+    assert "a red square on the left" in omma_says(capsys, "show", coloured_table)[1]
+
+
+def test_show_of_a_folder_of_tables_names_them_and_of_anything_else_says_what_it_saw(capsys, tmp_path, coloured_table):
+    summary = json.loads(omma_says(capsys, "show", tmp_path, "--json")[1])
+    assert summary["holds"] == {"coloured": "table"}
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("x")
+    assert "it holds nothing" in omma_says(capsys, "show", tmp_path / "empty")[2]
+    assert "it holds a.txt" in omma_says(capsys, "show", tmp_path / "notes")[2]
+    assert "is a file" in omma_says(capsys, "show", tmp_path / "notes" / "a.txt")[2]
+
+
+# ---- failures
+
+
 def failing_verb(monkeypatch, error: BaseException) -> None:
     """`omma show` that fails with `error`, raised from inside omma."""
 
@@ -166,4 +294,5 @@ def test_the_installed_command_ends_with_the_same_exit_code(tmp_path):
 def test_the_page_of_the_command_line_prints_the_help_of_every_verb():
     page = (DOCS / "cli.md").read_text()
     for verb in VERBS:
-        assert f"```bash\nomma {verb} --help\n```\n\n```text\n" in page, "tests/test_docs.py compares the block below it"
+        # tests/test_docs.py compares what stands in the text block
+        assert f"```bash\nomma {verb} --help\n```\n\n```text\n" in page

@@ -1,11 +1,12 @@
 """The README and every page of docs/ run: python blocks and `omma ...` lines in order, printed lines compared.
 
-A ```text block right after a block holds what it prints; "..." stands for anything. A block that can't run here is marked
-```bash skip. `pytest tests/test_docs.py --rewrite-docs` puts what was printed into the pages.
+A ```text block right after a block holds what it prints; "..." stands for anything. A block that can't run here is
+marked ```bash skip. `pytest tests/test_docs.py --rewrite-docs` puts what was printed into the pages.
 """
 
 import contextlib
 import io
+import itertools
 import re
 import shlex
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def blocks(page: str) -> list[Block]:
     """The runnable blocks of a page, each with the text block that follows it."""
     found = list(FENCE.finditer(page))
     out = []
-    for match, following in zip(found, [*found[1:], None], strict=True):
+    for match, following in itertools.zip_longest(found, found[1:]):
         if match[1] not in ("python", "bash") or "skip" in match[2]:
             continue
         below = following if following and following[1] == "text" else None
@@ -94,7 +95,7 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch, request):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_to_a_file_leads_somewhere(page):
+def test_every_link_to_a_file_goes_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
@@ -114,5 +115,12 @@ def test_the_comparison_sees_a_difference_and_lets_dots_stand_for_anything():
 
 
 def test_blocks_are_read_in_order_with_what_they_print():
-    page = "```python\nx = 1\n```\n\n```text\n1\n```\nwords\n```bash skip\nrm\n```\n```bash\nomma\n```\nso:\n```text\n2\n```\n"
-    assert [(b.language, b.code, b.printed) for b in blocks(page)] == [("python", "x = 1\n", "1\n"), ("bash", "omma\n", None)]
+    page = (
+        "```python\nx = 1\n```\n\n```text\n1\n```\n"
+        "```bash skip\nrm\n```\n"
+        "```bash\nomma\n```\nwords between\n```text\n2\n```\n"
+    )
+    assert [(b.language, b.code, b.printed) for b in blocks(page)] == [
+        ("python", "x = 1\n", "1\n"),
+        ("bash", "omma\n", None),
+    ]

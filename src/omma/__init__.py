@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.data.ingest import ingest
     from omma.embedding import embed
     from omma.eval.run import Report, evaluate
-    from omma.models.pretrained import VLM, Encoder, load_encoder, load_vlm
+    from omma.models.pretrained import VLM, Encoder, load_encoder
     from omma.retrieval.index import Hit, search
     from omma.table import Table
     from omma.training.checkpoint import Checkpoint
@@ -30,7 +30,6 @@ __all__ = [
     "evaluate",
     "ingest",
     "load_encoder",
-    "load_vlm",
     "search",
     "train",
 ]
@@ -47,7 +46,6 @@ _MODULES = {
     "evaluate": "omma.eval.run",
     "ingest": "omma.data.ingest",
     "load_encoder": "omma.models.pretrained",
-    "load_vlm": "omma.models.pretrained",
     "search": "omma.retrieval.index",
     "train": "omma.training.loop",
 }

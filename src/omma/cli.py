@@ -378,24 +378,33 @@ def hits_table(result: dict[str, Any]) -> Any:
 
 
 def shown(thing: Path, summary: dict[str, Any]) -> Any:
-    """A report prints itself; a table shows its columns and a few rows; the rest are facts."""
-    from rich.table import Table as Grid
-
+    """A report prints itself, a table shows its columns, a run its settings; the rest are facts."""
     if summary["kind"] == "report":
         return omma.Report.load(thing)
-    if summary["kind"] != "table":
-        return facts_table(summary["kind"], summary)
+    if summary["kind"] == "table":
+        return shown_table(summary)
+    config = summary.pop("config", None)
+    facts = facts_table(summary.pop("kind"), summary)
+    return [facts, facts_table("config", config)] if config else facts
+
+
+def shown_table(summary: dict[str, Any]) -> Any:
+    from rich.table import Table as Grid
+
     counts = {name: words(values) for name, values in summary["counts"].items()}
     head = facts_table(
         f"table of {summary['of']}",
         {"path": summary["path"], "rows": summary["rows"], "chunks": len(summary["chunks"]), **counts},
     )
-    names = [name for name in summary["columns"] if any(row.get(name) is not None for row in summary["sample"])]
     columns = Grid("column", "type", "for example", title="columns", title_justify="left")
     for name, type_ in summary["columns"].items():
-        example = words(summary["sample"][0].get(name)) if name in names else ""
-        columns.add_row(name, type_ if len(type_) < 40 else type_[:37] + "...", example[:60])
+        example = next((row[name] for row in summary["sample"] if row.get(name) is not None), "")
+        columns.add_row(name, cut(type_, 40), cut(words(example), 60))
     return [head, columns]
+
+
+def cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def words(value: Any) -> str:

@@ -32,7 +32,7 @@ class DemoSize:
     test_pictures: int
     test_pairs: int
     train: tuple[tuple[str, tuple[str, ...]], ...]  # recipe, changes; each stage starts from the one before
-    picture_size: int = 64
+    picture_size: int = 128
 
 
 SIZES = {

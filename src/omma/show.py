@@ -52,7 +52,7 @@ def describe_table(folder: Path) -> dict[str, Any]:
     for name in ("status", "split", "task", "pattern"):
         if name in fields:
             values = Counter(table.read(columns=[name])[name].to_pylist())
-            counts[name] = {str(value): n for value, n in sorted(values.items(), key=lambda item: -item[1])}
+            counts[name] = {value or "null": n for value, n in values.most_common()}
     readable = [name for name, type_ in fields.items() if type_ not in ("binary", "large_binary")]
     sample = next(iter(table.scan(columns=readable, batch_rows=SAMPLE_ROWS)), None)
     return {
