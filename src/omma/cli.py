@@ -84,7 +84,7 @@ def demo(
 
     with working(as_json):
         result = run_demo(out, seed=seed, preset=preset.value, device=device.value)
-    answer(as_json, result, lambda: facts_table("demo", result["summary"], report=result["report"]))
+    answer(as_json, result, lambda: demo_tables(result))
 
 
 @app.command()
@@ -209,7 +209,8 @@ def search(
         hits = omma.search(omma.Table.open(table), asked, encoder=model, k=k, where=where)
     rows = [{"id": hit.id, "score": float(hit.score), "row": without_bytes(hit.row)} for hit in hits]
     result = {"query": query if image is None else str(image), "hits": rows}
-    answer(as_json, result, lambda: hits_table(result))
+    found = [(hit.id, hit.score, "; ".join(c["text"] for c in (hit.row.get("captions") or [])[:2])) for hit in hits]
+    answer(as_json, result, lambda: hits_table(result["query"], found))
 
 
 @app.command()
@@ -367,13 +368,25 @@ def facts_table(title: str, values: dict[str, Any], **more: Any) -> Any:
     return grid
 
 
-def hits_table(result: dict[str, Any]) -> Any:
+def demo_tables(result: dict[str, Any]) -> list[Any]:
     from rich.table import Table as Grid
 
-    grid = Grid("score", "id", "captions", title=f"hits for {result['query']!r}", title_justify="left")
-    for hit in result["hits"]:
-        captions = [caption["text"] for caption in hit["row"].get("captions") or []]
-        grid.add_row(f"{hit['score']:.3f}", hit["id"], "; ".join(captions[:2]))
+    grid = Grid("%", "model", "95 %", "blind", "wrong image", "chance", title="what it sees", title_justify="left")
+    for row in result["summary"]:
+        numbers = ("value", "low95", "high95", "blind", "wrong-image", "chance")
+        value, low, high, *controls = ("–" if row[name] is None else f"{100 * row[name]:.1f}" for name in numbers)
+        grid.add_row(f"{row['task']} {row['metric']} ({row['score']})", value, f"{low}–{high}", *controls)
+    facts = {"report": result["report"], "model": result["checkpoint"], "seconds": result["seconds"]}
+    return [grid, hits_table(result["query"], result["hits"]), facts_table("done", facts)]
+
+
+def hits_table(query: str, hits: list[tuple[str, float, str]]) -> Any:
+    """One line a hit; hits: (id, score, caption)."""
+    from rich.table import Table as Grid
+
+    grid = Grid("score", "id", "caption", title=f"hits for {query!r}", title_justify="left")
+    for id_, score, caption in hits:
+        grid.add_row(f"{score:.3f}", id_, caption)
     return grid
 
 

@@ -35,6 +35,7 @@ class DemoSize:
     picture_size: int = 128
 
 
+TINY_MODEL = ("num_layers=2", "hidden_size=32", "num_heads=2", "image_size=64")
 SIZES = {
     "full": DemoSize(
         pictures=3000,
@@ -53,8 +54,9 @@ SIZES = {
         pairs=2,
         test_pictures=12,
         test_pairs=2,
+        picture_size=64,
         train=tuple(
-            (recipe, ("steps=2", "warmup=1", "batch_size=4", "model.num_layers=2", "model.hidden_size=32"))
+            (recipe, ("steps=2", "warmup=1", "batch_size=4", *(f"model.{change}" for change in TINY_MODEL)))
             for recipe in ("vlmo-nano-mim", "vlmo-nano-mlm", "vlmo-nano-vl")
         ),
     ),
@@ -69,7 +71,7 @@ def run_demo(
     """Runs the story into the folder `out` and says what came out.
 
     Returns {"report": path of report.html, "checkpoint": path, "tables": paths, "reports": paths, "query": the
-    sentence, "hits": [(id, score, caption)], "summary": {metric: numbers in words}, "seconds"}. Raises ValueError when
+    sentence, "hits": [(id, score, caption)], "summary": [one dict a task and score], "seconds"}. Raises ValueError when
     `out` holds something else, or a demo with other settings.
     """
     if preset not in SIZES:
@@ -111,8 +113,9 @@ def run_demo(
         page = write_html(
             folder / "report.html",
             runs=list(reports.values()),
-            training=[folder / "runs" / recipe / "metrics.jsonl" for recipe, _ in size.train],
+            training=[(recipe, folder / "runs" / recipe / "metrics.jsonl") for recipe, _ in size.train],
             pictures=pictures,
+            items=omma.Table.open(test / "items"),
         )
     return {
         "report": str(page),
@@ -126,6 +129,7 @@ def run_demo(
     }
 
 
+HEADLINE = ("metric", "value", "low95", "high95", "blind", "wrong-image", "chance")
 STAGES = (
     "pictures alone, hidden patches filled in",
     "words alone, hidden words filled in",
@@ -163,16 +167,13 @@ def first_caption(pictures: Any) -> str:
     return next(iter(pictures.scan(columns=["captions"])))["captions"][0].as_py()[0]["text"]
 
 
-def summarise(reports: dict[str, Any]) -> dict[str, str]:
-    """The headline of each task in words: the model, its controls and chance."""
-    out = {}
-    for task, report in reports.items():
-        for kind, head in report.metrics["headline"].items():
-            numbers = {"model": head.get("value"), "blind": head.get("blind"), "wrong picture": head.get("wrong-image")}
-            numbers["chance"] = head.get("chance")
-            said = ", ".join(f"{name} {100 * value:.1f}" for name, value in numbers.items() if value is not None)
-            out[f"{task} ({kind}) {head['metric']}, %"] = said
-    return out
+def summarise(reports: dict[str, Any]) -> list[dict[str, Any]]:
+    """The headline of each task and kind of score: the model, its controls, and chance."""
+    return [
+        {"task": task, "score": kind} | {name: head.get(name) for name in HEADLINE}
+        for task, report in reports.items()
+        for kind, head in report.metrics["headline"].items()
+    ]
 
 
 class Announcer:
