@@ -35,7 +35,8 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "eval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | VIEW),
     "retrieval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC
-    "cli": ({"public", "demo", "show"}, {"typer", "rich", "PIL"}),
+    "cli": ({"public", "demo", "show", "views"}, {"typer"}),
+    "views": ({"public"}, {"rich"}),
     "demo": ({"public"}, {"rich"}),
     "show": ({"public"}, set()),
     "web": ({"public"}, {"fastapi", "uvicorn", "PIL"}),

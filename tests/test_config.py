@@ -93,7 +93,7 @@ def test_changes_to_one_dataclass_happen_at_once():
 
 
 def test_overrides_win_over_the_toml_file(tmp_path):
-    (tmp_path / "run.toml").write_text('steps = 7\nlr = 1\nbetas = [0.8, 0.9]\n[model]\nhidden_size = 32\n')
+    (tmp_path / "run.toml").write_text("steps = 7\nlr = 1\nbetas = [0.8, 0.9]\n[model]\nhidden_size = 32\n")
     changed = apply(RUN, ["steps=9", "model.num_heads=2"], toml=tmp_path / "run.toml")
     assert (changed.steps, changed.lr, changed.betas) == (9, 1.0, (0.8, 0.9))
     assert changed.model == Tower(hidden_size=32, num_heads=2)

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
-import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import omma
+from omma.views import answer, demo_tables, facts_table, hits_table, shown
 
 OK, UNEXPECTED, BAD_INPUT, NON_FINITE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -317,7 +316,7 @@ def options(
     pass
 
 
-# ---- printing: one JSON object, or a table for people
+# ---- what every verb does around its call
 
 
 @contextlib.contextmanager
@@ -329,107 +328,6 @@ def working(as_json: bool) -> Iterator[None]:
         except KeyboardInterrupt:
             print("omma: interrupted", file=sys.stderr)
             raise
-
-
-def answer(as_json: bool, result: Any, view: Callable[[], Any]) -> None:
-    if as_json:
-        print(json.dumps(jsonable(result), allow_nan=False))
-        return
-    from rich.console import Console
-
-    console = Console()
-    shown_as = view()
-    for part in shown_as if isinstance(shown_as, list) else [shown_as]:
-        console.print(part)
-
-
-def jsonable(value: Any) -> Any:
-    """JSON has no NaN, no paths and no bytes: null, strings and left out."""
-    if isinstance(value, dict):
-        return {str(name): jsonable(item) for name, item in value.items() if not isinstance(item, bytes)}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, str | int | float | bool) or value is None:
-        return value
-    if hasattr(value, "tolist"):  # numpy's numbers and arrays
-        return jsonable(value.tolist())
-    return str(value)
-
-
-def facts_table(title: str, values: dict[str, Any], **more: Any) -> Any:
-    """Two columns: what, and how much."""
-    from rich.table import Table as Grid
-
-    grid = Grid(title=title, title_justify="left", show_header=False)
-    for name, value in {**values, **more}.items():
-        grid.add_row(name, words(value))
-    return grid
-
-
-def demo_tables(result: dict[str, Any]) -> list[Any]:
-    from rich.table import Table as Grid
-
-    grid = Grid("%", "model", "95 %", "blind", "wrong image", "chance", title="what it sees", title_justify="left")
-    for row in result["summary"]:
-        numbers = ("value", "low95", "high95", "blind", "wrong-image", "chance")
-        value, low, high, *controls = ("–" if row[name] is None else f"{100 * row[name]:.1f}" for name in numbers)
-        grid.add_row(f"{row['task']} {row['metric']} ({row['score']})", value, f"{low}–{high}", *controls)
-    facts = {"report": result["report"], "model": result["checkpoint"], "seconds": result["seconds"]}
-    return [grid, hits_table(result["query"], result["hits"]), facts_table("done", facts)]
-
-
-def hits_table(query: str, hits: list[tuple[str, float, str]]) -> Any:
-    """One line a hit; hits: (id, score, caption)."""
-    from rich.table import Table as Grid
-
-    grid = Grid("score", "id", "caption", title=f"hits for {query!r}", title_justify="left")
-    for id_, score, caption in hits:
-        grid.add_row(f"{score:.3f}", id_, caption)
-    return grid
-
-
-def shown(thing: Path, summary: dict[str, Any]) -> Any:
-    """A report prints itself, a table shows its columns, a run its settings; the rest are facts."""
-    if summary["kind"] == "report":
-        return omma.Report.load(thing)
-    if summary["kind"] == "table":
-        return shown_table(summary)
-    config = summary.pop("config", None)
-    facts = facts_table(summary.pop("kind"), summary)
-    return [facts, facts_table("config", config)] if config else facts
-
-
-def shown_table(summary: dict[str, Any]) -> Any:
-    from rich.table import Table as Grid
-
-    counts = {name: words(values) for name, values in summary["counts"].items()}
-    head = facts_table(
-        f"table of {summary['of']}",
-        {"path": summary["path"], "rows": summary["rows"], "chunks": len(summary["chunks"]), **counts},
-    )
-    columns = Grid("column", "type", "for example", title="columns", title_justify="left")
-    for name, type_ in summary["columns"].items():
-        example = next((row[name] for row in summary["sample"] if row.get(name) is not None), "")
-        columns.add_row(name, cut(type_, 40), cut(words(example), 60))
-    return [head, columns]
-
-
-def cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
-
-
-def words(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {words(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(words, value))
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # ---- reading what the user gave
