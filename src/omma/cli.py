@@ -203,7 +203,7 @@ def search(
     if not encoder:
         raise typer.BadParameter("give --encoder, the one that embedded the table")
     with working(as_json):
-        asked = query if image is None else read_picture(image)
+        asked = read_picture(image) if image else query or ""
         model = omma.load_encoder(encoder, device=device.value)
         hits = omma.search(omma.Table.open(table), asked, encoder=model, k=k, where=where)
     rows = [{"id": hit.id, "score": float(hit.score), "row": without_bytes(hit.row)} for hit in hits]

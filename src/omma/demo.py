@@ -156,9 +156,16 @@ def draw(folder: Path, pictures: int, pairs: int, seed: int, size: int, progress
         return
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    workers = os.cpu_count() or 1
-    how_many = {"pictures": pictures, "pairs": pairs, "size": size, "workers": workers}
-    write_scenes(part, seed=seed, split=folder.name, progress=progress, **how_many)
+    write_scenes(
+        part,
+        pictures=pictures,
+        pairs=pairs,
+        seed=seed,
+        size=size,
+        split=folder.name,
+        workers=os.cpu_count() or 1,
+        progress=progress,
+    )
     part.rename(folder)
 
 
