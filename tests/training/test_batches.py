@@ -151,6 +151,6 @@ def test_hidden_blocks_have_exactly_their_share():
     masks = np.stack([mask_blocks(8, 0.4, rng) for _ in range(300)])
     assert (masks.sum(axis=(1, 2)) == 26).all()
     frequency = masks.mean(axis=0)
-    assert frequency.min() > 0.15  # every patch has its turn
+    assert frequency.min() > 0.08  # every patch has its turn, corners least (as in BEiT: fewer blocks fit over them)
     neighbours = (masks[:, 1:] & masks[:, :-1]).mean() / masks.mean() ** 2
     assert neighbours > 1.3  # blocks, not salt and pepper

@@ -60,10 +60,10 @@ def test_hard_negatives_follow_the_softmax_and_never_belong():
     same = torch.zeros(4, 4, dtype=torch.bool)
     same[0, 3] = True
     generator = torch.Generator().manual_seed(0)
-    draws = torch.stack([hard_negatives(logits, same, generator)[0] for _ in range(4000)])
-    counts = torch.bincount(draws[:, 0], minlength=4) / 4000
+    draws = torch.stack([hard_negatives(logits, same, generator)[0] for _ in range(600)])
+    counts = torch.bincount(draws[:, 0], minlength=4) / 600
     expected = torch.tensor([0.0, math.e, math.e**2, 0.0])
-    torch.testing.assert_close(counts, expected / expected.sum(), atol=0.03, rtol=0)
+    torch.testing.assert_close(counts, expected / expected.sum(), atol=0.06, rtol=0)
     images = hard_negatives(logits, same, generator)[1]
     assert all(images[i] != i for i in range(4))
     assert images[3] != 0

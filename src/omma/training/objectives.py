@@ -43,7 +43,8 @@ def hard_negatives(logits: Tensor, same: Tensor, generator: torch.Generator | No
     valid = ~belongs.all(dim=1) & ~belongs.all(dim=0)
     drawn = []
     for scores, mask in ((logits, belongs), (logits.T, belongs.T)):
-        scores = scores.detach().float().masked_fill(mask, float("-inf"))
+        scores = scores.detach().float().nan_to_num(nan=0.0, posinf=1e4)  # a NaN is the loss's to report, not the draw's
+        scores = scores.masked_fill(mask, float("-inf"))
         scores = torch.where(mask.all(dim=1, keepdim=True), torch.zeros_like(scores), scores)  # any draw will do: invalid anyway
         drawn.append(torch.multinomial(scores.softmax(dim=1), 1, generator=generator).squeeze(1))
     return drawn[0], drawn[1], valid
