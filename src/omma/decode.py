@@ -1,12 +1,13 @@
 """The bounded decoder: any bytes from outside -> RGB pixels, or the reason why not. It never raises for a bad picture.
 
-The header is read first and its size checked before one pixel is decoded: a 17 kB PNG of 12000 x 12000 is turned down in a tenth of
-a millisecond, where decoding it takes 700 MB. Formats are told by their first bytes, and Pillow's readers are called one by one, so
-neither `Image.MAX_IMAGE_PIXELS` nor the formats a host program registered are used or changed.
+The header is read first and its size checked before one pixel is decoded: a 17 kB PNG of 12000 x 12000 is turned down
+in a tenth of a millisecond, where decoding it takes 700 MB. Formats are told by their first bytes, and Pillow's
+readers are called one by one, so neither `Image.MAX_IMAGE_PIXELS` nor the formats a host program registered are used
+or changed.
 
-    16-bit grey     shifted by 8 bits (a plain convert saturates)       alpha        composited on white
-    int32, float    stretched from minimum to maximum                   orientation  EXIF 2..8 applied, others noted
-    animation       frame 0, `frames` tells how many                    CMYK, YCbCr  converted; LAB is "unsupported_mode"
+    16-bit grey     shifted by 8 bits (a plain convert saturates)     alpha          composited on white
+    int32, float    stretched from minimum to maximum                 orientation    EXIF 2..8 applied, others noted
+    animation       frame 0, `frames` tells how many                  CMYK, YCbCr    converted; LAB: unsupported_mode
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ try:
 except ImportError:                                       # Pillow before 11.3
     AvifImagePlugin = None
 
-STATUSES = ("ok", "empty", "not_an_image", "truncated", "decode_error", "too_many_pixels", "too_many_bytes", "too_small",
-            "suspicious_ratio", "unsupported_mode", "flat", "bad_text", "optout", "duplicate_key")
-FLAT_STD = 2.0                                            # grey levels of 255: the standard deviation of the liveliest channel
+STATUSES = ("ok", "empty", "not_an_image", "truncated", "decode_error", "too_many_pixels", "too_many_bytes",
+            "too_small", "suspicious_ratio", "unsupported_mode", "flat", "bad_text", "optout", "duplicate_key")
+FLAT_STD = 2.0  # grey levels of 255: the standard deviation of the liveliest channel
 TURN = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90}
@@ -49,7 +50,8 @@ _warnings_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may be. Pixels and sides are counted before decoding; max_pixels_per_byte is of the compressed file."""
+    """What a picture may be. Pixels and sides are counted before decoding; max_pixels_per_byte is of the compressed
+    file."""
 
     max_bytes: int = 64 << 20
     max_pixels: int = 64_000_000
@@ -62,7 +64,8 @@ class Limits:
 class Decoded:
     """A status of STATUSES, and the RGB image when it is "ok" or "flat" (one colour, as good as).
 
-    width, height: of the upright picture at full size, 0 where no header was read. mode: of the file. note: what was done to it.
+    width, height: of the upright picture at full size, 0 where no header was read. mode: of the file. note: what was
+    done to it.
     """
 
     status: str
@@ -79,8 +82,8 @@ DEFAULT_LIMITS = Limits()
 
 
 def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, target: int | None = None) -> Decoded:
-    """data -> Decoded. target: the short side, in pixels, that will be needed: the image may then come back reduced by a whole
-    factor, never below target (JPEG is decoded at 1/2, 1/4 or 1/8, which is several times faster).
+    """data -> Decoded. target: the short side, in pixels, that is needed: the image may then come back reduced by a
+    whole factor, never below target (JPEG is decoded at 1/2, 1/4 or 1/8, which is several times faster).
 
     >>> decode(b"<html>404</html>").status
     'not_an_image'
@@ -97,7 +100,10 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, target: int | None = No
         return Decoded("truncated", format=name, note="shorter than its header says")
     frames = 1
     if kind == "GIF":
-        frames, (width, height) = _walk_gif(data)
+        frames, canvas = _walk_gif(data)
+        if canvas is None:
+            return Decoded("truncated", format=name, note="shorter than its header")
+        width, height = canvas
         if refused := _refuse(width, height, len(data), limits):
             return Decoded(refused, None, width, height, name, "P", frames)
     # only these readers warn about odd metadata; elsewhere the filters, which all threads share, stay untouched
@@ -161,8 +167,8 @@ def _fetch(row: Mapping[str, Any], root: Path | None) -> bytes:
             length = row.get("length")
             return file.read(-1 if length is None else length)
     except OSError as error:
-        raise ValueError(f"picture {row.get('id')!r} is in {path}, which can't be read ({error.strerror}); put the file back, "
-                         "or ingest again with the bytes stored in the table") from None
+        raise ValueError(f"picture {row.get('id')!r} is in {path}, which can't be read ({error.strerror}); "
+                         "put the file back, or ingest again with the bytes stored in the table") from None
 
 
 def _kind(data: bytes) -> str | None:
@@ -196,8 +202,9 @@ def _to_rgb(file: Image.Image) -> tuple[Image.Image, list[str]]:
         values = np.asarray(file).astype(np.float64)
         finite = values[np.isfinite(values)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-        scaled = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) * (255 / (high - low) if high > low else 0)
-        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB"), [f"stretched from {low:g}..{high:g}"]
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low
+        stretched = (values * (255 / (high - low) if high > low else 0)).round().astype(np.uint8)
+        return Image.fromarray(stretched).convert("RGB"), [f"stretched from {low:g}..{high:g}"]
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in file.info:
         seen = file.convert("RGBA")
         alpha = seen.getchannel("A")
@@ -218,7 +225,8 @@ def _spread(image: Image.Image) -> float:
 
 
 def _orientation(exif: bytes | None) -> int:
-    """Tag 0x0112 of the first directory, 1 where there is none. Read by hand: the general parser warns about odd tags."""
+    """Tag 0x0112 of the first directory, 1 where there is none. Read by hand: the general parser warns about odd
+    tags."""
     tiff = (exif or b"").removeprefix(b"Exif\x00\x00")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
@@ -235,9 +243,9 @@ def _orientation(exif: bytes | None) -> int:
     return 1
 
 
-def _walk_gif(data: bytes) -> tuple[int, tuple[int, int]]:
+def _walk_gif(data: bytes) -> tuple[int, tuple[int, int] | None]:
     """Number of frames and size of the canvas that holds the screen and frame 0, from the block structure alone."""
-    size, frames, canvas = len(data), 0, (0, 0)
+    size, frames, canvas = len(data), 0, None
     try:
         width, height, flags = struct.unpack_from("<HHB", data, 6)
         canvas, at = (width, height), 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
@@ -266,7 +274,7 @@ def _failure(error: Exception) -> str:
     if isinstance(error.__cause__ or error, IndexError | EOFError | struct.error):
         return "truncated"
     text = str(error).lower()
-    return "truncated" if any(word in text for word in ("truncated", "broken png", "not enough", "end of file")) else "decode_error"
+    return "truncated" if any(word in text for word in RAN_OFF) else "decode_error"
 
 
 def _line(error: Exception) -> str:
@@ -286,5 +294,6 @@ READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "WEBP": WebPImagePlugin.WebPImageFile, "BMP": BmpImagePlugin.BmpImageFile, "TIFF": TiffImagePlugin.TiffImageFile}
 if AvifImagePlugin is not None and AvifImagePlugin.SUPPORTED:
     READERS["AVIF"] = AvifImagePlugin.AvifImageFile
-MAGIC = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"), (b"BM", "BMP"),
-         (b"II*\x00", "TIFF"), (b"MM\x00*", "TIFF"), (b"II+\x00", "TIFF"), (b"MM\x00+", "TIFF"))
+MAGIC = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
+         (b"BM", "BMP"), (b"II*\x00", "TIFF"), (b"MM\x00*", "TIFF"), (b"II+\x00", "TIFF"), (b"MM\x00+", "TIFF"))
+RAN_OFF = ("truncated", "broken png", "not enough", "end of file")      # how readers say that the data ended early

@@ -1,27 +1,25 @@
-"""Table: the record everything else reads and writes. Parquet chunks, one sidecar file per added column and chunk, a manifest.
+"""Table: the record everything else reads and writes. Parquet chunks, a sidecar file per added column, a manifest.
 
-    uri/manifest.json                       what there is; written last, so a reader sees the old state or the new one
-    uri/base/<chunk>.parquet                rows, never changed once published
-    uri/cols/<column>@<fingerprint>/<chunk>.parquet     one added column for one chunk
+    uri/manifest.json                                  what there is; written last: a reader sees the old or new state
+    uri/base/<chunk>.parquet                           rows, never changed once published
+    uri/cols/<column>@<fingerprint>/<chunk>.parquet    one added column for one chunk
 
-Rows are never deleted or reordered; ops add columns, and what to keep is an expression over columns (`select`). A sidecar's path
-carries the fingerprint of what made it, and its metadata the digest of the rows it was made from, so a stale result can't mix with
-a fresh one. Every file is published by tmp + fsync + rename + fsync of the folder; a process killed at any moment loses at most
-what it had not committed.
+Rows are never deleted or reordered; ops add columns, and what to keep is an expression over columns (`select`). A
+sidecar's path carries the fingerprint of what made it, its metadata the digest of the rows it was made from: a stale
+result can't mix with a fresh one. Every file is published by tmp + fsync + rename + fsync of the folder, so a process
+killed at any moment loses at most what it had not committed.
 
-A column covers the chunks that were there when it was committed; rows appended later have null in it until its op runs again.
+A column covers the chunks that were there when it was committed; rows appended later have null in it until its op runs
+again. Writers take turns by a lock on uri/.lock; readers need none.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import json
-import os
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from omma.storage import (
+    RowIndex,
+    as_array,
+    blocks,
+    digest,
+    ipc,
+    load_manifest,
+    make_folder,
+    pack,
+    publish,
+    publish_manifest,
+    read_parquet,
+    some,
+    sweep,
+    to_parquet,
+    unpack,
+)
 from omma.where import Predicate, no_column, parse
 
 try:
@@ -51,11 +66,6 @@ ITEMS = pa.schema([
     ("split", pa.string()),
 ])
 KINDS = {"pictures": PICTURES, "items": ITEMS}
-DEFAULTS = {"media": "image", "status": "ok"}
-REPEATING = ["media", "source", "split", "status", "task", "pattern", "answer", "captions.list.element.language"]
-FORMAT = "omma-table/1"
-CHUNK_BYTES = 256 << 20                                   # a chunk closes early at this size: one batch must fit in memory
-GROUP_BYTES = 4 << 20                                     # Parquet row groups of about this size: what `take` reads for one row
 
 
 @dataclass(frozen=True)
@@ -67,123 +77,13 @@ class Chunk:
     digest: str
 
 
-def digest(*parts: bytes | str) -> str:
-    """32 hex digits of blake2b over the parts, each with its length."""
-    state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        state.update(len(data).to_bytes(8, "little"))
-        state.update(data)
-    return state.hexdigest()
-
-
-def publish(path: Path, data: bytes | memoryview | pa.Buffer) -> None:
-    """Write data to path so that every reader sees all of it or none of it, also after a crash."""
-    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        with open(tmp, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    except BaseException:
-        tmp.unlink(missing_ok=True)
-        raise
-    _fsync_folder(path.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    if os.name == "nt":                                   # a folder can't be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        _fsync_folder(folder.parent)
-
-
-def _pack(schema: pa.Schema) -> str:
-    return base64.b64encode(schema.serialize().to_pybytes()).decode()
-
-
-def _unpack(text: str) -> pa.Schema:
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
-
-
-def _parquet(rows: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    group = min(rows.num_rows, max(16, GROUP_BYTES * rows.num_rows // max(rows.nbytes, 1)))
-    repeating = [name for name in REPEATING if name.split(".")[0] in rows.column_names]
-    pq.write_table(rows, sink, row_group_size=max(group, 1), compression="zstd", compression_level=1,
-                   use_dictionary=repeating or False)
-    return sink.getvalue()
-
-
-def _read_parquet(path: Path, columns: list[str] | None, rows: np.ndarray | None) -> pa.Table:
-    """The columns (all if None) of the rows (positions, ascending; all if None); only row groups that hold them are read."""
-    with pq.ParquetFile(path) as file:
-        if rows is None:
-            found = file.read(columns, use_threads=False)
-        else:
-            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-            ends = np.cumsum(sizes)
-            groups = np.unique(np.searchsorted(ends, rows, side="right"))
-            shift = np.zeros(len(sizes), np.int64)        # how many rows of unread groups lie before each group
-            read = np.zeros(len(sizes), bool)
-            read[groups] = True
-            shift[1:] = np.cumsum(np.where(read, 0, sizes))[:-1]
-            found = file.read_row_groups(groups.tolist(), columns, use_threads=False)
-            found = found.take(pa.array(rows - shift[np.searchsorted(ends, rows, side="right")]))
-    return found if columns is None else found.select(columns)
-
-
-class _Rows:
-    """id -> row number, in about 16 bytes and one copy of the id a row: sorted hashes, checked against the ids themselves."""
-
-    def __init__(self) -> None:
-        self.chunks = 0                                   # how many chunks of the table are in here
-        self.ids = pa.chunked_array([], pa.string())
-        self.keys = np.empty(0, np.int64)
-        self.rows = np.empty(0, np.int64)
-
-    def extend(self, ids: pa.ChunkedArray) -> None:
-        keys = np.fromiter(map(hash, ids.to_pylist()), np.int64, len(ids))
-        rows = np.arange(len(self.ids), len(self.ids) + len(ids))
-        order = np.argsort(keys)
-        self.ids = pa.chunked_array([*self.ids.chunks, *ids.chunks], pa.string())
-        keys, rows = np.concatenate([self.keys, keys[order]]), np.concatenate([self.rows, rows[order]])
-        order = np.argsort(keys, kind="stable")           # two sorted runs: merged in linear time
-        self.keys, self.rows = keys[order], rows[order]
-
-    def find(self, ids: Sequence[str]) -> np.ndarray:
-        """(n,) row numbers, -1 for an id that is not there."""
-        found = np.full(len(ids), -1, np.int64)
-        keys = np.fromiter(map(hash, ids), np.int64, len(ids))
-        first, last = np.searchsorted(self.keys, keys), np.searchsorted(self.keys, keys, side="right")
-        which = np.repeat(np.arange(len(ids)), last - first)             # equal hashes of unequal ids give several candidates
-        if len(which):
-            place = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True) if b > a])
-            candidates = self.rows[place]
-            names = self.ids.take(pa.array(candidates)).to_pylist()
-            for i, row, name in zip(which, candidates, names, strict=True):
-                if name == ids[i]:
-                    found[i] = row
-        return found
-
-
 class Table:
     """Rows on disk with added columns. Made by `create`, found by `open`; see the module's page for the layout."""
 
     def __init__(self, uri: str | Path, manifest: dict[str, Any]):
         self.uri = Path(uri)
         self._use(manifest)
-        self._rows = _Rows()
+        self._rows = RowIndex()
 
     def __getstate__(self) -> dict[str, Any]:             # a worker process works on the very snapshot it was handed
         return {"uri": self.uri, "manifest": self._manifest}
@@ -194,72 +94,64 @@ class Table:
     def __repr__(self) -> str:
         return f"Table({str(self.uri)!r}, kind={self.kind!r}, {self.num_rows} rows, columns: {', '.join(self.columns)})"
 
-    # ---- making and opening -------------------------------------------------------------------------------------------
+    # ---- making and opening
 
     @classmethod
     def create(cls, uri: str | Path, kind: str = "pictures", extra: pa.Schema | None = None, chunk_rows: int = 1000,
                info: dict[str, Any] | None = None) -> Table:
         """An empty table at uri. extra: further base columns; info: anything JSON can hold, kept in `table.info`.
 
-        Raises ValueError when a table is there already, for an unknown kind, or an extra column that bears a base column's name.
+        Raises ValueError when a table is there already, for an unknown kind, or an extra column named like a base
+        column.
         """
         uri = Path(uri)
         if kind not in KINDS:
             raise ValueError(f"kind={kind!r} is no kind of table; there are {', '.join(KINDS)}")
         if chunk_rows < 1:
             raise ValueError(f"chunk_rows={chunk_rows}; a chunk holds at least 1 row")
-        if (uri / "manifest.json").exists():
-            raise ValueError(f"there is a table at {uri} already; open it with Table.open({str(uri)!r}), or choose another place")
         if uri.exists() and not uri.is_dir():
             raise ValueError(f"{uri} is a file; a table is a folder, choose another place")
         schema = KINDS[kind]
         for field in extra or ():
             _check_name(field.name)
             if field.name in schema.names:
-                raise ValueError(f"extra column {field.name!r} is there already; a {kind} table has {', '.join(schema.names)}")
+                raise ValueError(f"extra column {field.name!r} is there already; {kind} have {', '.join(schema.names)}")
             schema = schema.append(field)
-        _make_folder(uri)
-        _make_folder(uri / "base")
-        table = cls(uri, {"format": FORMAT, "kind": kind, "chunk_rows": chunk_rows, "schema": _pack(schema), "chunks": [],
-                          "columns": {}, "info": info or {}})
-        with table._commit():
-            pass
-        return table
+        make_folder(uri / "base")
+        with _writing(uri):
+            if (uri / "manifest.json").exists():
+                raise ValueError(f"there is a table at {uri} already; open it with Table.open, or choose another place")
+            publish_manifest(uri, {"kind": kind, "chunk_rows": chunk_rows, "schema": pack(schema), "chunks": [],
+                                   "columns": {}, "info": info or {}})
+        return cls.open(uri)
 
     @classmethod
     def open(cls, uri: str | Path) -> Table:
-        """The table at uri, as last committed. Raises ValueError that says what is there instead, or that it is damaged."""
-        return cls(uri, _load(Path(uri)))
+        """The table at uri, as last committed. Raises ValueError: what is there instead, or that it is damaged."""
+        return cls(uri, load_manifest(Path(uri)))
 
     def refresh(self) -> Table:
-        """Look again: take over what other processes have committed since this table was opened. Returns the table itself."""
-        self._use(_load(self.uri))
+        """Take over what other processes have committed since this table was opened. Returns the table itself."""
+        self._use(load_manifest(self.uri))
         return self
 
     def _use(self, manifest: dict[str, Any]) -> None:
         self._manifest = manifest
-        self._base = _unpack(manifest["schema"])
+        self._base = unpack(manifest["schema"])
         self._chunks = [Chunk(*entry) for entry in manifest["chunks"]]
-        self._added = {name: _unpack(entry["arrow"]).field(0) for name, entry in manifest["columns"].items()}
+        self._added = {name: unpack(entry["arrow"]).field(0) for name, entry in manifest["columns"].items()}
 
     @contextlib.contextmanager
     def _commit(self) -> Iterator[dict[str, Any]]:
-        """Hold the writers' lock and hand out the manifest as it is on disk now; what the caller changed is then published."""
-        with open(self.uri / ".lock", "a") as lock:       # the lock dies with its process: nothing to clean up after kill -9
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            fresh = not (self.uri / "manifest.json").exists()
-            manifest = self._manifest if fresh else _load(self.uri)
-            if not fresh:
-                self._use(manifest)
-            manifest = json.loads(json.dumps(manifest))
+        """Hold the writers' lock and hand out the manifest as it is on disk; then publish it as the caller left it."""
+        with _writing(self.uri):
+            self.refresh()
+            manifest = json.loads(json.dumps(self._manifest))
             yield manifest
-            body = json.dumps(manifest, sort_keys=True)
-            manifest_text = json.dumps({**manifest, "checksum": digest(body)}, sort_keys=True, indent=1)
-            publish(self.uri / "manifest.json", manifest_text.encode())
+            publish_manifest(self.uri, manifest)
             self._use(manifest)
 
-    # ---- what there is ------------------------------------------------------------------------------------------------
+    # ---- what there is
 
     @property
     def kind(self) -> str:
@@ -290,79 +182,79 @@ class Table:
         return self.num_rows
 
     def column_info(self, name: str) -> dict[str, Any]:
-        """How a column came about: fingerprint, op, params, type, created (Unix seconds), rows covered, and what its maker added.
-
-        A base column has fingerprint "base". Raises ValueError for a column that isn't there.
+        """How a column came about: fingerprint, op, params, type, created (Unix seconds), rows covered, and further
+        entries of its maker. A base column has fingerprint "base". Raises ValueError for a column that isn't there.
         """
         if name in self._base.names:
-            return {"fingerprint": "base", "op": None, "params": {}, "type": str(self._base.field(name).type),
+            return {"op": None, "params": {}, "fingerprint": "base", "type": str(self._base.field(name).type),
                     "created": None, "rows": self.num_rows}
         if name not in self._added:
             raise no_column(name, self.columns, self.uri)
         entry = self._manifest["columns"][name]
         rows = sum(chunk.rows for chunk in self._chunks[: entry["chunks"]])
-        return {**entry["info"], "fingerprint": entry["fingerprint"], "op": entry["info"].get("op"),
-                "params": entry["info"].get("params", {}), "type": str(self._added[name].type), "created": entry["created"],
-                "rows": rows}
+        return {"op": None, "params": {}, **entry["info"], "fingerprint": entry["fingerprint"],
+                "type": str(self._added[name].type), "created": entry["created"], "rows": rows}
 
-    # ---- writing ------------------------------------------------------------------------------------------------------
+    # ---- writing
 
     def append(self, rows: pa.Table | Iterable[Mapping[str, Any]], info: dict[str, Any] | None = None) -> int:
         """Add rows at the end and return how many; all of them become visible at once. Missing columns are null.
 
-        rows may be a generator: one chunk at a time is in memory. Every call starts a new chunk, so append many rows at a time.
-        info, if given, is merged into `table.info` in the same commit. Raises ValueError for an unknown column, a missing id, an id
-        given twice or there already, or a value that does not fit its column; the table is then as it was.
+        rows may be a generator: one chunk at a time is in memory. Every call starts a new chunk, so append many at a
+        time. info, if given, is merged into `table.info` in the same commit. Raises ValueError for an unknown column,
+        a missing id, an id given twice or there already, or a value that does not fit its column; the table is then
+        as it was.
         """
         added = 0
         with self._commit() as manifest:
-            index = self._index()
-            for block in _blocks(rows, self._base, self._manifest["chunk_rows"], self.uri):
-                ids = block["id"].to_pylist()
-                self._check_ids(ids, index)
-                name, data = f"{len(manifest['chunks']):06d}", _parquet(block)
+            sweep(self.uri / "base")
+            index, self._rows = self._index(), RowIndex()            # put back only once all went well
+            for block in blocks(rows, self._base, self._manifest["chunk_rows"], self.uri):
+                self._check_ids(block["id"].to_pylist(), index)
+                name, data = f"{len(manifest['chunks']):06d}", to_parquet(block)
                 publish(self.uri / "base" / f"{name}.parquet", data)
                 manifest["chunks"].append([name, block.num_rows, digest(data)])
                 index.extend(block["id"])
-                index.chunks += 1
                 added += block.num_rows
             manifest["info"].update(info or {})
-            self._rows = index
+        self._rows = index
         return added
 
-    def _check_ids(self, ids: list[str | None], index: _Rows) -> None:
+    def _check_ids(self, ids: list[str | None], index: RowIndex) -> None:
         nameless = [i for i, name in enumerate(ids) if not name]
         if nameless:
-            raise ValueError(f"{len(nameless)} rows have no id, the first at position {nameless[0]}; give every row an id")
-        seen: set[str] = set()
-        twice = [name for name in ids if name in seen or seen.add(name)]
-        names: list[str] = [name for name in ids if name]
+            raise ValueError(f"{len(nameless)} rows have no id, the first is number {nameless[0]}; give each row an id")
+        names = [name for name in ids if name]
+        twice = [name for name, number in Counter(names).items() if number > 1] if len(set(names)) < len(names) else []
         twice += [name for name, row in zip(names, index.find(names), strict=True) if row >= 0]
         if twice:
-            raise ValueError(f"{len(twice)} duplicate ids in {self.uri}: {_some(twice)}. An id names one row; "
+            raise ValueError(f"{len(twice)} duplicate ids in {self.uri}: {some(twice)}. An id names one row; "
                              "give the new rows other ids, or leave out those that are there")
 
     def add_column(self, name: str, values: Any, *, type: pa.DataType | None = None, fingerprint: str | None = None,
                    info: dict[str, Any] | None = None) -> None:
         """Add column name, or replace an added column of that name.
 
-        values: one value a row, in row order (list, Arrow array, or numpy (rows,) or (rows, E)); or {id: value}, the other rows null;
-        or a function from a RecordBatch of all columns to an array. type: Arrow type, inferred if None. fingerprint: what the values
-        depend on; equal fingerprints promise equal values. By default it is a hash of the values. info: kept in `column_info`.
-        All values are held in memory; `omma.jobs.run` computes a column chunk by chunk, and goes on where it was stopped.
+        values: one value a row, in row order (list, Arrow array, or numpy (rows,) or (rows, E)); or {id: value},
+        other rows null; or a function from a RecordBatch of all columns to an array. type: Arrow type, inferred if
+        None. fingerprint: what the values depend on; equal fingerprints promise equal values. By default it is a hash
+        of the values. info: kept in `column_info`. All values are held in memory; `omma.jobs.run` computes a column
+        chunk by chunk. Raises ValueError for a base column's name, values that don't align with the rows, or ids that
+        aren't there.
         """
         _check_name(name)
         if name in self._base.names:
-            raise ValueError(f"{name!r} is a base column of {self.uri}, and base columns never change; choose another name")
+            raise ValueError(f"{name!r} is a base column of {self.uri}, and those never change; choose another name")
         array = self._aligned(values, type)
         if len(array) != self.num_rows:
-            raise ValueError(f"{len(array)} values for the {self.num_rows} rows of {self.uri}; give one a row, or {{id: value}}")
+            raise ValueError(f"{len(array)} values for {self.num_rows} rows of {self.uri}; "
+                             "give one a row, or {id: value}")
         parts, start = [], 0
         for chunk in self._chunks:
             parts.append(array.slice(start, chunk.rows))
             start += chunk.rows
         if fingerprint is None:
-            fingerprint = digest(str(array.type), *(_ipc(part) for part in parts))
+            fingerprint = digest(str(array.type), *(ipc(part) for part in parts))
         for chunk, part in zip(self._chunks, parts, strict=True):
             self.write_sidecar(name, fingerprint, chunk, part)
         behind = self.commit_column(name, fingerprint, array.type, info=info, covers=len(self._chunks))
@@ -370,21 +262,21 @@ class Table:
 
     def _aligned(self, values: Any, type: pa.DataType | None) -> pa.ChunkedArray:
         if callable(values):
-            pieces = [_as_array(values(batch), type) for batch in self.scan()]
+            pieces = [as_array(values(batch), type) for batch in self.scan()]
             kind = type or (pieces[0].type if pieces else pa.null())
             return pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], kind)
         if isinstance(values, Mapping):
             rows = self._index().find(list(values))
             missing = [name for name, row in zip(values, rows, strict=True) if row < 0]
             if missing:
-                raise ValueError(f"{len(missing)} ids of the values are not in {self.uri}: {_some(missing)}")
+                raise ValueError(f"{len(missing)} ids of the values are not in {self.uri}: {some(missing)}")
             aligned: list[Any] = [None] * self.num_rows
             for row, value in zip(rows, values.values(), strict=True):
                 aligned[row] = value
-            return _as_array(aligned, type)
-        return _as_array(values, type)
+            return as_array(aligned, type)
+        return as_array(values, type)
 
-    # ---- one column for one chunk: what a job writes ------------------------------------------------------------------
+    # ---- one column for one chunk: what a job writes
 
     def sidecar_path(self, name: str, fingerprint: str, chunk: Chunk) -> Path:
         return self.uri / "cols" / f"{quote(name, safe='')}@{fingerprint}" / f"{chunk.name}.parquet"
@@ -399,16 +291,17 @@ class Table:
 
     def write_sidecar(self, name: str, fingerprint: str, chunk: Chunk, values: pa.Array | pa.ChunkedArray,
                       needs: Sequence[str] = (), note: dict[str, Any] | None = None) -> None:
-        """Publish one chunk of a column; it is not visible before `commit_column`. note: kept in the file, see `sidecar_note`."""
+        """Publish one chunk of a column, visible only after `commit_column`. note: for `sidecar_note` to read."""
         assert len(values) == chunk.rows, (len(values), chunk)
         path = self.sidecar_path(name, fingerprint, chunk)
-        _make_folder(path.parent)
+        make_folder(path.parent)
         metadata = {"inputs": self.input_key(chunk, needs), "note": json.dumps(note or {})}
         schema = pa.schema([pa.field(name, values.type)], metadata=metadata)
         array = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
-        publish(path, _parquet(pa.Table.from_arrays([array], schema=schema)))
+        publish(path, to_parquet(pa.Table.from_arrays([array], schema=schema)))
 
-    def sidecar_note(self, name: str, fingerprint: str, chunk: Chunk, needs: Sequence[str] = ()) -> dict[str, Any] | None:
+    def sidecar_note(self, name: str, fingerprint: str, chunk: Chunk,
+                     needs: Sequence[str] = ()) -> dict[str, Any] | None:
         """The note of a chunk's result, None when there is none or it was made from other rows."""
         try:
             metadata = pq.read_schema(self.sidecar_path(name, fingerprint, chunk)).metadata or {}
@@ -422,25 +315,25 @@ class Table:
                       info: dict[str, Any] | None = None, covers: int | None = None) -> list[Chunk]:
         """Make a column visible when every chunk has its result; else change nothing and return the chunks without one.
 
-        covers: commit for the first so many chunks only, when others appended rows meanwhile that the values don't reach.
+        covers: commit for the first so many chunks only, when others appended rows meanwhile.
         """
         with self._commit() as manifest:
             reach = self._chunks[:covers]
             behind = [chunk for chunk in reach if self.sidecar_note(name, fingerprint, chunk, needs) is None]
             if not behind:
                 manifest["columns"][name] = {
-                    "fingerprint": fingerprint, "arrow": _pack(pa.schema([pa.field(name, type)])), "chunks": len(reach),
+                    "fingerprint": fingerprint, "arrow": pack(pa.schema([pa.field(name, type)])), "chunks": len(reach),
                     "created": round(time.time(), 3), "info": info or {}}
         return behind
 
-    # ---- reading ------------------------------------------------------------------------------------------------------
+    # ---- reading
 
     def scan(self, columns: Sequence[str] | None = None, where: str | pc.Expression | Predicate | None = None,
              batch_rows: int | None = None) -> Iterator[pa.RecordBatch]:
-        """Batches of rows, in row order; a batch lies within one chunk, holds at most batch_rows rows and is never empty.
+        """Batches of rows, in row order; a batch lies in one chunk, holds at most batch_rows rows and is never empty.
 
-        columns: names in the order wanted, all if None. where: see `omma.where`. The columns of where are read first, and the others
-        only where a row is kept. Raises ValueError for a column that isn't there.
+        columns: names in the order wanted, all if None. where: see `omma.where`; its columns are read first, and the
+        others only where a row is kept. Raises ValueError for a column that isn't there.
         """
         wanted = self._wanted(columns)
         keep = self._predicate(where)
@@ -469,7 +362,7 @@ class Table:
         if len(rows) == chunk.rows:
             return self._read(chunk, wanted, None)
         rest = [name for name in wanted if name not in keep.columns]
-        found = {name: column for name, column in zip(rest, self._read(chunk, rest, rows).columns, strict=True)} if rest else {}
+        found = dict(zip(rest, self._read(chunk, rest, rows).columns, strict=True)) if rest else {}
         tested = tested.take(pa.array(rows))
         return pa.table({name: tested[name] if name in keep.columns else found[name] for name in wanted},
                         schema=self._schema_of(wanted))
@@ -478,19 +371,20 @@ class Table:
         base = [name for name in wanted if name in self._base.names]
         found: dict[str, pa.ChunkedArray] = {}
         if base:
-            part = _read_parquet(self.uri / "base" / f"{chunk.name}.parquet", base, rows)
+            part = read_parquet(self.uri / "base" / f"{chunk.name}.parquet", base, rows)
             found.update(zip(base, part.columns, strict=True))
         for name in wanted:
             if name in self._added:
                 if self._covers(name, chunk):
                     path = self.sidecar_path(name, self._manifest["columns"][name]["fingerprint"], chunk)
-                    found[name] = _read_parquet(path, None, rows).column(0)
+                    found[name] = read_parquet(path, None, rows).column(0)
                 else:
                     number = chunk.rows if rows is None else len(rows)
                     found[name] = pa.chunked_array([pa.nulls(number, self._added[name].type)])
         return pa.table([found[name] for name in wanted], schema=self._schema_of(wanted))
 
-    def read(self, columns: Sequence[str] | None = None, where: str | pc.Expression | Predicate | None = None) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None,
+             where: str | pc.Expression | Predicate | None = None) -> pa.Table:
         """What `scan` gives, as one Arrow table in memory."""
         return pa.Table.from_batches(self.scan(columns, where), self._schema_of(self._wanted(columns)))
 
@@ -503,8 +397,9 @@ class Table:
         numbers = self._index().find(ids)
         if (numbers < 0).any():
             missing = [name for name, row in zip(ids, numbers, strict=True) if row < 0]
-            raise ValueError(f"{len(missing)} of {len(ids)} ids are not in {self.uri}: {_some(missing)}. Its ids look like: "
-                             f"{_some(self._index().ids.slice(0, 3).to_pylist())}")
+            first = some(self._index().ids.slice(0, 3).to_pylist())
+            raise ValueError(f"{len(missing)} of {len(ids)} ids are not in {self.uri}: {some(missing)}. "
+                             f"Its ids are such as {first}")
         if not ids:
             return self._schema_of(wanted).empty_table()
         unique, back = np.unique(numbers, return_inverse=True)
@@ -520,10 +415,9 @@ class Table:
         assert keep is not None
         return View(self, keep)
 
-    def _index(self) -> _Rows:
+    def _index(self) -> RowIndex:
         for chunk in self._chunks[self._rows.chunks:]:
             self._rows.extend(self._read(chunk, ["id"], None)["id"])
-            self._rows.chunks += 1
         return self._rows
 
     def _wanted(self, columns: Sequence[str] | None) -> list[str]:
@@ -531,6 +425,8 @@ class Table:
             return self.columns
         if isinstance(columns, str):
             raise ValueError(f"columns={columns!r} is one string; give a list of names: [{columns!r}]")
+        if not columns:
+            raise ValueError(f"columns is empty; name at least one of {', '.join(self.columns)}")
         for name in columns:
             if name not in self._base.names and name not in self._added:
                 raise no_column(name, self.columns, self.uri)
@@ -602,123 +498,23 @@ class View:
         kept = set(tested.filter(self._keep.expression)["id"].to_pylist())
         missing = [name for name in ids if name not in kept]
         if missing:
-            raise ValueError(f"{len(missing)} of {len(ids)} ids are in {self.uri} but not where {self.where}: {_some(missing)}")
+            raise ValueError(f"{len(missing)} of {len(ids)} ids are not in {self.uri} "
+                             f"where {self.where}: {some(missing)}")
         return self.table.take(ids, columns)
 
     def select(self, where: str | pc.Expression) -> View:
         return View(self.table, self._and(where))
 
 
-def _load(uri: Path) -> dict[str, Any]:
-    path = uri / "manifest.json"
-    try:
-        manifest = json.loads(path.read_bytes())
-        checksum = manifest.pop("checksum")
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"no table at {uri}: {_whats_at(uri)}. Make one: omma ingest FOLDER_OR_TAR --out {uri}") from None
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); restore the file from a copy, or make the table again") from None
-    if manifest.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT!r}")
-    if checksum != digest(json.dumps(manifest, sort_keys=True)):
-        raise ValueError(f"{path} is damaged (its checksum does not fit); restore the file from a copy, or make the table again")
-    return manifest
-
-
-def _whats_at(uri: Path) -> str:
-    if not uri.exists():
-        return "there is nothing"
-    if not uri.is_dir():
-        return "there is a file, and a table is a folder"
-    names = sorted(path.name for path in uri.iterdir())
-    tables = [name for name in names if (uri / name / "manifest.json").exists()]
-    if tables:
-        return f"the folder holds tables, open one of them: {', '.join(str(uri / name) for name in tables)}"
-    return f"the folder has no manifest.json, it holds {_some(names) or 'nothing'}"
-
-
-def _some(names: Sequence[Any], most: int = 10) -> str:
-    shown = ", ".join(str(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+@contextlib.contextmanager
+def _writing(uri: Path) -> Iterator[None]:
+    """Writers take turns. The lock dies with its process, so there is nothing to clean up after kill -9."""
+    with open(uri / ".lock", "a") as lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _check_name(name: str) -> None:
     if not isinstance(name, str) or not name.strip() or len(name) > 100 or not name.isprintable():
         raise ValueError(f"{name!r} cannot name a column; use 1 to 100 printable characters, such as 'clip.score'")
-
-
-def _ipc(array: pa.ChunkedArray) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    table = pa.table({"values": array.combine_chunks()})
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
-def _as_array(values: Any, type: pa.DataType | None) -> pa.ChunkedArray:
-    try:
-        if isinstance(values, np.ndarray) and values.ndim == 2:
-            flat = pa.array(np.ascontiguousarray(values).ravel())
-            values = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-        elif not isinstance(values, pa.Array | pa.ChunkedArray):
-            values = pa.array(values, type)
-        array = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
-        return array if type is None or array.type == type else array.cast(type)
-    except (pa.ArrowException, TypeError) as error:
-        raise ValueError(f"the values do not make a column of type {type or 'one kind'}: {error}") from None
-
-
-def _blocks(rows: pa.Table | Iterable[Mapping[str, Any]], schema: pa.Schema, chunk_rows: int, uri: Path) -> Iterator[pa.Table]:
-    """rows cut into chunks of the table's schema: at most chunk_rows rows, and about CHUNK_BYTES of pictures."""
-    if isinstance(rows, pa.RecordBatch):
-        rows = pa.Table.from_batches([rows])
-    if isinstance(rows, pa.Table):
-        step = max(1, min(chunk_rows, CHUNK_BYTES * rows.num_rows // max(rows.nbytes, 1)))
-        for start in range(0, rows.num_rows, step):
-            yield _fit(rows.slice(start, step), schema, uri)
-        return
-    block: list[Mapping[str, Any]] = []
-    size = 0
-    for row in rows:
-        block.append(row)
-        size += len(row.get("bytes") or b"")
-        if len(block) == chunk_rows or size >= CHUNK_BYTES:
-            yield _from_dicts(block, schema, uri)
-            block, size = [], 0
-    if block:
-        yield _from_dicts(block, schema, uri)
-
-
-def _from_dicts(block: list[Mapping[str, Any]], schema: pa.Schema, uri: Path) -> pa.Table:
-    names = dict.fromkeys(name for row in block for name in row)
-    for name in names:
-        if name not in schema.names:
-            raise _foreign(name, schema, uri)
-    present = pa.schema([field for field in schema if field.name in names])
-    arrays = []
-    for field in present:
-        try:
-            arrays.append(pa.array([row.get(field.name) for row in block], field.type))
-        except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
-            raise ValueError(f"column {field.name!r} of {uri} has type {field.type}, and a value does not fit: {error}") from None
-    return _fit(pa.table(arrays, schema=present), schema, uri)
-
-
-def _fit(rows: pa.Table, schema: pa.Schema, uri: Path) -> pa.Table:
-    for name in rows.column_names:
-        if name not in schema.names:
-            raise _foreign(name, schema, uri)
-    columns = []
-    for field in schema:
-        column = rows[field.name] if field.name in rows.column_names else pa.chunked_array([pa.nulls(rows.num_rows, field.type)])
-        try:
-            column = column.cast(field.type)
-        except pa.ArrowException as error:
-            raise ValueError(f"column {field.name!r} of {uri} has type {field.type}, the rows have {column.type}: {error}") from None
-        columns.append(pc.fill_null(column, DEFAULTS[field.name]) if field.name in DEFAULTS else column)
-    return pa.table(columns, schema=schema).combine_chunks()
-
-
-def _foreign(name: str, schema: pa.Schema, uri: Path) -> ValueError:
-    return ValueError(f"no column {name!r} in {uri}; its rows have {', '.join(schema.names)}. Name further columns when the table is "
-                      "made: Table.create(uri, extra=pa.schema([...])), or add one to all rows with table.add_column")

@@ -1,9 +1,9 @@
-"""Predicates: a line of Python such as "status == 'ok' and width >= 64" -> a pyarrow expression and the columns it reads.
+"""Predicates: a line such as "status == 'ok' and width >= 64" -> a pyarrow expression and the columns it reads.
 
-Only comparisons, in / not in, is None / is not None, and / or / not, literals and columns are understood; nothing is evaluated as
-Python. A column is its name (`width`), a dotted name (`clip.score`) or, for any other name, `col("embed.vlmo-nano")`; a dotted name
-that is no column reaches into a struct (`knobs.size`). Nulls behave as in SQL: a comparison with null is neither true nor false,
-so such a row is kept by neither `x == 1` nor `not x == 1`.
+Only comparisons, in / not in, is None / is not None, and / or / not, literals and columns are understood; nothing is
+evaluated as Python. A column is its name (`width`), a dotted name (`clip.score`) or, for any other name,
+`col("embed.vlmo-nano")`; a dotted name that is no column reaches into a struct (`knobs.size`). Nulls behave as in
+SQL: a comparison with null is neither true nor false, so such a row is kept by neither `x == 1` nor `not x == 1`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 GRAMMAR = "column, literal, == != < <= > >=, in, not in, is None, is not None, and, or, not, col('any.name')"
+if_else = getattr(pc, "if_else")  # noqa: B009  (pyarrow makes its functions at run time)
 COMPARE = {ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
            ast.Gt: operator.gt, ast.GtE: operator.ge}
 
@@ -52,7 +53,7 @@ def parse(where: str | pc.Expression, schema: pa.Schema, uri: Path | str = "the 
         _bind(where, schema, str(where), uri)
         # pyarrow does not list the fields of an expression: a column is needed when binding fails without it
         used = [name for name in schema.names if not _binds(where, pa.schema([f for f in schema if f.name != name]))]
-        return Predicate(where, tuple(used), str(where))
+        return Predicate(where, tuple(used or schema.names[:1]), str(where))     # a constant one still counts rows
     if not isinstance(where, str):
         raise ValueError(f"where is {where!r}; give a string such as \"status == 'ok'\", or a pyarrow expression")
     try:
@@ -106,8 +107,6 @@ class _Parser:
             for link in links[1:]:                       # 64 <= width < 128 means both
                 whole = whole & link
             return whole
-        if isinstance(node, ast.Constant) and isinstance(node.value, bool):
-            return pc.scalar(node.value)
         return self.column(node)                          # a bare column: a boolean one
 
     def compare(self, left: ast.AST, op: ast.cmpop, right: ast.AST) -> pc.Expression:
@@ -121,8 +120,12 @@ class _Parser:
                 raise self.error(right, "after in / not in stands a list of literals, such as ('train', 'val')")
             column = self.column(left)
             # is_in calls a null "not in"; here it stays null, as every other comparison with null does
-            values = pa.array([self.literal(element) for element in right.elts])
-            inside = pc.if_else(column.is_valid(), column.isin(values), pa.scalar(None, pa.bool_()))
+            literals = [self.literal(element) for element in right.elts]
+            try:
+                values = pa.array(literals)
+            except pa.ArrowException:
+                raise self.error(right, "the list holds values of different types") from None
+            inside = if_else(column.is_valid(), column.isin(values), pa.scalar(None, pa.bool_()))
             return ~inside if isinstance(op, ast.NotIn) else inside
         if isinstance(left, ast.Constant | ast.UnaryOp) and isinstance(right, ast.Constant | ast.UnaryOp):
             raise self.error(left, "a comparison needs a column on one side")
@@ -160,7 +163,7 @@ class _Parser:
             path.insert(0, str(arguments[0].value))
         else:
             raise self.error(node, "a column is expected")
-        for cut in range(len(path), 0, -1):               # the longest name wins: "clip.score" before field score of clip
+        for cut in range(len(path), 0, -1):               # the longest name wins: clip.score before field score of clip
             name, fields = ".".join(path[:cut]), path[cut:]
             if name in self.schema.names:
                 self.used.append(name)
