@@ -32,7 +32,7 @@ def draw(world: World, size: int = 128, picture: bool = True, ids: bool = True) 
     paint, mark = ImageDraw.Draw(canvas) if canvas else None, ImageDraw.Draw(mask) if mask else None
     if paint:
         paint.rectangle((0, round(world.backdrop.horizon * wide), wide, wide), fill=world.backdrop.ground)
-    line = max(1, round(wide / 128))
+    line = 2 * round(wide / 128) + 1
     for i in world.order:
         thing = world.things[i]
         kind = KINDS[thing.kind]

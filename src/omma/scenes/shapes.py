@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 Point = tuple[float, float]
 INK, DARK, GREY, WHITE = (38, 38, 50), (72, 76, 90), (150, 154, 166), (252, 252, 252)
 LIGHT, GLASS, WOOD, SKIN, COFFEE = (255, 232, 120), (206, 228, 240), (146, 112, 78), (236, 196, 160), (92, 60, 38)
+DOTS = 1.047  # a polygon of 16 corners is smaller than its circle, and pixels round the stripes up
 TURNS = {"right": 0, "down": 1, "left": 2, "up": 3}
 
 
@@ -92,12 +93,15 @@ class Pen:
         return r, g, b
 
     def fill(self, points: list[Point], colour: tuple[int, int, int] | None = None, of: str = "", edge: bool = True) -> None:
-        """A polygon with an outline; colour None is the body colour."""
+        """A polygon with an outline around it; colour None is the body colour.
+
+        The outline lies outside and is an odd number of pixels wide: it takes no colour away, and mirrors exactly.
+        """
         placed = self.at(points)
         if self.picture:
-            self.picture.polygon(placed, fill=colour or self.colour)
             if edge:
                 self.picture.line([*placed, placed[0]], fill=INK, width=self.line)
+            self.picture.polygon(placed, fill=colour or self.colour)
         if self.ids:
             self.ids.polygon(placed, fill=self.codes[of])
 
@@ -115,16 +119,18 @@ class Pen:
             return
         ys, xs = [y for _, y in body], [x for x, _ in body]
         top, height = min(ys), max(ys) - min(ys)
-        # The white bands start at 1/8, 3/8, ... of the height.
-        stripes = [band(body, top + height * (2 * i + 1) / 8, top + height * (2 * i + 2) / 8) for i in range(3)]
+        rim = 0.5 / self.scale  # Pillow fills half a pixel more on every side
         if value == "striped":
-            for stripe in stripes:
-                self.fill(stripe, WHITE, of="texture", edge=False)
-            return
-        radius = math.sqrt(sum(map(area, stripes)) / (5 * math.pi))
-        cx, cy, dx, dy = (min(xs) + max(xs)) / 2, top + height / 2, (max(xs) - min(xs)) / 2, height / 2
-        for sx, sy in ((0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1)):
-            self.fill(ellipse(cx + 0.52 * sx * dx, cy + 0.52 * sy * dy, radius, radius, n=16), WHITE, of="texture", edge=False)
+            for i in (1, 3, 5):
+                low, high = top + height * i / 8, top + height * (i + 1) / 8
+                self.fill(band(body, low + rim, high - rim), WHITE, of="texture", edge=False)
+        else:
+            covered = sum(area(band(body, top + height * i / 8, top + height * (i + 1) / 8)) for i in (1, 3, 5))
+            radius = math.sqrt(covered / (5 * math.pi)) * DOTS
+            cx, cy, dx, dy = (min(xs) + max(xs)) / 2, top + height / 2, (max(xs) - min(xs)) / 2, height / 2
+            for sx, sy in ((0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1)):
+                dot = ellipse(cx + 0.52 * sx * dx, cy + 0.52 * sy * dy, radius - rim, radius - rim, n=16)
+                self.fill(dot, WHITE, of="texture", edge=False)
 
     def write(self, word: str | None, x0: float, y0: float, x1: float, y1: float) -> None:
         """A white label with the word in capitals; "" leaves the label blank, None leaves it out."""
@@ -156,7 +162,7 @@ def fish(pen: Pen, get: Get) -> None:
         pen.fill([(0.35, -0.3), (-0.15, -0.88), (-0.3, -0.3)], DARK, of="fin")
     pen.fill(ellipse(0.16, 0, 0.7, 0.46))
     pen.fill(ellipse(0.54, -0.12, 0.12, 0.12, n=12), WHITE)
-    pen.fill(ellipse(0.57, -0.12, 0.05, 0.05, n=8), INK)
+    pen.fill(ellipse(0.57, -0.12, 0.06, 0.06, n=8), INK, edge=False)
     pen.stroke([(0.25, -0.25), (0.14, 0), (0.25, 0.25)], 0.06, INK)
 
 
@@ -177,12 +183,13 @@ def bird(pen: Pen, get: Get) -> None:
 
 def car(pen: Pen, get: Get) -> None:
     if get("view") == "above":
-        pen.fill(rectangle(-0.96, -0.39, 0.96, 0.39))
-        pen.fill([(0.25, -0.3), (0.5, -0.24), (0.5, 0.24), (0.25, 0.3)], GLASS, of="view")
-        pen.fill([(-0.55, -0.22), (-0.4, -0.28), (-0.4, 0.28), (-0.55, 0.22)], GLASS, of="view")
+        pen.scale *= 0.941  # as much colour as from the side; likewise below
         for x in (-0.6, 0.55):
-            for y in (-0.39, 0.39):
-                pen.fill(rectangle(x - 0.16, y - 0.09, x + 0.16, y + 0.09), DARK, of="view")
+            for y in (-0.4, 0.4):
+                pen.fill(rectangle(x - 0.18, y - 0.1, x + 0.18, y + 0.1), DARK, of="view")
+        pen.fill(rectangle(-0.96, -0.39, 0.96, 0.39))
+        pen.fill([(0.25, -0.3), (0.5, -0.24), (0.5, 0.24), (0.25, 0.3)], GLASS, of="view", edge=False)
+        pen.fill([(-0.6, -0.24), (-0.42, -0.3), (-0.42, 0.3), (-0.6, 0.24)], GLASS, of="view", edge=False)
         for y in (-0.24, 0.24):
             pen.fill(rectangle(0.9, y - 0.08, 1.02, y + 0.08), LIGHT, of="view")
         return
@@ -199,8 +206,8 @@ def car(pen: Pen, get: Get) -> None:
     if get("lights") == "on":
         pen.fill([(0.88, -0.06), (1.3, -0.26), (1.3, 0.4), (0.88, 0.14)], LIGHT, of="lights")
     pen.fill([(-1, 0.34), (-1, -0.08), (-0.66, -0.14), (-0.44, -0.56), (0.28, -0.56), (0.5, -0.14), (1, -0.04), (1, 0.34)])
-    pen.fill([(-0.52, -0.14), (-0.36, -0.44), (-0.12, -0.44), (-0.12, -0.14)], GLASS, of=of)
-    pen.fill([(0.0, -0.14), (0.0, -0.44), (0.2, -0.44), (0.36, -0.14)], GLASS, of=of)
+    pen.fill([(-0.52, -0.14), (-0.36, -0.44), (-0.12, -0.44), (-0.12, -0.14)], GLASS, of=of, edge=False)
+    pen.fill([(-0.02, -0.14), (-0.02, -0.44), (0.2, -0.44), (0.36, -0.14)], GLASS, of=of, edge=False)
     pen.fill(ellipse(0.9, 0.06, 0.1, 0.1, n=10), LIGHT if get("lights") == "on" else DARK, of="lights" if not of else of)
 
 
@@ -226,9 +233,10 @@ def arrow(pen: Pen, get: Get) -> None:
 
 def cup(pen: Pen, get: Get) -> None:
     if get("view") == "above":
+        pen.scale *= 0.996
         pen.fill(rectangle(0.5, -0.13, 1.12, 0.13), DARK, of="view")
         pen.fill(ellipse(0, 0, 0.765, 0.765))
-        pen.fill(ellipse(0, 0, 0.46, 0.46), WHITE, of="view")
+        pen.fill(ellipse(0, 0, 0.48, 0.48), WHITE, of="view", edge=False)
         pen.fill(ellipse(0, 0, 0.34, 0.34), COFFEE, of="view")
         return
     of = "view" if get("view") else ""
@@ -333,7 +341,7 @@ def door(pen: Pen, get: Get) -> None:
     if get("leaf") == "open":
         pen.fill(rectangle(-0.42, -0.86, 0.42, 0.98), INK, of="leaf")
         # As large as the closed leaf, so that opening a door changes no amount of colour.
-        pen.fill([(-0.42, -0.86), (-1.12, -1.0), (-1.12, 1.2), (-0.42, 0.98)])
+        pen.fill([(-0.42, -0.86), (-1.14, -1.0), (-1.14, 1.2), (-0.42, 0.98)])
         pen.fill(ellipse(-0.98, 0.12, 0.09, 0.09, n=10), WHITE, of="leaf")
     else:
         pen.fill(rectangle(-0.42, -0.86, 0.42, 0.86))
@@ -364,15 +372,15 @@ def box(pen: Pen, get: Get) -> None:
         # Equal coloured area and equal mean light from both viewpoints; a strip takes a fifth of the left face and of the top.
         areas = [share * area(p) for share, (p, _) in zip((0.8, 1.0, 0.8), faces, strict=True)]
         light = sum(part * tone for part, (_, tone) in zip(areas, faces, strict=True)) / sum(areas)
-        scale = math.sqrt(0.98 / sum(areas))
-        faces = [([(scale * x, scale * y) for x, y in p], 0.93 * tone / light) for p, tone in faces]
+        scale = math.sqrt((0.96 if get("view") == "above" else 0.98) / sum(areas))
+        faces = [([(scale * x, scale * y) for x, y in p], 0.84 * tone / light) for p, tone in faces]
         for points, tone in faces:
             pen.fill(points, pen.tone(tone), of="view")
         a, b, c, d = faces[2][0]
         mid = lambda p, q, t: (p[0] + (q[0] - p[0]) * t, p[1] + (q[1] - p[1]) * t)
-        pen.fill([mid(a, b, 0.4), mid(a, b, 0.6), mid(d, c, 0.6), mid(d, c, 0.4)], WHITE, of="view")
+        pen.fill([mid(a, b, 0.4), mid(a, b, 0.6), mid(d, c, 0.6), mid(d, c, 0.4)], WHITE, of="view", edge=False)
         a, b, c, d = faces[0][0]
-        pen.fill([mid(a, b, 0.4), mid(a, b, 0.6), mid(d, c, 0.6), mid(d, c, 0.4)], WHITE, of="view")
+        pen.fill([mid(a, b, 0.4), mid(a, b, 0.6), mid(d, c, 0.6), mid(d, c, 0.4)], WHITE, of="view", edge=False)
         return
     if get("bow") == "yes":
         for s in (-1, 1):
@@ -413,13 +421,13 @@ def clock(pen: Pen, get: Get) -> None:
         for x in (-0.5, 0.5):
             pen.fill(ellipse(x, -0.72, 0.28, 0.24, n=16), DARK, of="bells")
     if get("face") == "square":
-        pen.fill(rectangle(-0.72, -0.72, 0.72, 0.72), of="face")
+        pen.fill(rectangle(-0.717, -0.717, 0.717, 0.717), of="face")
         pen.fill(rectangle(-0.5, -0.5, 0.5, 0.5), WHITE, of="face")
     else:
         pen.fill(ellipse(0, 0, 0.812, 0.812), of="face")
         pen.fill(ellipse(0, 0, 0.564, 0.564), WHITE, of="face")
     pen.turn = TURNS[get("hand") or "up"]
-    pen.fill([(-0.1, -0.1), (0.12, -0.1), (0.12, -0.22), (0.46, 0), (0.12, 0.22), (0.12, 0.1), (-0.1, 0.1)], INK, of="hand")
+    pen.fill([(-0.1, -0.1), (0.12, -0.1), (0.12, -0.26), (0.5, 0), (0.12, 0.26), (0.12, 0.1), (-0.1, 0.1)], INK, of="hand", edge=False)
     pen.turn = 0
 
 
@@ -440,7 +448,7 @@ def person(pen: Pen, get: Get) -> None:
     pen.fill([(-0.34, -0.3), (0.34, -0.3), (0.48, 0.62), (-0.48, 0.62)])
     pen.fill(ellipse(0, -0.6, 0.28, 0.3, n=20), SKIN)
     for x in (-0.1, 0.1):
-        pen.fill(ellipse(x, -0.58, 0.04, 0.04, n=6), INK)
+        pen.fill(ellipse(x, -0.58, 0.05, 0.05, n=6), INK, edge=False)
     if get("hat") == "yes":
         pen.fill([(-0.42, -0.74), (-0.26, -0.74), (-0.22, -1.1), (0.22, -1.1), (0.26, -0.74), (0.42, -0.74)], DARK, of="hat")
 
@@ -450,13 +458,13 @@ def butterfly(pen: Pen, get: Get) -> None:
     if get("feelers") != "no":
         for s in (-1, 1):
             pen.stroke([(0, -0.5), (s * 0.24, -0.94)], 0.08, INK, of="feelers")
-            pen.fill(ellipse(s * 0.26, -0.96, 0.1, 0.1, n=8), INK, of="feelers")
+            pen.fill(ellipse(s * 0.26, -0.96, 0.12, 0.12, n=8), INK, of="feelers", edge=False)
     for s in (-1, 1):
         pen.fill([(0, -0.1), (s * 0.3, -0.6), (s * 0.86, -0.66), (s * 0.9, -0.2), (s * 0.5, 0.08)])
         pen.fill([(0, 0.0), (s * 0.5, 0.12), (s * 0.56, 0.5), (s * 0.26, 0.66)])
-        pen.fill(ellipse(s * 0.58, -0.36, 0.14, 0.14, n=10), WHITE)
-    pen.fill(ellipse(0, 0.02, 0.11, 0.6, n=16), INK)
-    pen.fill(ellipse(0, -0.56, 0.15, 0.15, n=12), INK)
+        pen.fill(ellipse(s * 0.58, -0.36, 0.16, 0.16, n=10), WHITE, edge=False)
+    pen.fill(ellipse(0, 0.02, 0.12, 0.6, n=16), INK, edge=False)
+    pen.fill(ellipse(0, -0.56, 0.16, 0.16, n=12), INK, edge=False)
 
 
 def ball(pen: Pen, get: Get) -> None:
@@ -467,9 +475,10 @@ def ball(pen: Pen, get: Get) -> None:
 
 def boat(pen: Pen, get: Get) -> None:
     if get("view") == "above":
+        pen.scale *= 1.018
         pen.fill([(-0.9, -0.3), (-0.5, -0.48), (0.2, -0.48), (0.72, -0.28), (1.06, 0), (0.72, 0.28), (0.2, 0.48), (-0.5, 0.48), (-0.9, 0.3)])
         for x in (-0.5, -0.05, 0.4):
-            pen.fill(rectangle(x - 0.1, -0.3, x + 0.1, 0.3), WOOD, of="view")
+            pen.fill(rectangle(x - 0.12, -0.32, x + 0.12, 0.32), WOOD, of="view", edge=False)
         return
     of = "view" if get("view") else ""
     pen.flip = get("facing") == "left"
@@ -480,17 +489,18 @@ def boat(pen: Pen, get: Get) -> None:
         for x in (0.0,) if get("sails") != "two sails" else (-0.42, 0.3):
             pen.stroke([(x, 0.1), (x, -0.95)], 0.09, WOOD, of="sails")
             pen.fill([(x + 0.06, -0.92), (x + 0.06, -0.1), (x + 0.58, -0.1)], WHITE, of="sails")
+    if get("oar") == "yes":
+        pen.stroke([(-0.5, -0.3), (-0.82, 0.72)], 0.1, WOOD, of="oar")
+        pen.fill(ellipse(-0.84, 0.8, 0.17, 0.22, n=12), WOOD, of="oar")
     pen.fill([(-0.86, 0.0), (1.06, 0.0), (0.66, 0.62), (-0.66, 0.62)])
     pen.fill([(0.74, 0.12), (0.98, 0.0), (1.12, -0.16)], WHITE)
-    if get("oar") == "yes":
-        pen.stroke([(-0.2, 0.14), (-0.62, 0.72)], 0.1, WOOD, of="oar")
-        pen.fill(ellipse(-0.68, 0.84, 0.16, 0.2, n=12), WOOD, of="oar")
 
 
 def drum(pen: Pen, get: Get) -> None:
     if get("view") == "above":
+        pen.scale *= 0.977
         pen.fill(ellipse(0, 0, 0.82, 0.82))
-        pen.fill(ellipse(0, 0, 0.54, 0.54), WHITE, of="view")
+        pen.fill(ellipse(0, 0, 0.56, 0.56), WHITE, of="view", edge=False)
         return
     of = "view" if get("view") else ""
     if get("sticks") == "yes":
