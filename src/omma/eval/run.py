@@ -110,7 +110,7 @@ class Report:
         for grid in self.grids():
             table = RichTable(title=grid.title, title_justify="left", caption=grid.note or None, caption_justify="left")
             for n, name in enumerate(grid.header):
-                table.add_column(name, justify="right" if n else "left")
+                table.add_column(name, justify="right" if n else "left", no_wrap=not n)
             for row in grid.rows:
                 table.add_row(*row)
             out.append(table)
@@ -161,7 +161,8 @@ def evaluate(
 
     with bars(progress) as tick:
         scorer = Scorer(encoder, pictures, batch_size=batch_size, tick=tick)
-        scorer.load((name for item in items for name in item.pictures), (text for item in items for text in item.texts))
+        askable = [item for item in items if not item.problem]
+        scorer.load((p for item in askable for p in item.pictures), (text for item in askable for text in item.texts))
         unscored = {item.id: reason for item in items if (reason := why_not(item, scorer))}
         good = [item for item in items if item.id not in unscored]
         exchange = derangement(good, seed)

@@ -157,18 +157,31 @@ def cells(metrics: dict, path: str = "") -> dict[str, dict]:
 
 
 def plain_tables(title: str) -> Callable[[str, dict[str, dict]], list[Grid]]:
-    """Tables for a task that wants no layout of its own: a line for each estimate, the controls beside it."""
+    """Tables for a task that wants no layout of its own: a line for each estimate with the controls beside it, and a
+    line for each of the metrics' "patterns"."""
 
     def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
-        model, blind, wrong = (cells(by_variant[variant]) for variant in VARIANTS)
+        model, blind, wrong = ({k: v for k, v in by_variant[name].items() if k != "patterns"} for name in VARIANTS)
+        controls = cells(blind), cells(wrong)
         rows = [
             [
-                *(path, percent(cell), interval(cell), percent(blind.get(path)), percent(wrong.get(path))),
+                *(path, percent(cell), interval(cell), *(percent(control.get(path)) for control in controls)),
                 *(f"{100 * cell['chance']:.1f}" if "chance" in cell else "–", str(cell["n"])),
             ]
-            for path, cell in model.items()
+            for path, cell in cells(model).items()
         ]
-        return [Grid(f"{title} ({kind})", ["", "model", "95 % interval", "blind", "wrong image", "chance", "n"], rows)]
+        header = ["", "model", "95 % interval", "blind", "wrong image", "chance", "n"]
+        grids = [Grid(f"{title} ({kind})", header, rows, "Shares in per cent; chance is of independent guesses.")]
+        patterns = by_variant["model"].get("patterns", {})
+        if patterns:
+            names = list(cells(next(iter(patterns.values()))))
+            lines = [
+                [pattern, *(f"{percent(cells(block)[name])}  ({interval(cells(block)[name])})" for name in names)]
+                for pattern, block in patterns.items()
+            ]
+            note = "In brackets the 95 % interval."
+            grids.append(Grid(f"{title} by pattern ({kind})", ["pattern", *names], lines, note))
+        return grids
 
     return tables
 

@@ -70,7 +70,7 @@ def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
     def line(name: str, m: dict, b: dict, w: dict) -> list[str]:
         image = m["image"]
         return [
-            name, percent(image), interval(image), interval(image, 99), "yes" if image["above_chance"] else "no",
+            name, percent(image), interval(image), "yes" if image["above_chance"] else "no",
             percent(b.get("image")), percent(w.get("image")), percent(m["text"]), percent(m["group"]), str(image["n"]),
             f"{m['ties']} | {b.get('ties', '–')}",
         ]  # fmt: skip
@@ -81,10 +81,10 @@ def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
     ]
     means = [percent({"value": m["mean"]["image"]}) for m in (model, blind, wrong)]
     more = [percent({"value": model["mean"][name]}) for name in ("text", "group")]
-    rows.append(["mean of patterns", means[0], "", "", "", means[1], means[2], *more, "", ""])
+    rows.append(["mean of patterns", means[0], "", "", means[1], means[2], *more, "", ""])
     rows.append(line("all pairs", model, blind, wrong))
-    header = ["pattern", "image score", "95 % interval", "99 % interval", "above chance", "blind", "wrong image"]
-    header += ["text score", "group score", "pairs", "ties model | blind"]
+    header = ["pattern", "image score", "95 % interval", "above chance", "blind", "wrong image", "text score"]
+    header += ["group score", "pairs", "ties | blind"]
     note = "Chance: image 25.0, text 25.0, group 16.7. Above chance: the lower 99 % bound exceeds 25."
     return [Grid(f"patterns ({kind})", header, rows, note)]
 
