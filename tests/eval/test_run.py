@@ -1,4 +1,4 @@
-"""What evaluate accepts, counts and refuses; the battery in contracts/test_tasks.py covers what all tasks share."""
+"""What evaluate accepts, counts and refuses; what all tasks share is in test_tasks.py."""
 
 import json
 
