@@ -1,6 +1,7 @@
 """Pixels of a world: the picture, and for every pixel the thing and the part it shows.
 
-Pillow draws at twice the size and halves. Equal worlds give equal pixels, and what is far from an edited thing does not change.
+Pillow draws at twice the size and halves. Equal worlds give equal pixels, and what is far from an edited thing does not
+change.
 """
 
 import io
@@ -9,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from omma.scenes.kinds import COLOURS, KINDS
-from omma.scenes.shapes import SHAPES, Pen
+from omma.scenes.pen import Pen
+from omma.scenes.shapes import SHAPES
 from omma.scenes.world import World
 
 SUPERSAMPLE = 2
@@ -22,7 +24,9 @@ def part_code(kind: str, attribute: str) -> int:
     return names.index(attribute) + 1 if attribute in names else 0
 
 
-def draw(world: World, size: int = 128, picture: bool = True, ids: bool = True) -> tuple[Image.Image | None, Image.Image | None]:
+def draw(
+    world: World, size: int = 128, picture: bool = True, ids: bool = True
+) -> tuple[Image.Image | None, Image.Image | None]:
     """The picture (RGB) and the id mask (mode L, nearest sample) in one go; what is not asked for is None."""
     if size < 32:
         raise ValueError(f"a scene of {size} pixels shows nothing; the least size is 32")
@@ -37,7 +41,15 @@ def draw(world: World, size: int = 128, picture: bool = True, ids: bool = True) 
         thing = world.things[i]
         kind = KINDS[thing.kind]
         codes = {"": i + 1} | {name: i + 1 + THINGS * (k + 1) for k, name in enumerate(kind.attributes)}
-        pen = Pen(paint, mark, COLOURS[thing.colour], (thing.x * wide, thing.y * wide), thing.size * wide * kind.stretch, line, codes)
+        pen = Pen(
+            paint,
+            mark,
+            COLOURS[thing.colour],
+            (thing.x * wide, thing.y * wide),
+            thing.size * wide * kind.stretch,
+            line,
+            codes,
+        )
         SHAPES[thing.kind](pen, dict(thing.attributes).get)
     if canvas:
         canvas = canvas.reduce(SUPERSAMPLE)
@@ -54,7 +66,8 @@ def render(world: World, size: int = 128) -> Image.Image:
 
 
 def render_ids(world: World, size: int = 128) -> np.ndarray:
-    """(size, size) uint8: 0 background, else thing + 32 * part (see `part_code`); thing i of the world has number i + 1."""
+    """(size, size) uint8: 0 background, else thing + 32 * part (see `part_code`); thing i of the world has number i +
+    1."""
     _, mask = draw(world, size, picture=False)
     return np.asarray(mask)
 

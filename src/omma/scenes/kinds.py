@@ -1,7 +1,8 @@
 """What may stand in a scene: the kinds, their attributes, and the plain English of both.
 
-An attribute belongs to one of the nine visual patterns of MMVP (Tong et al. 2024) and takes one of a few values. A kind is a
-noun, its plural and its attributes. Facts, captions, questions and drawings all read this table, so that they agree.
+An attribute belongs to one of the nine visual patterns of MMVP (Tong et al. 2024) and takes one of a few values. A kind
+is a noun, its plural and its attributes. Facts, captions, questions and drawings all read this table, so that they
+agree.
 """
 
 from dataclasses import dataclass
@@ -70,7 +71,9 @@ def having(pattern: str, noun: str, *values: str) -> Attribute:
     """A part that is always there and comes in several forms: "with a pointed roof", "with two wheels"."""
     phrases = tuple(noun.format(v) for v in values)
     ask = f"does {{the}} have {' or '.join(phrases)}?"
-    return Attribute(pattern, values, tuple(f"with {p}" for p in phrases), tuple(f"has {p}" for p in phrases), ask, phrases)
+    return Attribute(
+        pattern, values, tuple(f"with {p}" for p in phrases), tuple(f"has {p}" for p in phrases), ask, phrases
+    )
 
 
 def written() -> Attribute:
@@ -107,7 +110,8 @@ UP_DOWN_LEFT_RIGHT = ("up", "down", "left", "right")
 
 @dataclass(frozen=True)
 class Kind:
-    """noun, its plural, its attributes by name, and `stretch`: the factor that gives every kind the same coloured area."""
+    """noun, its plural, its attributes by name, and `stretch`: the factor that gives every kind the same coloured
+    area."""
 
     noun: str
     plural: str
@@ -131,30 +135,39 @@ KINDS: dict[str, Kind] = {
               tail=having("structure", "a {} tail", "forked", "round")),
         _kind("bird", stretch=1.025, facing=heading("facing"), crest=part("a crest"),
               tail=having("structure", "a {} tail", "long", "short")),
-        _kind("car", stretch=0.908, facing=heading("facing"), rack=part("a rack"), lights=having("state", "lights {}", "on", "off"),
+        _kind("car", stretch=0.908, facing=heading("facing"), rack=part("a rack"),
+              lights=having("state", "lights {}", "on", "off"),
               wheels=having("structure", "{} wheels", "two", "three"), view=seen()),
         _kind("truck", stretch=0.841, facing=heading("facing"), ladder=part("a ladder"),
               wheels=having("structure", "{} wheels", "two", "three")),
         _kind("arrow", stretch=0.931, rim=-0.0107, pointing=heading("pointing", UP_DOWN_LEFT_RIGHT)),
-        _kind("cup", stretch=0.899, rim=0.0067, handle=part("a handle"), filled=state("full", "empty"), texture=TEXTURE, view=seen()),
+        _kind("cup", stretch=0.899, rim=0.0067, handle=part("a handle"), filled=state("full", "empty"),
+              texture=TEXTURE, view=seen()),
         _kind("bottle", stretch=1.066, cap=part("a cap"), pose=state("standing", "lying", whole=True)),
         _kind("chair", stretch=1.027, facing=heading("facing"), cushion=part("a cushion"),
               legs=having("structure", "{} legs", "straight", "crossed")),
         _kind("house", stretch=1.05, chimney=part("a chimney"), windows=having("state", "{} windows", "lit", "dark"),
               roof=having("structure", "a {} roof", "pointed", "flat")),
-        _kind("tree", stretch=0.967, rim=-0.0036, star=part("a star"), trunk=having("structure", "a {} trunk", "straight", "forked")),
-        _kind("flag", stretch=0.861, flying=heading("flying"), hoisted=state("raised", "lowered", whole=True), texture=TEXTURE, text=written()),
-        _kind("lamp", stretch=0.948, power=state("on", "off"), base=having("structure", "a {} base", "round", "square")),
+        _kind("tree", stretch=0.967, rim=-0.0036, star=part("a star"),
+              trunk=having("structure", "a {} trunk", "straight", "forked")),
+        _kind("flag", stretch=0.861, flying=heading("flying"), hoisted=state("raised", "lowered", whole=True),
+              texture=TEXTURE, text=written()),
+        _kind("lamp", stretch=0.948, power=state("on", "off"),
+              base=having("structure", "a {} base", "round", "square")),
         _kind("candle", stretch=1.016, flame=state("lit", "unlit"), holder=part("a holder")),
         _kind("door", stretch=0.789, leaf=state("open", "closed"), lantern=part("a lantern")),
-        _kind("box", "boxes", stretch=1.012, bow=part("a bow"), lid=state("open", "closed"), text=written(), view=seen()),
+        _kind("box", "boxes", stretch=1.012, bow=part("a bow"), lid=state("open", "closed"), text=written(),
+              view=seen()),
         _kind("book", stretch=0.795, bookmark=part("a bookmark"), text=written()),
-        _kind("umbrella", stretch=0.934, handle=having("structure", "a {} handle", "curved", "straight"), tip=part("a tip")),
-        _kind("clock", stretch=1.0, hand=heading("pointing", UP_DOWN_LEFT_RIGHT, whole=False), bells=part("bells"),
+        _kind("umbrella", stretch=0.934, handle=having("structure", "a {} handle", "curved", "straight"),
+              tip=part("a tip")),
+        _kind("clock", hand=heading("pointing", UP_DOWN_LEFT_RIGHT, whole=False), bells=part("bells"),
               face=having("structure", "a {} face", "round", "square")),
         _kind("sign", stretch=0.987, posts=having("structure", "{}", "one post", "two posts"), text=written()),
-        _kind("person", "people", stretch=1.074, hat=part("a hat"), arms=having("state", "{} arms", "raised", "lowered")),
-        _kind("butterfly", "butterflies", stretch=0.892, rim=0.0023, facing=heading("facing", ("up", "down")), feelers=part("feelers")),
+        _kind("person", "people", stretch=1.074, hat=part("a hat"),
+              arms=having("state", "{} arms", "raised", "lowered")),
+        _kind("butterfly", "butterflies", stretch=0.892, rim=0.0023, facing=heading("facing", ("up", "down")),
+              feelers=part("feelers")),
         _kind("ball", stretch=0.736, rim=-0.0054, texture=TEXTURE),
         _kind("boat", stretch=0.937, facing=heading("facing"), oar=part("an oar"),
               sails=having("structure", "{}", "one sail", "two sails"), view=seen()),

@@ -1,7 +1,8 @@
 """Plain English about a world, each sentence with its meaning, and the executor that decides it from the facts alone.
 
-A claim is a text and a form. `holds` answers True, False or None (open to doubt, as in ShapeWorld, Kuhnle and Copestake 2017): "the
-red cup" of a world with two red cups, or a relation of things that stand askew. Only True and False are ever used.
+A claim is a text and a form. `holds` answers True, False or None (open to doubt, as in ShapeWorld, Kuhnle and Copestake
+2017): "the red cup" of a world with two red cups, or a relation of things that stand askew. Only True and False are
+ever used.
 """
 
 import random
@@ -112,7 +113,8 @@ class Known:
 
 
 def holds(form: tuple[Any, ...], known: Known) -> bool | None:
-    """Is the form true of the facts? None when that is open to doubt. Raises ValueError for a form that does not exist."""
+    """Is the form true of the facts? None when that is open to doubt. Raises ValueError for a form that does not
+    exist."""
     match form:
         case ("and", *forms):
             found = [holds(part, known) for part in forms]
@@ -182,7 +184,8 @@ def say_count(rng: random.Random, noun: Noun, number: int) -> Claim:
 
 
 def claims(world: World, *key: object, number: int = 4) -> list[Claim]:
-    """Up to `number` different true claims about the world, from the whole scene to one attribute: a function of the key."""
+    """Up to `number` different true claims about the world, from the whole scene to one attribute: a function of the
+    key."""
     rng = generator("claims", *key)
     known = Known(facts(world))
     makers = [_whole, _thing, _relation, _attribute, _count, _relation, _thing]

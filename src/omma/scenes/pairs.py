@@ -1,48 +1,24 @@
-"""Minimal pairs for the nine visual patterns: two pictures that differ in one thing, and words that are true of only one.
+"""Minimal pairs for the nine visual patterns: two pictures that differ in one thing, and words that are true of only
+one.
 
-Swap design: two carriers of an attribute stand in the scene, told apart by another one (a red and a blue cup), and the partner
-picture exchanges their values. Both pictures hold the same ink, so who wants to answer has to bind the value to its carrier, and
-every text is true as often as false: a model without the picture gets exactly one half (Winoground, Thrush et al. 2022).
+Swap design: two carriers of an attribute stand in the scene, told apart by another one (a red and a blue cup), and the
+partner picture exchanges their values. Both pictures hold the same ink, so who wants to answer has to bind the value to
+its carrier, and every text is true as often as false: a model without the picture gets exactly one half (Winoground,
+Thrush et al. 2022).
 """
 
-import math
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from omma.scenes.drafts import DRAFTS, Draft
 from omma.scenes.draw import THINGS, draw, part_code
-from omma.scenes.kinds import COLOURS, GROUPED, KINDS, NUMBERS, PATTERNS, WORDS, carriers
-from omma.scenes.language import (
-    MOST_WORDS,
-    Claim,
-    Known,
-    Noun,
-    counted,
-    holds,
-    phrase,
-    say_count,
-    say_exists,
-    say_is,
-    say_relation,
-    the,
-)
-from omma.scenes.world import (
-    OPPOSITE,
-    Thing,
-    World,
-    assemble,
-    facts,
-    generator,
-    name,
-    radius_for,
-    relation,
-    sample_attributes,
-    sample_backdrop,
-    sample_places,
-)
+from omma.scenes.kinds import COLOURS, KINDS, PATTERNS
+from omma.scenes.language import MOST_WORDS, Known, holds
+from omma.scenes.world import World, facts, generator, name
 
 VISIBLE = 12  # least pixels of the edited part in a picture of 128 x 128, in both pictures
 MODES = ("swap", "single")
@@ -50,7 +26,8 @@ MODES = ("swap", "single")
 
 @dataclass(frozen=True)
 class Pair:
-    """Pictures a and b; statement_a is true of a and false of b, statement_b the reverse. Captions are aligned by index."""
+    """Pictures a and b; statement_a is true of a and false of b, statement_b the reverse. Captions are aligned by
+    index."""
 
     a: World
     b: World
@@ -67,25 +44,9 @@ class Pair:
     captions_b: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A pair before it is checked: worlds, what is edited, and the sentences of each picture, aligned."""
-
-    a: World
-    b: World
-    edited: tuple[int, ...]  # indices of the things that differ
-    predicates: tuple[str, ...]  # which facts may differ
-    part: str  # the attribute whose pixels must be visible; "" for the whole thing
-    claims_a: tuple[Claim, ...]
-    claims_b: tuple[Claim, ...]
-    question: str
-    answers: tuple[str, str]
-    margin: float | None = None
-    words: tuple[str, ...] = field(default=())  # written in the picture
-
-
 def make_pairs(pattern: str, n: int, *key: object, size: int = 128, mode: str = "swap") -> list[Pair]:
-    """n checked pairs of a pattern, a function of (pattern, mode, key). Raises ValueError for an unknown pattern or mode."""
+    """n checked pairs of a pattern, a function of (pattern, mode, key). Raises ValueError for an unknown pattern or
+    mode."""
     return [make_pair(pattern, *key, i, size=size, mode=mode)[0] for i in range(n)]
 
 
@@ -126,7 +87,8 @@ def check_facts(draft: Draft, mode: str) -> None:
 def _finish(
     rng: random.Random, draft: Draft, pattern: str, size: int, mode: str
 ) -> tuple[Pair, tuple[Image.Image, Image.Image]] | None:
-    """Check a draft against facts and pixels, give its members their roles by lot, and measure it; None when it is rejected."""
+    """Check a draft against facts and pixels, give its members their roles by lot, and measure it; None when it is
+    rejected."""
     check_facts(draft, mode)
     known_a, known_b = Known(facts(draft.a)), Known(facts(draft.b))
     kept = [
@@ -179,7 +141,8 @@ def _finish(
 
 
 def _part_pixels(draft: Draft, mask: np.ndarray) -> int:
-    """Visible pixels of the edited part, of the carrier that shows most of it; of the smallest thing when things are edited whole."""
+    """Visible pixels of the edited part, of the carrier that shows most of it; of the smallest thing when things are
+    edited whole."""
     counts = []
     for i in draft.edited:
         code = i + 1 + THINGS * part_code(draft.a.things[i].kind, draft.part)
@@ -223,279 +186,3 @@ LETTERS = {"sign": 0.5, "flag": 0.43, "box": 0.4, "book": 0.54}
 def _text_height(draft: Draft, size: int) -> int:
     things = [draft.a.things[i] for i in draft.edited]
     return round(min(t.size * size * KINDS[t.kind].stretch * LETTERS[t.kind] for t in things))
-
-
-def _bystanders(rng: random.Random, taken: set[str], number: int, radius: float, colours: list[str]) -> list[Thing]:
-    """Things of other kinds that are the same in both pictures."""
-    kinds = rng.sample([k for k in KINDS if k not in taken], number)
-    return [Thing(k, rng.choice(colours), 0, 0, radius, sample_attributes(rng, k)) for k in kinds]
-
-
-def _scene(
-    rng: random.Random, carriers: list[Thing], taken: set[str], colours: list[str], large: bool = False
-) -> tuple[World, list[int]] | None:
-    """Carriers and up to two bystanders at random places; the names o1, o2, ... are given by lot. Returns where carriers went."""
-    number = rng.choice((0, 0, 1) if large else (0, 0, 1, 1, 2))
-    radius = radius_for(len(carriers) + number - large, rng)
-    things = [replace(t, size=radius) for t in carriers] + _bystanders(rng, taken, number, radius, colours)
-    order = list(range(len(things)))
-    rng.shuffle(order)
-    world = assemble(rng, [things[i] for i in order])
-    return (world, [order.index(i) for i in range(len(carriers))]) if world else None
-
-
-def _with(world: World, changes: dict[int, Thing]) -> World:
-    return replace(world, things=tuple(changes.get(i, t) for i, t in enumerate(world.things)))
-
-
-def _attribute_of(rng: random.Random, kind: str, attribute: str, value: str) -> tuple[tuple[str, str], ...]:
-    """Random attributes that show `attribute` with this value, and nothing that could hide it."""
-    spec = KINDS[kind].attributes
-    if attribute == "view":
-        return (("view", value),)
-    hides = {"texture": "text", "text": "texture"}.get(attribute)
-    others = dict(sample_attributes(rng, kind))
-    values = {n: value if n == attribute else others.get(n) for n in spec if n not in (hides, "view")}
-    return tuple((n, v) for n, v in values.items() if v is not None)
-
-
-def _two_values(rng: random.Random, attribute: str, values: tuple[str, ...]) -> tuple[str, str]:
-    pair = list(rng.choice(WORDS)) if attribute == "text" and rng.random() < 0.7 else rng.sample(values, 2)
-    rng.shuffle(pair)
-    return pair[0], pair[1]
-
-
-def _by_attribute(pattern: str, attribute_of_kind: list[tuple[str, str]] | None = None):
-    """The maker of drafts for a pattern that a kind shows by an attribute of its own."""
-    table = attribute_of_kind or carriers(pattern)
-
-    def make(rng: random.Random, swap: bool) -> Draft | None:
-        kind, attribute = rng.choice(table)
-        spec = KINDS[kind].attributes[attribute]
-        v, w = _two_values(rng, attribute, spec.values)
-        colours = rng.sample(list(COLOURS), 2)
-        things = [Thing(kind, c, 0, 0, 0, _attribute_of(rng, kind, attribute, x)) for c, x in zip(colours, (v, w), strict=True)]
-        found = _scene(rng, things if swap else things[:1], {kind}, list(COLOURS), large=pattern == "text")
-        if not found:
-            return None
-        world, where = found
-        values = dict(zip(where, (v, w), strict=False))
-        partner = _with(world, {i: world.things[i].having(attribute, w if x == v else v) for i, x in values.items()})
-        asked = rng.choice(where)
-        seed = rng.getrandbits(64)
-        claims_a = _attribute_claims(random.Random(seed), world, attribute, asked, where)
-        claims_b = _attribute_claims(random.Random(seed), partner, attribute, asked, where)
-        mine, its = world.things[asked].get(attribute), partner.things[asked].get(attribute)
-        assert mine and its
-        noun = Noun.of(world.things[asked])
-        if swap and rng.random() < 0.35:
-            # Which of the two, rather than what of the one.
-            target = rng.choice((v, w))
-            question = f"which {KINDS[kind].noun} {spec.says[spec.index(target)]}?"
-            who = lambda seen: next(f"the {seen.things[i].colour} one" for i in where if seen.things[i].get(attribute) == target)
-            answers = (who(world), who(partner))
-        else:
-            question = spec.ask.format(the=the(noun))
-            answers = (spec.options[spec.index(mine)], spec.options[spec.index(its)])
-        words = (v, w) if attribute == "text" else ()
-        part = "" if spec.whole else attribute
-        return Draft(world, partner, tuple(where), (attribute,), part, claims_a, claims_b, question, answers, words=words)
-
-    return make
-
-
-def _attribute_claims(rng: random.Random, world: World, attribute: str, asked: int, where: list[int]) -> tuple[Claim, ...]:
-    """Sentences that tell the partners apart. The same generator state makes aligned sentences for both."""
-    thing = world.things[asked]
-    noun, full = Noun.of(thing), Noun.of(thing, attribute)
-    value = thing.get(attribute)
-    assert value
-    said = [say_is(noun, attribute, value), say_exists(rng, full)]
-    first = said.pop(rng.randrange(2))
-    rest = said
-    for i in where:
-        other = world.things[i]
-        if i != asked:
-            both = [full, Noun.of(other, attribute)]
-            rng.shuffle(both)
-            theirs = other.get(attribute)
-            assert theirs
-            rest += [say_exists(rng, *both), say_is(Noun.of(other), attribute, theirs)]
-            rest += [say_exists(rng, Noun.of(other, attribute))]
-    for i, other in enumerate(world.things):
-        if i != asked and (how := relation(thing, other)):
-            rest.append(say_relation(rng, how, full, Noun.of(other)))
-    for _ in range(2):
-        rest.append(say_exists(rng, full))
-    rng.shuffle(rest)
-    return (first, *rest)
-
-
-def _colour(rng: random.Random, swap: bool) -> Draft | None:
-    """Two things of different kinds exchange their colours, or two of one kind their textures."""
-    if rng.random() < 0.3:
-        return TEXTURES(rng, swap)
-    kinds = rng.sample(list(KINDS), 2)
-    c, d = rng.sample(list(COLOURS), 2)
-    bare = lambda kind: tuple(x for x in sample_attributes(rng, kind) if x[0] not in ("view", "texture"))
-    things = [Thing(k, x, 0, 0, 0, bare(k)) for k, x in zip(kinds, (c, d), strict=True)]
-    others = [x for x in COLOURS if x not in (c, d)]
-    found = _scene(rng, things if swap else things[:1], set(kinds), others)
-    if not found:
-        return None
-    world, where = found
-    turned = {c: d, d: c}
-    partner = _with(world, {i: replace(world.things[i], colour=turned[world.things[i].colour]) for i in where})
-    asked = rng.choice(where)
-    seed = rng.getrandbits(64)
-
-    def claims(seen: World) -> tuple[Claim, ...]:
-        same = random.Random(seed)
-        nouns = [Noun.of(seen.things[i]) for i in where]
-        mine = seen.things[asked]
-        said = [say_is(Noun.of(mine, colour=False), "colour", mine.colour), say_exists(same, Noun.of(mine))]
-        first = said.pop(same.randrange(2))
-        same.shuffle(nouns)
-        rest = [*said, say_exists(same, *nouns), *(say_exists(same, noun) for noun in nouns)]
-        rest += [say_is(Noun.of(seen.things[i], colour=False), "colour", seen.things[i].colour) for i in where if i != asked]
-        for i, other in enumerate(seen.things):
-            if i != asked and (how := relation(mine, other)):
-                rest.append(say_relation(same, how, Noun.of(mine), Noun.of(other)))
-        for name_ in mine.attributes[:1]:
-            rest.append(say_exists(same, Noun.of(mine, name_[0])))
-        same.shuffle(rest)
-        return (first, *rest)
-
-    mine = world.things[asked]
-    question = f"what colour is the {KINDS[mine.kind].noun}?"
-    return Draft(
-        world, partner, tuple(where), ("colour",), "", claims(world), claims(partner), question,
-        (mine.colour, partner.things[asked].colour),
-    )  # fmt: skip
-
-
-def _position(rng: random.Random, swap: bool) -> Draft | None:
-    """Two things exchange their places; `single` is the same, as nothing can move alone without changing its relations."""
-    kinds = rng.sample(list(KINDS), 2) if rng.random() < 0.7 else [rng.choice(list(KINDS))] * 2
-    colours = rng.sample(list(COLOURS), 2)
-    things = [Thing(k, c, 0, 0, 0, sample_attributes(rng, k)) for k, c in zip(kinds, colours, strict=True)]
-    found = _scene(rng, things, set(kinds), list(COLOURS))
-    if not found:
-        return None
-    world, where = found
-    i, j = where
-    one, other = world.things[i], world.things[j]
-    partner = _with(world, {i: replace(one, x=other.x, y=other.y), j: replace(other, x=one.x, y=one.y)})
-    how = relation(one, other)
-    if not how:
-        return None
-    plain = kinds[0] != kinds[1] and rng.random() < 0.5
-    nouns = [Noun.of(t, colour=not plain) for t in (one, other)]
-    full = [Noun.of(t) for t in (one, other)]
-    seed = rng.getrandbits(64)
-
-    def claims(relation_: str) -> tuple[Claim, ...]:
-        same = random.Random(seed)
-        back = OPPOSITE[relation_]
-        said = [
-            say_relation(same, relation_, nouns[0], nouns[1], definite=same.random() < 0.5),
-            say_relation(same, back, nouns[1], nouns[0], definite=same.random() < 0.5),
-        ]
-        same.shuffle(said)
-        rest = [say_relation(same, relation_, full[0], full[1], definite=d) for d in (False, True)]
-        rest += [say_relation(same, back, full[1], full[0], definite=d) for d in (False, True)]
-        same.shuffle(rest)
-        return (*said, *rest)
-
-    short = {"left_of": "left", "right_of": "right", "above": "above", "below": "below"}
-    sides = ("left", "right") if how in ("left_of", "right_of") else ("above", "below")
-    asked = rng.randrange(2)
-    words = f"{sides[0]} or {sides[1]} of" if sides[0] == "left" else f"{sides[0]} or {sides[1]}"
-    question = f"is {the(nouns[asked])} {words} {the(nouns[1 - asked])}?"
-    mine = how if asked == 0 else OPPOSITE[how]
-    margin = max(abs(one.x - other.x), abs(one.y - other.y))
-    return Draft(
-        world, partner, (i, j), tuple(OPPOSITE), "", claims(how), claims(OPPOSITE[how]), question,
-        (short[mine], short[OPPOSITE[mine]]), margin,
-    )  # fmt: skip
-
-
-def _quantity(rng: random.Random, swap: bool) -> Draft | None:
-    """Two groups exchange their colour, or their kind: three red balls and two blue ones become two red and three blue.
-
-    Both groups cover the same area, so the amount of red says nothing about the number.
-    """
-    m, n = rng.choice([(m, n) for m in range(1, 5) for n in range(1, 5) if m != n and m + n <= 6])
-    by_colour = rng.random() < 0.6
-    kinds = rng.sample(GROUPED, 2)
-    colours = rng.sample(list(COLOURS), 2)
-    if by_colour:
-        kinds = [kinds[0]] * 2
-    elif rng.random() < 0.5:
-        colours = [colours[0]] * 2
-    # Radii that share one coloured area unevenly among the members of a group. Small things lose more to their outlines, so
-    # the area of a thing is r * r - rim * r; t solves sum over the roots s of the shares: (t * s)^2 - rim * t * s = whole.
-    rim = sum(KINDS[k].rim or 0.0 for k in kinds) / 2
-    reach, radii = rng.uniform(0.175, 0.2), []
-    for number in (m, n):
-        roots = [math.sqrt(rng.uniform(0.8, 1.25)) for _ in range(number)]
-        square, linear = sum(s * s for s in roots), rim * sum(roots)
-        t = (linear + math.sqrt(linear**2 + 4 * square * (reach**2 - rim * reach))) / (2 * square)
-        radii += [round(t * s, 4) for s in roots]
-    places = sample_places(rng, radii)
-    if places is None:
-        return None
-    looks = [(kinds[g], colours[g]) for g in (0,) * m + (1,) * n]
-    things = [Thing(k, c, x, y, r) for (k, c), (x, y), r in zip(looks, places, radii, strict=True)]
-    if not swap:
-        things = things[:m]
-    order = rng.sample(range(len(things)), len(things))
-    things = [things[i] for i in order]
-    world = World(tuple(things), sample_backdrop(rng), tuple(rng.sample(range(len(things)), len(things))))
-    if swap:
-        turned = {(kinds[0], colours[0]): (kinds[1], colours[1]), (kinds[1], colours[1]): (kinds[0], colours[0])}
-        after = [replace(t, kind=turned[t.kind, t.colour][0], colour=turned[t.kind, t.colour][1]) for t in things]
-        partner = replace(world, things=tuple(after))
-    else:
-        if m == 1:
-            return None
-        partner = World(world.things[:-1], world.backdrop, tuple(i for i in world.order if i != len(things) - 1))
-        n = m - 1
-    nouns = [Noun(k, c if by_colour or rng.random() < 0.5 else None) for k, c in zip(kinds, colours, strict=True)]
-    asked = rng.randrange(2) if swap else 0
-    seed = rng.getrandbits(64)
-
-    def claims(counts: tuple[int, int]) -> tuple[Claim, ...]:
-        same = random.Random(seed)
-        first = say_count(same, nouns[asked], counts[asked])
-        rest = [say_count(same, nouns[asked], counts[asked]) for _ in range(3)]
-        if swap:
-            texts = [counted(x, c) for x, c in zip(nouns, counts, strict=True)]
-            both = ("and", *(("count", x, c) for x, c in zip(nouns, counts, strict=True)))
-            rest += [Claim(f"{texts[0]} and {texts[1]}", both), Claim(f"{texts[1]} and {texts[0]}", both)]
-            rest += [say_count(same, nouns[1 - asked], counts[1 - asked])]
-            more, fewer = (nouns[0], nouns[1]) if counts[0] > counts[1] else (nouns[1], nouns[0])
-            rest.append(Claim(f"more {phrase(more, True)} than {phrase(fewer, True)}", ("more", more, fewer)))
-        else:
-            rest.append(Claim(f"exactly {counted(nouns[0], counts[0])}", ("count", nouns[0], counts[0])))
-            rest.append(Claim(f"a picture of {counted(nouns[0], counts[0])}", ("count", nouns[0], counts[0])))
-        same.shuffle(rest)
-        return (first, *rest)
-
-    counts = (m, n) if swap else (m, m)
-    turned_counts = (n, m) if swap else (n, n)
-    question = f"how many {phrase(nouns[asked], True)} are there?"
-    edited = tuple(range(len(things)))
-    predicates = ("kind", "colour") if swap else ("kind", "colour", *OPPOSITE)
-    return Draft(
-        world, partner, edited if swap else (len(things) - 1,), predicates, "", claims(counts), claims(turned_counts),
-        question, (NUMBERS[counts[asked]], NUMBERS[turned_counts[asked]]), abs(m - n),
-    )  # fmt: skip
-
-
-TEXTURES = _by_attribute("colour")
-DRAFTS = {p: _by_attribute(p) for p in ("orientation", "presence", "state", "structure", "text", "viewpoint")} | {
-    "quantity": _quantity,
-    "position": _position,
-    "colour": _colour,
-}

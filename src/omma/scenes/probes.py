@@ -1,12 +1,14 @@
 """Can a pair be solved without seeing? Probes that must stay at chance, or the pairs have a shortcut.
 
-Each is cross-validated by pair (both members in one fold), scored by a two-sided binomial test and corrected by Holm's method over
-all probes and patterns at 1 %. The statistics are those that solved naive edit pairs: edge energy, file size, colour, area.
+Each is cross-validated by pair (both members in one fold), scored by a two-sided binomial test and corrected by Holm's
+method over all probes and patterns at 1 %. The statistics are those that solved naive edit pairs: edge energy, file
+size, colour, area.
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,7 +59,15 @@ def probe_features(pairs: Mapping[str, Sequence[Pair]], stats: Mapping[str, np.n
             raise ValueError(f"{len(members)} pairs of {pattern}: the probes need at least {2 * FOLDS}")
         for name, make in PROBES.items():
             right, tries = make(members, stats[pattern].astype(np.float64))
-            rows.append({"pattern": pattern, "name": name, "accuracy": right / tries, "n": len(members), "p": tail(right, tries)})
+            rows.append(
+                {
+                    "pattern": pattern,
+                    "name": name,
+                    "accuracy": right / tries,
+                    "n": len(members),
+                    "p": tail(right, tries),
+                }
+            )
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row |= {"p": p, "ok": p >= LEVEL}
     return rows
@@ -70,7 +80,8 @@ def tail(right: int, tries: int) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Adjusted p values (Holm 1979): the smallest is multiplied by m, the next by m - 1, and none falls below the one before."""
+    """Adjusted p values (Holm 1979): the smallest is multiplied by m, the next by m - 1, and none falls below the one
+    before."""
     adjusted, least = [0.0] * len(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         least = max(least, min(1.0, (len(ps) - rank) * ps[i]))
@@ -79,7 +90,8 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def check_balance(items: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError unless every prompt with its options has each answer equally often, and each option place too."""
+    """Raises ValueError unless every prompt with its options has each answer equally often, and each option place
+    too."""
     answers: dict[tuple[Any, ...], Counter] = defaultdict(Counter)
     places: dict[tuple[Any, ...], Counter] = defaultdict(Counter)
     for item in items:
@@ -113,11 +125,14 @@ def folds(n: int) -> np.ndarray:
 
 
 def logistic(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
-    """(d,) weights of a ridge logistic regression without intercept, by Newton's method. x: (n, d), y: (n,) in -1, +1."""
+    """(d,) weights of a ridge logistic regression without intercept, by Newton's method. x: (n, d), y: (n,) in -1,
+    +1."""
     w = np.zeros(x.shape[1])
     for _ in range(8):
         p = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
         gradient = x.T @ ((y > 0) - p) - ridge * w
+        if np.abs(gradient).max() < 1e-9:
+            break
         hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge * np.eye(len(w))
         step = np.linalg.solve(hessian, gradient)
         w += step
@@ -129,8 +144,8 @@ def logistic(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
 def _choose(x: np.ndarray, pairs: Sequence[Pair], ridge: float = 1.0, crossed: bool = True) -> tuple[int, int]:
     """How often a logistic rule on the difference of the pictures (n, d) gives the statement to its own picture.
 
-    One rule is learnt for all statements, and with `crossed` one for every kind of difference that is common ("with" against
-    "without"). A rule that has nothing to say guesses.
+    One rule is learnt for all statements, and with `crossed` one for every kind of difference that is common ("with"
+    against "without"). A rule that has nothing to say guesses.
     """
     kinds, y = zip(*(difference(pair) for pair in pairs), strict=True)
     y = np.array(y, float)
@@ -162,7 +177,8 @@ def _one_statistic(index: int):
 
 
 def _asked_colour(pairs: Sequence[Pair], stats: np.ndarray) -> tuple[int, int]:
-    """ "Take the picture that holds more of the colour in the statement": knows the words, but not where the colour is."""
+    """ "Take the picture that holds more of the colour in the statement": knows the words, but not where the colour
+    is."""
     means = (stats[:, 0] - stats[:, 1])[:, :3]
     grey = np.mean(list(COLOURS.values()), axis=0)
     tints = []
@@ -203,13 +219,15 @@ def _majority(pairs: Sequence[Pair], stats: np.ndarray) -> tuple[int, int]:
 def _question(pairs: Sequence[Pair], stats: np.ndarray) -> tuple[int, int]:
     """Words and word pairs of question and options -> is the first option right? Logistic, without the picture."""
     texts = [f"{pair.question} {' / '.join(pair.options)}".split() for pair in pairs]
-    grams = [{*words, *zip(words, words[1:], strict=False), "bias"} for words in texts]
+    grams = [{*words, *pairwise(words), "bias"} for words in texts]
     vocabulary = {gram: i for i, gram in enumerate(sorted({g for each in grams for g in each}, key=str))}
     x = np.zeros((len(pairs), len(vocabulary)))
     for row, each in zip(x, grams, strict=True):
         row[[vocabulary[g] for g in each]] = 1
     # Both members of a pair, as they are asked one by one.
-    y = np.array([[1 if pair.options[0] == answer else -1 for answer in (pair.answer_a, pair.answer_b)] for pair in pairs])
+    y = np.array(
+        [[1 if pair.options[0] == answer else -1 for answer in (pair.answer_a, pair.answer_b)] for pair in pairs]
+    )
     fold, right = folds(len(pairs)), 0
     for f in range(FOLDS):
         train, test = fold != f, fold == f

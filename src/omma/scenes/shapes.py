@@ -1,153 +1,30 @@
 """How each kind is drawn: one function a kind, in a frame where the thing fills about -1..1 and y points down.
 
-The colour of a thing fills its body only, and no attribute changes the area of the body: parts, states and marks are neutral
-(white, greys, wood, light). So two pictures that exchange an attribute keep every global statistic, the amount of red included.
-What belongs to an attribute is drawn `of` it, which is how the id mask knows the pixels of a handle.
+The colour of a thing fills its body only, and no attribute changes the area of the body: parts, states and marks are
+neutral (white, greys, wood, light). So two pictures that exchange an attribute keep every global statistic, the amount
+of red included. What belongs to an attribute is drawn `of` it, which is how the id mask knows the pixels of a handle.
 """
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
-from PIL import Image, ImageDraw, ImageFont
-
-Point = tuple[float, float]
-INK, DARK, GREY, WHITE = (38, 38, 50), (72, 76, 90), (150, 154, 166), (252, 252, 252)
-LIGHT, GLASS, WOOD, SKIN, COFFEE = (255, 232, 120), (206, 228, 240), (146, 112, 78), (236, 196, 160), (92, 60, 38)
-DOTS = 1.047  # a polygon of 16 corners is smaller than its circle, and pixels round the stripes up
-TURNS = {"right": 0, "down": 1, "left": 2, "up": 3}
-
-
-@lru_cache(maxsize=2048)
-def lettering(word: str, width: int, height: int) -> Image.Image:
-    """The word in capitals, as a mask that fills width x height."""
-    font = ImageFont.load_default(size=48)
-    left, top, right, bottom = font.getbbox(word.upper())
-    mask = Image.new("L", (int(right - left), int(bottom - top)))
-    ImageDraw.Draw(mask).text((-left, -top), word.upper(), fill=255, font=font, stroke_width=1)
-    return mask.resize((max(1, width), max(1, height)), Image.Resampling.BOX)
-
-
-def ellipse(x: float, y: float, rx: float, ry: float, start: float = 0, end: float = 360, n: int = 28) -> list[Point]:
-    """Points along an arc; degrees run clockwise from the right."""
-    steps = [math.radians(start + (end - start) * i / n) for i in range(n + 1)]
-    return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in steps]
-
-
-def rectangle(x0: float, y0: float, x1: float, y1: float) -> list[Point]:
-    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
-
-
-def area(points: list[Point]) -> float:
-    """The shoelace formula."""
-    turns = zip(points, points[1:] + points[:1], strict=True)
-    return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in turns)) / 2
-
-
-def band(points: list[Point], low: float, high: float) -> list[Point]:
-    """The slice low <= y <= high of a convex polygon (Sutherland and Hodgman 1974)."""
-    for sign, bound in ((1, low), (-1, -high)):
-        kept: list[Point] = []
-        for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1], strict=True):
-            a, b = sign * ay - bound, sign * by - bound
-            if a >= 0:
-                kept.append((ax, ay))
-            if (a > 0 > b) or (a < 0 < b):
-                kept.append((ax + (bx - ax) * a / (a - b), ay + (by - ay) * a / (a - b)))
-        points = kept
-    return points
-
-
-class Pen:
-    """Draws in the frame of one thing, into the picture and into the mask of ids (either may be None)."""
-
-    def __init__(
-        self,
-        picture: ImageDraw.ImageDraw | None,
-        ids: ImageDraw.ImageDraw | None,
-        colour: tuple[int, int, int],
-        centre: Point,
-        scale: float,
-        line: int,
-        codes: dict[str, int],
-    ):
-        self.picture, self.ids, self.colour, self.centre, self.scale, self.line = picture, ids, colour, centre, scale, line
-        self.codes = codes  # attribute -> value in the id mask; "" is the body and all that is no attribute's
-        self.flip, self.turn = False, 0
-
-    def at(self, points: list[Point]) -> list[Point]:
-        x0, y0, s = *self.centre, self.scale
-        if self.flip:
-            points = [(-x, y) for x, y in points]
-        if self.turn == 1:
-            points = [(-y, x) for x, y in points]
-        elif self.turn == 2:
-            points = [(-x, -y) for x, y in points]
-        elif self.turn == 3:
-            points = [(y, -x) for x, y in points]
-        return [(x0 + s * x, y0 + s * y) for x, y in points]
-
-    def tone(self, factor: float) -> tuple[int, int, int]:
-        """The body colour, darker (factor < 1) or lighter (> 1)."""
-        r, g, b = (min(255, int(v * factor)) for v in self.colour)
-        return r, g, b
-
-    def fill(self, points: list[Point], colour: tuple[int, int, int] | None = None, of: str = "", edge: bool = True) -> None:
-        """A polygon with an outline around it; colour None is the body colour.
-
-        The outline lies outside and is an odd number of pixels wide: it takes no colour away, and mirrors exactly.
-        """
-        placed = self.at(points)
-        if self.picture:
-            if edge:
-                self.picture.line([*placed, placed[0]], fill=INK, width=self.line)
-            self.picture.polygon(placed, fill=colour or self.colour)
-        if self.ids:
-            self.ids.polygon(placed, fill=self.codes[of])
-
-    def stroke(self, points: list[Point], width: float, colour: tuple[int, int, int] = DARK, of: str = "") -> None:
-        """A line whose width is a share of the thing's radius."""
-        placed, thick = self.at(points), max(1, round(width * self.scale))
-        if self.picture:
-            self.picture.line(placed, fill=colour, width=thick, joint="curve")
-        if self.ids:
-            self.ids.line(placed, fill=self.codes[of], width=thick)
-
-    def texture(self, body: list[Point], value: str | None) -> None:
-        """White stripes or dots on a convex body; both cover the same area."""
-        if value is None:
-            return
-        ys, xs = [y for _, y in body], [x for x, _ in body]
-        top, height = min(ys), max(ys) - min(ys)
-        rim = 0.5 / self.scale  # Pillow fills half a pixel more on every side
-        if value == "striped":
-            for i in (1, 3, 5):
-                low, high = top + height * i / 8, top + height * (i + 1) / 8
-                self.fill(band(body, low + rim, high - rim), WHITE, of="texture", edge=False)
-        else:
-            covered = sum(area(band(body, top + height * i / 8, top + height * (i + 1) / 8)) for i in (1, 3, 5))
-            radius = math.sqrt(covered / (5 * math.pi)) * DOTS
-            cx, cy, dx, dy = (min(xs) + max(xs)) / 2, top + height / 2, (max(xs) - min(xs)) / 2, height / 2
-            for sx, sy in ((0, 0), (-1, -1), (1, -1), (-1, 1), (1, 1)):
-                dot = ellipse(cx + 0.52 * sx * dx, cy + 0.52 * sy * dy, radius - rim, radius - rim, n=16)
-                self.fill(dot, WHITE, of="texture", edge=False)
-
-    def write(self, word: str | None, x0: float, y0: float, x1: float, y1: float) -> None:
-        """A white label with the word in capitals; "" leaves the label blank, None leaves it out."""
-        if word is None:
-            return
-        self.fill(rectangle(x0, y0, x1, y1), WHITE, of="text")
-        if not word:
-            return
-        (left, top), (right, bottom) = self.at([(x0, y0), (x1, y1)])
-        left, right = min(left, right), max(left, right)  # a flag that flies left is mirrored, its word is not
-        margin = 0.1 * (bottom - top)
-        tall = bottom - top - 2 * margin
-        wide = min(right - left - 2 * margin, 0.95 * tall * len(word))
-        mask = lettering(word, round(wide), round(tall))
-        if self.picture:
-            self.picture.bitmap((round((left + right - mask.width) / 2), round(top + margin)), mask, fill=INK)
-
+from omma.scenes.pen import (
+    COFFEE,
+    DARK,
+    GLASS,
+    GREY,
+    INK,
+    LIGHT,
+    SKIN,
+    TURNS,
+    WHITE,
+    WOOD,
+    Pen,
+    Point,
+    area,
+    ellipse,
+    rectangle,
+)
 
 Get = Callable[[str], str | None]
 
@@ -197,18 +74,20 @@ def car(pen: Pen, get: Get) -> None:
     pen.flip = get("facing") == "left"
     spots = (-0.56, 0.56) if get("wheels") != "three" else (-0.62, 0.0, 0.62)
     for x in spots:
-        pen.fill(ellipse(x, 0.36, 0.22, 0.22, n=18), DARK, of="wheels" if not of else of)
-        pen.fill(ellipse(x, 0.4, 0.08, 0.08, n=10), GREY, of="wheels" if not of else of)
+        pen.fill(ellipse(x, 0.4, 0.23, 0.23, n=18), DARK, of=of or "wheels")
+        pen.fill(ellipse(x, 0.46, 0.08, 0.08, n=10), GREY, of=of or "wheels")
     if get("rack") == "yes":
         pen.stroke([(-0.42, -0.5), (-0.42, -0.78)], 0.1, DARK, of="rack")
         pen.stroke([(0.22, -0.5), (0.22, -0.78)], 0.1, DARK, of="rack")
         pen.stroke([(-0.62, -0.76), (0.42, -0.76)], 0.13, DARK, of="rack")
     if get("lights") == "on":
         pen.fill([(0.88, -0.06), (1.3, -0.26), (1.3, 0.4), (0.88, 0.14)], LIGHT, of="lights")
-    pen.fill([(-1, 0.34), (-1, -0.08), (-0.66, -0.14), (-0.44, -0.56), (0.28, -0.56), (0.5, -0.14), (1, -0.04), (1, 0.34)])
+    pen.fill(
+        [(-1, 0.34), (-1, -0.08), (-0.66, -0.14), (-0.44, -0.56), (0.28, -0.56), (0.5, -0.14), (1, -0.04), (1, 0.34)]
+    )
     pen.fill([(-0.52, -0.14), (-0.36, -0.44), (-0.12, -0.44), (-0.12, -0.14)], GLASS, of=of, edge=False)
     pen.fill([(-0.02, -0.14), (-0.02, -0.44), (0.2, -0.44), (0.36, -0.14)], GLASS, of=of, edge=False)
-    pen.fill(ellipse(0.9, 0.06, 0.1, 0.1, n=10), LIGHT if get("lights") == "on" else DARK, of="lights" if not of else of)
+    pen.fill(ellipse(0.9, 0.06, 0.1, 0.1, n=10), LIGHT if get("lights") == "on" else DARK, of=of or "lights")
 
 
 def truck(pen: Pen, get: Get) -> None:
@@ -255,11 +134,22 @@ def cup(pen: Pen, get: Get) -> None:
 def bottle(pen: Pen, get: Get) -> None:
     pen.turn = 1 if get("pose") == "lying" else 0
     if get("cap") != "no":
-        pen.fill(rectangle(-0.22, -1.06, 0.22, -0.74), DARK, of="cap")
+        pen.fill(rectangle(-0.22, -1.02, 0.22, -0.72), DARK, of="cap")
     else:
         pen.fill(rectangle(-0.13, -0.82, 0.13, -0.72), WHITE)
-    pen.fill([(-0.15, -0.78), (0.15, -0.78), (0.15, -0.46), (0.4, -0.2), (0.4, 0.95), (-0.4, 0.95), (-0.4, -0.2), (-0.15, -0.46)])
-    pen.fill(rectangle(-0.4, 0.2, 0.4, 0.6), WHITE)
+    pen.fill(
+        [
+            (-0.15, -0.76),
+            (0.15, -0.76),
+            (0.15, -0.46),
+            (0.42, -0.2),
+            (0.42, 0.9),
+            (-0.42, 0.9),
+            (-0.42, -0.2),
+            (-0.15, -0.46),
+        ]
+    )
+    pen.fill(rectangle(-0.42, 0.18, 0.42, 0.58), WHITE)
 
 
 def chair(pen: Pen, get: Get) -> None:
@@ -297,8 +187,8 @@ def tree(pen: Pen, get: Get) -> None:
     if get("star") == "yes":
         spikes = [(0.1 if i % 2 else 0.27, math.radians(36 * i - 90)) for i in range(10)]
         pen.fill([(r * math.cos(a), -0.86 + r * math.sin(a)) for r, a in spikes], WHITE, of="star")
-    pen.fill([(0, -0.72), (0.36, -0.42), (0.68, -0.3), (0.62, 0.1), (0.36, 0.28), (-0.36, 0.28), (-0.62, 0.1), (-0.68, -0.3),
-              (-0.36, -0.42)])  # fmt: skip
+    half = [(0.36, -0.42), (0.68, -0.3), (0.62, 0.1), (0.36, 0.28)]
+    pen.fill([(0, -0.72), *half, *((-x, y) for x, y in reversed(half))])
 
 
 def flag(pen: Pen, get: Get) -> None:
@@ -352,7 +242,8 @@ def door(pen: Pen, get: Get) -> None:
 
 
 def cuboid(elevation: float) -> list[tuple[list[Point], float]]:
-    """The three visible faces of a cube seen from `elevation` degrees above the ground, with their light: left, right, top."""
+    """The three visible faces of a cube seen from `elevation` degrees above the ground, with their light: left, right,
+    top."""
     sin, cos = math.sin(math.radians(elevation)), math.cos(math.radians(elevation))
 
     def at(x: float, y: float, z: float) -> Point:
@@ -369,7 +260,7 @@ def cuboid(elevation: float) -> list[tuple[list[Point], float]]:
 def box(pen: Pen, get: Get) -> None:
     if get("view"):
         faces = cuboid(68 if get("view") == "above" else 12)
-        # Equal coloured area and equal mean light from both viewpoints; a strip takes a fifth of the left face and of the top.
+        # Equal coloured area and mean light from both viewpoints; a strip takes a fifth of the left face and the top.
         areas = [share * area(p) for share, (p, _) in zip((0.8, 1.0, 0.8), faces, strict=True)]
         light = sum(part * tone for part, (_, tone) in zip(areas, faces, strict=True)) / sum(areas)
         scale = math.sqrt((0.96 if get("view") == "above" else 0.98) / sum(areas))
@@ -411,7 +302,16 @@ def umbrella(pen: Pen, get: Get) -> None:
         pen.stroke([(0, 0.7), *ellipse(0.2, 0.7, 0.2, 0.24, 180, 0, 8)], 0.14, WOOD, of="handle")
     else:
         pen.stroke([(0, 0.5), (0, 1.0)], 0.2, WOOD, of="handle")
-    pen.fill([*ellipse(0, 0.05, 0.92, 0.82, 180, 360, 20), (0.6, -0.06), (0.3, 0.05), (0, -0.06), (-0.3, 0.05), (-0.6, -0.06)])
+    pen.fill(
+        [
+            *ellipse(0, 0.05, 0.92, 0.82, 180, 360, 20),
+            (0.6, -0.06),
+            (0.3, 0.05),
+            (0, -0.06),
+            (-0.3, 0.05),
+            (-0.6, -0.06),
+        ]
+    )
     for x in (-0.3, 0.3):
         pen.stroke([(x, 0.03), (0.1 * x, -0.74)], 0.04, INK)
 
@@ -427,7 +327,12 @@ def clock(pen: Pen, get: Get) -> None:
         pen.fill(ellipse(0, 0, 0.812, 0.812), of="face")
         pen.fill(ellipse(0, 0, 0.564, 0.564), WHITE, of="face")
     pen.turn = TURNS[get("hand") or "up"]
-    pen.fill([(-0.1, -0.1), (0.12, -0.1), (0.12, -0.26), (0.5, 0), (0.12, 0.26), (0.12, 0.1), (-0.1, 0.1)], INK, of="hand", edge=False)
+    pen.fill(
+        [(-0.1, -0.1), (0.12, -0.1), (0.12, -0.26), (0.5, 0), (0.12, 0.26), (0.12, 0.1), (-0.1, 0.1)],
+        INK,
+        of="hand",
+        edge=False,
+    )
     pen.turn = 0
 
 
@@ -450,7 +355,11 @@ def person(pen: Pen, get: Get) -> None:
     for x in (-0.1, 0.1):
         pen.fill(ellipse(x, -0.58, 0.05, 0.05, n=6), INK, edge=False)
     if get("hat") == "yes":
-        pen.fill([(-0.42, -0.74), (-0.26, -0.74), (-0.22, -1.1), (0.22, -1.1), (0.26, -0.74), (0.42, -0.74)], DARK, of="hat")
+        pen.fill(
+            [(-0.42, -0.74), (-0.26, -0.74), (-0.22, -1.06), (0.22, -1.06), (0.26, -0.74), (0.42, -0.74)],
+            DARK,
+            of="hat",
+        )
 
 
 def butterfly(pen: Pen, get: Get) -> None:
@@ -476,7 +385,19 @@ def ball(pen: Pen, get: Get) -> None:
 def boat(pen: Pen, get: Get) -> None:
     if get("view") == "above":
         pen.scale *= 1.018
-        pen.fill([(-0.9, -0.3), (-0.5, -0.48), (0.2, -0.48), (0.72, -0.28), (1.06, 0), (0.72, 0.28), (0.2, 0.48), (-0.5, 0.48), (-0.9, 0.3)])
+        pen.fill(
+            [
+                (-0.9, -0.3),
+                (-0.5, -0.48),
+                (0.2, -0.48),
+                (0.72, -0.28),
+                (1.06, 0),
+                (0.72, 0.28),
+                (0.2, 0.48),
+                (-0.5, 0.48),
+                (-0.9, 0.3),
+            ]
+        )
         for x in (-0.5, -0.05, 0.4):
             pen.fill(rectangle(x - 0.12, -0.32, x + 0.12, 0.32), WOOD, of="view", edge=False)
         return
@@ -515,7 +436,7 @@ def drum(pen: Pen, get: Get) -> None:
 SHAPES: dict[str, Callable[[Pen, Get], None]] = {
     f.__name__: f
     for f in (
-        fish, bird, car, truck, arrow, cup, bottle, chair, house, tree, flag, lamp, candle, door, box, book, umbrella, clock,
-        sign, person, butterfly, ball, boat, drum,
+        fish, bird, car, truck, arrow, cup, bottle, chair, house, tree, flag, lamp, candle, door, box, book, umbrella,
+        clock, sign, person, butterfly, ball, boat, drum,
     )
 }  # fmt: skip

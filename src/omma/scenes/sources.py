@@ -1,6 +1,7 @@
 """From worlds to tables: pictures with captions and facts, and items (pairs, statements, questions) that point to them.
 
-A row is a function of (seed, its own number), never of how the work was split, so any number of workers writes the same bytes.
+A row is a function of (seed, its own number), never of how the work was split, so any number of workers writes the same
+bytes.
 """
 
 import shutil
@@ -78,17 +79,24 @@ def write_scenes(
     check: bool = True,
     mode: str = "swap",
 ) -> tuple[Table, Table]:
-    """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns (pictures, items).
+    """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns (pictures,
+    items).
 
-    out/pictures has the columns of a pictures table and world (JSON), facts (list of text) and group (the pair, else null). The
-    first caption of a pair's picture is true of it and false of its partner; so are the others, aligned with the partner's.
-    out/items has, for a pair, one "pairs", four "statement" and two "question" items with knobs, and for plain pictures "statement"
-    items whose texts are true of one picture and false of another.
+    out/pictures has the columns of a pictures table and world (JSON), facts (list of text) and group (the pair, else
+    null). The first caption of a pair's picture is true of it and false of its partner; so are the others, aligned with
+    the partner's. out/items has, for a pair, one "pairs", four "statement" and two "question" items with knobs, and for
+    plain pictures "statement" items whose texts are true of one picture and false of another.
 
-    With check, every text must be right as often as wrong, and from 200 pairs a pattern no probe may tell the partners apart (see
-    probes.py). Raises ValueError when a check fails, and then nothing is left behind; also for a size, count or mode that cannot be.
+    With check, every text must be right as often as wrong, and from 200 pairs a pattern no probe may tell the partners
+    apart (see probes.py). Raises ValueError when a check fails, and then nothing is left behind; also for a size, count
+    or mode that cannot be.
     """
-    for what, value, least in (("pictures", pictures, 0), ("pairs", pairs, 0), ("size", size, 64), ("workers", workers, 1)):
+    for what, value, least in (
+        ("pictures", pictures, 0),
+        ("pairs", pairs, 0),
+        ("size", size, 64),
+        ("workers", workers, 1),
+    ):
         if value < least:
             raise ValueError(f"{what}={value}: the least is {least}")
     if mode not in MODES:
@@ -116,13 +124,19 @@ def write_scenes(
                     table.append(rows)
                     rows.clear()
             if progress:
-                print(f"\rscenes: {number}/{len(tasks)} tasks", end="\n" if number == len(tasks) else "", file=sys.stderr)
+                print(
+                    f"\rscenes: {number}/{len(tasks)} tasks", end="\n" if number == len(tasks) else "", file=sys.stderr
+                )
         if measure:
-            found = probe_features(made_pairs, {p: np.array(s, np.float32).reshape(pairs, 2, -1) for p, s in stats.items()})
+            found = probe_features(
+                made_pairs, {p: np.array(s, np.float32).reshape(pairs, 2, -1) for p, s in stats.items()}
+            )
             if bad := [row for row in found if not row["ok"]]:
                 tell = "; ".join(f"{r['pattern']}: {r['name']} {r['accuracy']:.3f} (p {r['p']:.2g})" for r in bad)
-                raise ValueError(f"a shortcut tells the partners of a pair apart without seeing: {tell}. Use mode='swap', or "
-                                 f"check=False if the pairs are meant to have it")  # fmt: skip
+                raise ValueError(
+                    f"a shortcut tells the partners of a pair apart without seeing: {tell}. "
+                    "Use mode='swap', or check=False if the pairs are meant to have it"
+                )
     except BaseException:
         for table in tables:
             shutil.rmtree(table.uri, ignore_errors=True)
@@ -173,8 +187,18 @@ def _picture(task: Task, id_: str, world: World, data: bytes, texts: list[str], 
     }
 
 
-def _item(task: Task, id_: str, kind: str, pictures: list[str], prompt: str | None, options: list[str], answer: str | None,
-          group: str | None = None, knobs: dict[str, Any] | None = None, pattern: str | None = None) -> dict[str, Any]:  # fmt: skip
+def _item(
+    task: Task,
+    id_: str,
+    kind: str,
+    pictures: list[str],
+    prompt: str | None,
+    options: list[str],
+    answer: str | None,
+    group: str | None = None,
+    knobs: dict[str, Any] | None = None,
+    pattern: str | None = None,
+) -> dict[str, Any]:
     return {"id": id_, "task": kind, "pattern": pattern, "pictures": pictures, "prompt": prompt, "options": options,
             "answer": answer, "group": group, "split": task.split, "knobs": knobs}  # fmt: skip
 
@@ -218,7 +242,9 @@ def _pair(made: Made, task: Task, pattern: str, number: int) -> None:
     for s, statement in zip("ab", both, strict=True):
         for x, id_ in zip("ab", ids, strict=True):
             answer = TRUE_FALSE[s != x]
-            made.items.append(_item(task, f"{group}-{s}-of-{x}", "statement", [id_], statement, TRUE_FALSE, answer, **common))
+            made.items.append(
+                _item(task, f"{group}-{s}-of-{x}", "statement", [id_], statement, TRUE_FALSE, answer, **common)
+            )
     for x, id_, answer in zip("ab", ids, (pair.answer_a, pair.answer_b), strict=True):
         made.items.append(
             _item(task, f"{group}-ask-{x}", "question", [id_], pair.question, list(pair.options), answer, **common)

@@ -1,8 +1,9 @@
 """The state of a scene and what is true in it. A world is drawn by draw.py and spoken about by language.py.
 
-`facts` knows nothing of pixels: it reads the state and answers with ground atoms, so a caption can be checked without a renderer.
-Coordinates are shares of the canvas, x to the right and y down. Margins keep what is doubtful out of the facts, as in
-ShapeWorld (Kuhnle and Copestake 2017) and CLEVR (Johnson et al. 2017): two things that stand askew have no relation at all.
+`facts` knows nothing of pixels: it reads the state and answers with ground atoms, so a caption can be checked without a
+renderer. Coordinates are shares of the canvas, x to the right and y down. Margins keep what is doubtful out of the
+facts, as in ShapeWorld (Kuhnle and Copestake 2017) and CLEVR (Johnson et al. 2017): two things that stand askew have no
+relation at all.
 """
 
 import json
@@ -23,13 +24,15 @@ OPPOSITE = {"left_of": "right_of", "right_of": "left_of", "above": "below", "bel
 
 
 def generator(*key: object) -> random.Random:
-    """A random generator that is a function of the key alone: the same in every process, unrelated for neighbouring keys."""
+    """A random generator that is a function of the key alone: the same in every process, unrelated for neighbouring
+    keys."""
     return random.Random(int.from_bytes(blake2b(json.dumps(key).encode(), digest_size=16).digest()))
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: kind, colour, centre, radius (shares of the canvas), and the attributes that can be told from its picture."""
+    """One object: kind, colour, centre, radius (shares of the canvas), and the attributes that can be told from its
+    picture."""
 
     kind: str
     colour: str
@@ -73,7 +76,8 @@ class World:
         try:
             raw = json.loads(text)
             things = tuple(
-                Thing(**(t | {"attributes": tuple((str(n), str(v)) for n, v in t["attributes"])})) for t in raw["things"]
+                Thing(**(t | {"attributes": tuple((str(n), str(v)) for n, v in t["attributes"])}))
+                for t in raw["things"]
             )
             back = raw["backdrop"]
             backdrop = Backdrop(tuple(back["sky"]), tuple(back["ground"]), back["horizon"])
@@ -99,7 +103,8 @@ def relation(a: Thing, b: Thing) -> str | None:
 def facts(world: World) -> frozenset[Atom]:
     """Everything that is true in the world, as ground atoms.
 
-    ("kind", "o1", "cup"), ("colour", "o1", "red"), ("handle", "o1", "yes"), ("left_of", "o1", "o2"), ("count", "red cup", "1")
+    ("kind", "o1", "cup"), ("colour", "o1", "red"), ("handle", "o1", "yes"), ("left_of", "o1", "o2"), ("count", "red
+    cup", "1")
     """
     atoms: set[Atom] = set()
     counts: dict[str, int] = {}
@@ -125,7 +130,8 @@ def sample_places(rng: random.Random, radii: list[float]) -> list[tuple[float, f
     places: list[tuple[float, float]] = []
     for i, r in enumerate(radii):
         for _ in range(40):
-            x, y = rng.uniform(r + 0.02, 0.98 - r), rng.uniform(r + 0.02, 0.98 - r)
+            edge = 1.08 * r + 0.01
+            x, y = rng.uniform(edge, 1 - edge), rng.uniform(edge, 1 - edge)
             if all(math.hypot(x - p, y - q) >= GAP * (r + s) for (p, q), s in zip(places, radii[:i], strict=True)):
                 places.append((round(x, 4), round(y, 4)))
                 break
@@ -157,19 +163,23 @@ def radius_for(number: int, rng: random.Random) -> float:
 
 
 def assemble(rng: random.Random, things: list[Thing]) -> World | None:
-    """Find places for things (their own x and y are ignored), a backdrop and an order of drawing; None when they don't fit."""
+    """Find places for things (their own x and y are ignored), a backdrop and an order of drawing; None when they don't
+    fit."""
     places = sample_places(rng, [t.size for t in things])
     if places is None:
         return None
     order = list(range(len(things)))
     rng.shuffle(order)
     return World(
-        tuple(replace(t, x=x, y=y) for t, (x, y) in zip(things, places, strict=True)), sample_backdrop(rng), tuple(order)
+        tuple(replace(t, x=x, y=y) for t, (x, y) in zip(things, places, strict=True)),
+        sample_backdrop(rng),
+        tuple(order),
     )
 
 
 def sample_world(*key: object) -> World:
-    """A random world of one to four different things, or of one to two groups of equal things: a function of the key."""
+    """A random world of one to four different things, or of one to two groups of equal things: a function of the
+    key."""
     rng = generator("world", *key)
     while True:
         things: list[Thing] = []
