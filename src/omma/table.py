@@ -321,6 +321,7 @@ class Table:
             reach = self._chunks[:covers]
             behind = [chunk for chunk in reach if self.sidecar_note(name, fingerprint, chunk, needs) is None]
             if not behind:
+                sweep(self.uri / "cols" / f"{quote(name, safe='')}@{fingerprint}")
                 manifest["columns"][name] = {
                     "fingerprint": fingerprint, "arrow": pack(pa.schema([pa.field(name, type)])), "chunks": len(reach),
                     "created": round(time.time(), 3), "info": info or {}}
@@ -387,6 +388,10 @@ class Table:
              where: str | pc.Expression | Predicate | None = None) -> pa.Table:
         """What `scan` gives, as one Arrow table in memory."""
         return pa.Table.from_batches(self.scan(columns, where), self._schema_of(self._wanted(columns)))
+
+    def chunk_batch(self, chunk: Chunk, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+        """All rows of one chunk: what an op computes on."""
+        return self._read(chunk, self._wanted(columns), None).combine_chunks().to_batches()[0]
 
     def take(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows with these ids, in this order (an id may come twice); only the row groups that hold them are read.
