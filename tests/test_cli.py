@@ -107,8 +107,9 @@ def by_colour(monkeypatch, colour_encoder):
     """Every --encoder is the one that knows colours."""
     import omma.models.pretrained
 
-    monkeypatch.setattr(omma.models.pretrained, "load_encoder", lambda name, device="auto": colour_encoder)
-    monkeypatch.setattr(omma, "load_encoder", lambda name, device="auto": colour_encoder, raising=False)
+    # the public name first: it is looked up on first use, and would otherwise keep the other module's stand-in
+    for module in (omma, omma.models.pretrained):
+        monkeypatch.setattr(module, "load_encoder", lambda name, device="auto": colour_encoder)
 
 
 def test_scenes_writes_two_tables_and_says_where(capsys, tmp_path):
