@@ -49,7 +49,10 @@ def run_block(block: Block, names: dict) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         if block.language == "python":
-            exec(compile(block.code, "docs", "exec"), names)
+            # a file of its own, so that the source of the block's functions can be found
+            source = Path(f"block{len(list(Path().glob('block*.py')))}.py").resolve()
+            source.write_text(block.code)
+            exec(compile(block.code, source, "exec"), names)
         else:
             for line in block.code.replace("\\\n", " ").splitlines():
                 command, *args = shlex.split(line, comments=True) or ["#"]
