@@ -87,8 +87,7 @@ def check_facts(draft: Draft, mode: str) -> None:
 def _finish(
     rng: random.Random, draft: Draft, pattern: str, size: int, mode: str
 ) -> tuple[Pair, tuple[Image.Image, Image.Image]] | None:
-    """Check a draft against facts and pixels, give its members their roles by lot, and measure it; None when it is
-    rejected."""
+    """Check a draft against facts and pixels, give its members their roles by lot, and measure it; None rejects it."""
     check_facts(draft, mode)
     known_a, known_b = Known(facts(draft.a)), Known(facts(draft.b))
     kept = [
@@ -141,8 +140,7 @@ def _finish(
 
 
 def _part_pixels(draft: Draft, mask: np.ndarray) -> int:
-    """Visible pixels of the edited part, of the carrier that shows most of it; of the smallest thing when things are
-    edited whole."""
+    """Visible pixels of the edited part on the carrier that shows most of it, or of the smallest thing edited whole."""
     counts = []
     for i in draft.edited:
         code = i + 1 + THINGS * part_code(draft.a.things[i].kind, draft.part)

@@ -1,4 +1,4 @@
-"""The pen of the scenes: polygons, lines, textures and letters in the frame of one thing, into picture and mask at once."""
+"""The pen: polygons, lines, textures and letters in the frame of one thing, into the picture and the mask at once."""
 
 import math
 from functools import lru_cache

@@ -231,10 +231,10 @@ def door(pen: Pen, get: Get) -> None:
     if get("leaf") == "open":
         pen.fill(rectangle(-0.42, -0.86, 0.42, 0.98), INK, of="leaf")
         # As large as the closed leaf, so that opening a door changes no amount of colour.
-        pen.fill([(-0.42, -0.86), (-1.14, -1.0), (-1.14, 1.2), (-0.42, 0.98)])
+        pen.fill([(-0.42, -0.86), (-1.14, -1.0), (-1.14, 1.2), (-0.42, 0.98)], of="leaf")
         pen.fill(ellipse(-0.98, 0.12, 0.09, 0.09, n=10), WHITE, of="leaf")
     else:
-        pen.fill(rectangle(-0.42, -0.86, 0.42, 0.86))
+        pen.fill(rectangle(-0.42, -0.86, 0.42, 0.86), of="leaf")
         pen.fill(ellipse(0.24, 0.1, 0.09, 0.09, n=10), WHITE, of="leaf")
     if get("lantern") == "yes":
         pen.stroke([(0.54, -0.62), (0.8, -0.62)], 0.08, DARK, of="lantern")
@@ -355,11 +355,8 @@ def person(pen: Pen, get: Get) -> None:
     for x in (-0.1, 0.1):
         pen.fill(ellipse(x, -0.58, 0.05, 0.05, n=6), INK, edge=False)
     if get("hat") == "yes":
-        pen.fill(
-            [(-0.42, -0.74), (-0.26, -0.74), (-0.22, -1.06), (0.22, -1.06), (0.26, -0.74), (0.42, -0.74)],
-            DARK,
-            of="hat",
-        )
+        half = [(0.22, -1.06), (0.25, -0.82), (0.44, -0.82), (0.44, -0.72)]
+        pen.fill([*half, *((-x, y) for x, y in reversed(half))], DARK, of="hat")
 
 
 def butterfly(pen: Pen, get: Get) -> None:

@@ -79,8 +79,7 @@ def write_scenes(
     check: bool = True,
     mode: str = "swap",
 ) -> tuple[Table, Table]:
-    """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns (pictures,
-    items).
+    """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
     out/pictures has the columns of a pictures table and world (JSON), facts (list of text) and group (the pair, else
     null). The first caption of a pair's picture is true of it and false of its partner; so are the others, aligned with
@@ -102,11 +101,10 @@ def write_scenes(
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     out = Path(out)
-    tables = (
-        Table.create(out / "pictures", "pictures", extra=PICTURE_COLUMNS),
-        Table.create(out / "items", "items", extra=ITEM_COLUMNS),
-    )
+    tables: list[Table] = []  # what this call made, and takes away again when it fails
     try:
+        tables.append(Table.create(out / "pictures", "pictures", extra=PICTURE_COLUMNS))
+        tables.append(Table.create(out / "items", "items", extra=ITEM_COLUMNS))
         measure = check and pairs >= ENOUGH
         stats: dict[str, list[np.ndarray]] = {p: [] for p in PATTERNS}
         made_pairs: dict[str, list[Pair]] = {p: [] for p in PATTERNS}
@@ -141,7 +139,7 @@ def write_scenes(
         for table in tables:
             shutil.rmtree(table.uri, ignore_errors=True)
         raise
-    return tables
+    return tables[0], tables[1]
 
 
 def _tasks(pictures: int, pairs: int, seed: int, size: int, split: str, mode: str, measure: bool) -> Iterator[Task]:
