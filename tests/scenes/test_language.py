@@ -86,6 +86,18 @@ def test_colours_and_kinds_that_a_caption_names_are_in_the_picture(worlds):
     assert seen > 1000
 
 
+def test_the_definite_article_is_said_of_the_only_one(worlds):
+    seen = 0
+    for i, world in enumerate(worlds):
+        looks = [(t.colour, t.kind) for t in world.things]
+        for text in captions(world, i):
+            for colour, kind in re.findall(r"\bthe (\w+) (\w+)", text):
+                if colour in COLOURS and kind in KINDS:
+                    assert looks.count((colour, kind)) == 1, text
+                    seen += 1
+    assert seen > 200
+
+
 def test_the_vocabulary_is_closed_and_small(worlds):
     words = {w.strip(",?") for i, world in enumerate(worlds) for text in captions(world, i) for w in text.split()}
     for pattern in PATTERNS:

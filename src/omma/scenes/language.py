@@ -246,11 +246,13 @@ def _relation(rng: random.Random, world: World) -> Claim | None:
     if len(world.things) < 2:
         return None
     one, other = rng.sample(world.things, 2)
-    if not (how := relation(one, other)):
+    look, groups = lambda t: (t.colour, t.kind), _groups(world)
+    if look(one) == look(other) or not (how := relation(one, other)):
         return None
+    unique = groups[look(one)] == groups[look(other)] == 1  # "the red cup" is said of the only one
     detail = rng.random() < 0.5
     nouns = [Noun.of(t, *(_seen(rng, t, 1) if detail else ())) for t in (one, other)]
-    return say_relation(rng, how, nouns[0], nouns[1], definite=rng.random() < 0.3)
+    return say_relation(rng, how, nouns[0], nouns[1], definite=unique and rng.random() < 0.3)
 
 
 def _count(rng: random.Random, world: World) -> Claim:
