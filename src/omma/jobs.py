@@ -94,7 +94,7 @@ def run(table: Table, op: Op, *, workers: int = 1, progress: bool = False, max_e
     """
     start = time.monotonic()
     computed: set[str] = set()
-    with _bar(op.name, progress) as advance:
+    with progress_bar(op.name, "chunks", progress) as advance:
         while True:
             table.refresh()
             _check(op, table, workers)
@@ -132,8 +132,7 @@ def _compute(table: Table, op: Op, mark: str, missing: list[Chunk], allowed: int
             assert worker is not None
             yield chunk.name, worker(chunk)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (table, op, mark, allowed))
+    pool = spawned_pool(min(workers, len(missing)), _start_worker, table, op, mark, allowed)
     try:
         waiting = {pool.submit(_work, chunk): chunk for chunk in missing}
         for done in as_completed(waiting):
@@ -197,9 +196,20 @@ def _too_many(op: Op, rows: list[str], allowed: int) -> ValueError:
                       "Mend the op or the rows, or raise max_error_rate")
 
 
+def spawned_pool(workers: int, start: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
+    """Worker processes that share nothing with this one, each begun by start(*arguments), and that end when it ends."""
+    context = multiprocessing.get_context("spawn")        # fork copies threads' locks in any state, and macOS lacks it
+    return ProcessPoolExecutor(workers, context, _begin, (start, arguments))
+
+
+def _begin(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if start is not None:
+        start(*arguments)
+
+
 def _start_worker(table: Table, op: Op, mark: str, allowed: int) -> None:
     global _worker
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _worker = _Worker(table, op, mark, allowed)
 
 
@@ -282,20 +292,20 @@ def _constant(value: Any) -> bool:
 
 
 @contextmanager
-def _bar(name: str, shown: bool) -> Iterator[Callable[[int, int | None], None]]:
-    """advance(chunks, total): a progress bar on stderr, so that stdout stays for results."""
+def progress_bar(name: str, unit: str, shown: bool) -> Iterator[Callable[[int, int | None], None]]:
+    """advance(done, None) moves the bar on; advance(done, total) sets both. On stderr: stdout stays for results."""
     if not shown:
-        yield lambda chunks, total: None
+        yield lambda done, total: None
         return
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("chunks"),
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
                TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=None)
 
-        def advance(chunks: int, total: int | None) -> None:
-            if total is not None:                         # a new count: the table may have grown
-                bar.update(task, total=total, completed=chunks)
+        def advance(done: int, total: int | None) -> None:
+            if total is None:
+                bar.advance(task, done)
             else:
-                bar.advance(task, chunks)
+                bar.update(task, total=total, completed=done)
 
         yield advance

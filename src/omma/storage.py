@@ -93,7 +93,7 @@ def load_manifest(uri: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
         checksum = manifest.pop("checksum")
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"no table at {uri}: {_whats_at(uri)}. Make one: omma ingest SOURCE --out {uri}") from None
+        raise ValueError(f"no table at {uri}: {_whats_at(uri)}. Make one: omma ingest SOURCE {uri}") from None
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); take it from a copy, or make the table again") from None
     if checksum != digest(json.dumps(manifest, sort_keys=True)):
