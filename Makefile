@@ -5,7 +5,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 
 check:
 	$(PYTHON) -m ruff check
-	$(PYTHON) -m pyright --pythonpath $(PYTHON)
+	$(PYTHON) -m pyright --pythonpath $$(command -v $(PYTHON))
 	$(PYTHON) -m pytest
 
 demo:
