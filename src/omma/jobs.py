@@ -78,9 +78,12 @@ def fingerprint(op: Op, table: Table) -> str:
     except TypeError as error:
         raise ValueError(f"op {op.name!r}: params must be what JSON can hold, and {error}. Give numbers, strings, "
                          "lists and dicts; for a model, the hash of its weights") from None
-    inputs = [f"{name}={table.column_info(name)['fingerprint']}" for name in sorted(op.needs)]
     source = [*_source(op.run), *(_source(op.setup) if op.setup else ())]
-    return digest(op.name, str(op.version), str(op.type), params, *inputs, "", *source)
+    return digest(op.name, str(op.version), str(op.type), params, *_inputs(op, table), "", *source)
+
+
+def _inputs(op: Op, table: Table) -> list[str]:
+    return [f"{name}={table.column_info(name)['fingerprint']}" for name in sorted(op.needs)]
 
 
 def run(table: Table, op: Op, *, workers: int = 1, progress: bool = False, max_error_rate: float = 0.001) -> JobReport:
@@ -98,7 +101,7 @@ def run(table: Table, op: Op, *, workers: int = 1, progress: bool = False, max_e
         while True:
             table.refresh()
             _check(op, table, workers)
-            mark = fingerprint(op, table)
+            mark, inputs = fingerprint(op, table), _inputs(op, table)
             notes = {chunk.name: table.sidecar_note(op.name, mark, chunk, op.needs) for chunk in table.chunks}
             missing = [chunk for chunk in table.chunks if notes[chunk.name] is None]
             bad_rows = {name: (note or {}).get("failed", []) for name, note in notes.items()}       # in row order
@@ -117,7 +120,7 @@ def run(table: Table, op: Op, *, workers: int = 1, progress: bool = False, max_e
             info = {"op": op.name, "version": op.version, "params": op.params, "needs": list(op.needs),
                     "failed": len(failed)}
             behind = table.commit_column(op.name, mark, op.type, needs=op.needs, info=info)
-            if not behind and mark == fingerprint(op, table):
+            if not behind and inputs == _inputs(op, table):
                 break                                     # else others appended rows or changed an input meanwhile
     return JobReport(op.name, mark, len(computed), len(table.chunks) - len(computed), table.num_rows, len(failed),
                      time.monotonic() - start, tuple(failed[:100]))
@@ -246,7 +249,8 @@ def _source(function: Any, seen: set[int] | None = None) -> list[str]:
     """The text of a function, what it closes over, and the functions and constants of its own module that it names."""
     seen = set() if seen is None else seen
     if isinstance(function, functools.partial):
-        return [repr(function.args), repr(sorted(function.keywords.items())), *_source(function.func, seen)]
+        bound = [*enumerate(function.args), *sorted(function.keywords.items())]
+        return [*(f"{name}={value!r}" for name, value in bound if _constant(value)), *_source(function.func, seen)]
     function = inspect.unwrap(getattr(function, "__func__", function))
     if not isinstance(function, types.FunctionType):
         # a class or an object with __call__; what is written in C has a name only
@@ -258,17 +262,17 @@ def _source(function: Any, seen: set[int] | None = None) -> list[str]:
     code = function.__code__
     parts = [_text(function) or repr((code.co_code, code.co_names, [c for c in code.co_consts if _constant(c)]))]
     parts += [repr(value) for value in function.__defaults__ or () if _constant(value)]
-    named: dict[str, Any] = {name: function.__globals__.get(name) for name in sorted(_names(code))}
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):                        # a cell may still be empty
-            named[name] = cell.cell_contents
-    for name, value in named.items():
-        if isinstance(value, types.FunctionType | functools.partial):
-            if name in code.co_freevars or value.__module__ == function.__module__:
-                parts += _source(value, seen)
+            value = cell.cell_contents
+            parts += _source(value, seen) if callable(value) else [f"{name}={value!r}"] if _constant(value) else []
+    for name in sorted(_names(code)):
+        value = function.__globals__.get(name)
+        if isinstance(value, types.FunctionType) and value.__module__ == function.__module__:
+            parts += _source(value, seen)
         elif inspect.isclass(value) and value.__module__ == function.__module__:
             parts.append(_text(value))
-        elif value is not None and _constant(value) and not name.startswith("__"):
+        elif name.isupper() and _constant(value):         # lower case may be a counter, which changes with every run
             parts.append(f"{name}={value!r}")
     return parts
 
