@@ -52,7 +52,7 @@ def test_no_probe_tells_the_partners_of_exchanged_pairs_apart():
 def test_the_probes_catch_a_naive_edit(pattern):
     rows = {row["name"]: row for row in probe(make_pairs(pattern, ENOUGH, "power", mode="single"))}
     assert not rows["statistics"]["ok"]
-    assert rows["statistics"]["accuracy"] > 0.85
+    assert rows["statistics"]["accuracy"] > 0.75
     assert not all(row["ok"] for name, row in rows.items() if name.startswith("more "))
 
 

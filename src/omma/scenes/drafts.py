@@ -265,15 +265,11 @@ def _quantity(rng: random.Random, swap: bool) -> Draft | None:
         kinds = [kinds[0]] * 2
     elif rng.random() < 0.5:
         colours = [colours[0]] * 2
-    # Radii that share one coloured area unevenly among the members of a group. The area of a thing goes with
-    # r * r - rim * r, and t solves: sum over the roots s of the shares of (t * s)^2 - rim * t * s = whole.
-    rim = sum(KINDS[k].rim or 0.0 for k in kinds) / 2
+    # Radii that share one coloured area unevenly among the members of a group.
     reach, radii = rng.uniform(0.175, 0.2), []
     for number in (m, n):
-        roots = [math.sqrt(rng.uniform(0.8, 1.25)) for _ in range(number)]
-        square, linear = sum(s * s for s in roots), rim * sum(roots)
-        t = (linear + math.sqrt(linear**2 + 4 * square * (reach**2 - rim * reach))) / (2 * square)
-        radii += [round(t * s, 4) for s in roots]
+        shares = [rng.uniform(0.8, 1.25) for _ in range(number)]
+        radii += [round(reach * math.sqrt(s / sum(shares)), 4) for s in shares]
     places = sample_places(rng, radii)
     if places is None:
         return None

@@ -46,7 +46,7 @@ def draw(
             mark,
             COLOURS[thing.colour],
             (thing.x * wide, thing.y * wide),
-            thing.size * wide * kind.stretch,
+            thing.size * wide * kind.stretch - kind.swell,
             line,
             codes,
         )

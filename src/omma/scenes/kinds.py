@@ -117,21 +117,24 @@ class Kind:
     plural: str
     attributes: dict[str, Attribute]
     stretch: float = 1.0
-    rim: float | None = None  # only of what may be counted in groups: its coloured area goes with r * r - rim * r
+    group: bool = False  # simple enough to be drawn small and counted
+    swell: float = 0.0  # pixels by which Pillow draws it too large, as a polygon covers all the pixels that it touches
 
     def carries(self, pattern: str) -> list[str]:
         """Names of the attributes of this kind that belong to `pattern`."""
         return [name for name, attribute in self.attributes.items() if attribute.pattern == pattern]
 
 
-def _kind(noun: str, plural: str = "", stretch: float = 1.0, rim: float | None = None, **attributes: Attribute) -> Kind:
-    return Kind(noun, plural or noun + "s", attributes, stretch, rim)
+def _kind(
+    noun: str, plural: str = "", stretch: float = 1.0, swell: float | None = None, **attributes: Attribute
+) -> Kind:
+    return Kind(noun, plural or noun + "s", attributes, stretch, swell is not None, swell or 0.0)
 
 
 KINDS: dict[str, Kind] = {
     k.noun: k
     for k in (
-        _kind("fish", "fish", rim=0.0055, facing=heading("facing"), fin=part("a fin"),
+        _kind("fish", "fish", stretch=0.99, swell=0.17, facing=heading("facing"), fin=part("a fin"),
               tail=having("structure", "a {} tail", "forked", "round")),
         _kind("bird", stretch=1.025, facing=heading("facing"), crest=part("a crest"),
               tail=having("structure", "a {} tail", "long", "short")),
@@ -140,15 +143,15 @@ KINDS: dict[str, Kind] = {
               wheels=having("structure", "{} wheels", "two", "three"), view=seen()),
         _kind("truck", stretch=0.841, facing=heading("facing"), ladder=part("a ladder"),
               wheels=having("structure", "{} wheels", "two", "three")),
-        _kind("arrow", stretch=0.931, rim=-0.0107, pointing=heading("pointing", UP_DOWN_LEFT_RIGHT)),
-        _kind("cup", stretch=0.899, rim=0.0067, handle=part("a handle"), filled=state("full", "empty"),
+        _kind("arrow", stretch=0.954, swell=1.15, pointing=heading("pointing", UP_DOWN_LEFT_RIGHT)),
+        _kind("cup", stretch=0.884, swell=0.5, handle=part("a handle"), filled=state("full", "empty"),
               texture=TEXTURE, view=seen()),
         _kind("bottle", stretch=1.066, cap=part("a cap"), pose=state("standing", "lying", whole=True)),
         _kind("chair", stretch=1.027, facing=heading("facing"), cushion=part("a cushion"),
               legs=having("structure", "{} legs", "straight", "crossed")),
         _kind("house", stretch=1.05, chimney=part("a chimney"), windows=having("state", "{} windows", "lit", "dark"),
               roof=having("structure", "a {} roof", "pointed", "flat")),
-        _kind("tree", stretch=0.967, rim=-0.0036, star=part("a star"),
+        _kind("tree", stretch=0.983, swell=0.65, star=part("a star"),
               trunk=having("structure", "a {} trunk", "straight", "forked")),
         _kind("flag", stretch=0.861, flying=heading("flying"), hoisted=state("raised", "lowered", whole=True),
               texture=TEXTURE, text=written()),
@@ -166,9 +169,9 @@ KINDS: dict[str, Kind] = {
         _kind("sign", stretch=0.987, posts=having("structure", "{}", "one post", "two posts"), text=written()),
         _kind("person", "people", stretch=1.074, hat=part("a hat"),
               arms=having("state", "{} arms", "raised", "lowered")),
-        _kind("butterfly", "butterflies", stretch=0.892, rim=0.0023, facing=heading("facing", ("up", "down")),
+        _kind("butterfly", "butterflies", stretch=0.919, swell=0.31, facing=heading("facing", ("up", "down")),
               feelers=part("feelers")),
-        _kind("ball", stretch=0.736, rim=-0.0054, texture=TEXTURE),
+        _kind("ball", stretch=0.747, swell=0.53, texture=TEXTURE),
         _kind("boat", stretch=0.937, facing=heading("facing"), oar=part("an oar"),
               sails=having("structure", "{}", "one sail", "two sails"), view=seen()),
         _kind("drum", stretch=0.903, sticks=part("sticks"), view=seen()),
@@ -176,7 +179,7 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
-GROUPED = tuple(kind.noun for kind in KINDS.values() if kind.rim is not None)
+GROUPED = tuple(kind.noun for kind in KINDS.values() if kind.group)
 
 
 def carriers(pattern: str) -> list[tuple[str, str]]:

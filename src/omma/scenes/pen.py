@@ -88,6 +88,10 @@ class Pen:
             points = [(y, -x) for x, y in points]
         return [(x0 + s * x, y0 + s * y) for x, y in points]
 
+    def resize(self, factor: float, pixels: float) -> None:
+        """Draw larger from here on: every picture of a kind shall hold the same area of its colour."""
+        self.scale = factor * self.scale + pixels
+
     def tone(self, factor: float) -> tuple[int, int, int]:
         """The body colour, darker (factor < 1) or lighter (> 1)."""
         r, g, b = (min(255, int(v * factor)) for v in self.colour)

@@ -38,9 +38,9 @@ def fish(pen: Pen, get: Get) -> None:
     if get("fin") != "no":
         pen.fill([(0.35, -0.3), (-0.15, -0.88), (-0.3, -0.3)], DARK, of="fin")
     pen.fill(ellipse(0.16, 0, 0.7, 0.46))
-    pen.fill(ellipse(0.54, -0.12, 0.12, 0.12, n=12), WHITE)
+    pen.fill(ellipse(0.54, -0.12, 0.14, 0.14, n=12), WHITE, edge=False)
     pen.fill(ellipse(0.57, -0.12, 0.06, 0.06, n=8), INK, edge=False)
-    pen.stroke([(0.25, -0.25), (0.14, 0), (0.25, 0.25)], 0.06, INK)
+    pen.fill([(0.28, -0.26), (0.1, 0), (0.28, 0.26), (0.19, 0)], INK, edge=False)
 
 
 def bird(pen: Pen, get: Get) -> None:
@@ -60,15 +60,15 @@ def bird(pen: Pen, get: Get) -> None:
 
 def car(pen: Pen, get: Get) -> None:
     if get("view") == "above":
-        pen.scale *= 0.941  # as much colour as from the side; likewise below
+        pen.resize(0.9334, -0.38)
         for x in (-0.6, 0.55):
             for y in (-0.4, 0.4):
                 pen.fill(rectangle(x - 0.18, y - 0.1, x + 0.18, y + 0.1), DARK, of="view")
+        for y in (-0.24, 0.24):
+            pen.fill(rectangle(0.9, y - 0.08, 1.06, y + 0.08), LIGHT, of="view")
         pen.fill(rectangle(-0.96, -0.39, 0.96, 0.39))
         pen.fill([(0.25, -0.3), (0.5, -0.24), (0.5, 0.24), (0.25, 0.3)], GLASS, of="view", edge=False)
         pen.fill([(-0.6, -0.24), (-0.42, -0.3), (-0.42, 0.3), (-0.6, 0.24)], GLASS, of="view", edge=False)
-        for y in (-0.24, 0.24):
-            pen.fill(rectangle(0.9, y - 0.08, 1.02, y + 0.08), LIGHT, of="view")
         return
     of = "view" if get("view") else ""
     pen.flip = get("facing") == "left"
@@ -87,7 +87,8 @@ def car(pen: Pen, get: Get) -> None:
     )
     pen.fill([(-0.52, -0.14), (-0.36, -0.44), (-0.12, -0.44), (-0.12, -0.14)], GLASS, of=of, edge=False)
     pen.fill([(-0.02, -0.14), (-0.02, -0.44), (0.2, -0.44), (0.36, -0.14)], GLASS, of=of, edge=False)
-    pen.fill(ellipse(0.9, 0.06, 0.1, 0.1, n=10), LIGHT if get("lights") == "on" else DARK, of=of or "lights")
+    lit = get("lights") == "on"
+    pen.fill(ellipse(0.88, 0.08, 0.11, 0.11, n=10), LIGHT if lit else DARK, of=of or "lights", edge=False)
 
 
 def truck(pen: Pen, get: Get) -> None:
@@ -112,7 +113,7 @@ def arrow(pen: Pen, get: Get) -> None:
 
 def cup(pen: Pen, get: Get) -> None:
     if get("view") == "above":
-        pen.scale *= 0.996
+        pen.resize(1.0204, 0.265)
         pen.fill(rectangle(0.5, -0.13, 1.12, 0.13), DARK, of="view")
         pen.fill(ellipse(0, 0, 0.765, 0.765))
         pen.fill(ellipse(0, 0, 0.48, 0.48), WHITE, of="view", edge=False)
@@ -122,11 +123,13 @@ def cup(pen: Pen, get: Get) -> None:
     if get("handle") != "no":
         pen.stroke(ellipse(0.5, 0.08, 0.4, 0.34, -90, 90, 14), 0.17, DARK, of=of or "handle")
     body = [(-0.62, -0.56), (0.62, -0.56), (0.44, 0.74), (-0.44, 0.74)]
+    # The outline of the opening first: it may not take colour from the body.
+    pen.fill(ellipse(0, -0.56, 0.62, 0.24), WHITE, of=of or "filled")
     pen.fill(body)
     pen.texture([(-0.57, -0.24), (0.57, -0.24), (0.44, 0.74), (-0.44, 0.74)], get("texture"))
-    pen.fill(ellipse(0, -0.56, 0.62, 0.24), WHITE, of=of or "filled")
+    pen.fill(ellipse(0, -0.56, 0.62, 0.24), WHITE, of=of or "filled", edge=False)
     if get("filled") != "empty":
-        pen.fill(ellipse(0, -0.52, 0.48, 0.16), COFFEE, of=of or "filled")
+        pen.fill(ellipse(0, -0.53, 0.5, 0.17), COFFEE, of=of or "filled", edge=False)
     else:
         pen.stroke(ellipse(0, -0.6, 0.34, 0.1, 20, 160, 10), 0.05, GREY, of="filled")
 
@@ -260,13 +263,17 @@ def cuboid(elevation: float) -> list[tuple[list[Point], float]]:
 def box(pen: Pen, get: Get) -> None:
     if get("view"):
         faces = cuboid(68 if get("view") == "above" else 12)
+        if get("view") == "above":
+            pen.resize(1.0017, -0.24)
         # Equal coloured area and mean light from both viewpoints; a strip takes a fifth of the left face and the top.
         areas = [share * area(p) for share, (p, _) in zip((0.8, 1.0, 0.8), faces, strict=True)]
         light = sum(part * tone for part, (_, tone) in zip(areas, faces, strict=True)) / sum(areas)
-        scale = math.sqrt((0.96 if get("view") == "above" else 0.98) / sum(areas))
+        scale = math.sqrt(0.98 / sum(areas))
         faces = [([(scale * x, scale * y) for x, y in p], 0.84 * tone / light) for p, tone in faces]
+        for points, _ in faces:
+            pen.fill(points, of="view")
         for points, tone in faces:
-            pen.fill(points, pen.tone(tone), of="view")
+            pen.fill(points, pen.tone(tone), of="view", edge=False)
         a, b, c, d = faces[2][0]
         mid = lambda p, q, t: (p[0] + (q[0] - p[0]) * t, p[1] + (q[1] - p[1]) * t)
         pen.fill([mid(a, b, 0.4), mid(a, b, 0.6), mid(d, c, 0.6), mid(d, c, 0.4)], WHITE, of="view", edge=False)
@@ -365,9 +372,11 @@ def butterfly(pen: Pen, get: Get) -> None:
         for s in (-1, 1):
             pen.stroke([(0, -0.5), (s * 0.24, -0.94)], 0.08, INK, of="feelers")
             pen.fill(ellipse(s * 0.26, -0.96, 0.12, 0.12, n=8), INK, of="feelers", edge=False)
+    for edge in (True, False):  # all outlines first: none may take colour from another wing
+        for s in (-1, 1):
+            pen.fill([(0, -0.1), (s * 0.3, -0.6), (s * 0.86, -0.66), (s * 0.9, -0.2), (s * 0.5, 0.04)], edge=edge)
+            pen.fill([(0, 0.04), (s * 0.5, 0.12), (s * 0.56, 0.5), (s * 0.26, 0.66)], edge=edge)
     for s in (-1, 1):
-        pen.fill([(0, -0.1), (s * 0.3, -0.6), (s * 0.86, -0.66), (s * 0.9, -0.2), (s * 0.5, 0.08)])
-        pen.fill([(0, 0.0), (s * 0.5, 0.12), (s * 0.56, 0.5), (s * 0.26, 0.66)])
         pen.fill(ellipse(s * 0.58, -0.36, 0.16, 0.16, n=10), WHITE, edge=False)
     pen.fill(ellipse(0, 0.02, 0.12, 0.6, n=16), INK, edge=False)
     pen.fill(ellipse(0, -0.56, 0.16, 0.16, n=12), INK, edge=False)
@@ -381,20 +390,9 @@ def ball(pen: Pen, get: Get) -> None:
 
 def boat(pen: Pen, get: Get) -> None:
     if get("view") == "above":
-        pen.scale *= 1.018
-        pen.fill(
-            [
-                (-0.9, -0.3),
-                (-0.5, -0.48),
-                (0.2, -0.48),
-                (0.72, -0.28),
-                (1.06, 0),
-                (0.72, 0.28),
-                (0.2, 0.48),
-                (-0.5, 0.48),
-                (-0.9, 0.3),
-            ]
-        )
+        pen.resize(0.9838, 1.34)
+        side = [(-0.9, -0.3), (-0.5, -0.48), (0.2, -0.48), (0.72, -0.28)]
+        pen.fill([*side, (1.06, 0), *((x, -y) for x, y in reversed(side))])
         for x in (-0.5, -0.05, 0.4):
             pen.fill(rectangle(x - 0.12, -0.32, x + 0.12, 0.32), WOOD, of="view", edge=False)
         return
@@ -411,12 +409,12 @@ def boat(pen: Pen, get: Get) -> None:
         pen.stroke([(-0.5, -0.3), (-0.82, 0.72)], 0.1, WOOD, of="oar")
         pen.fill(ellipse(-0.84, 0.8, 0.17, 0.22, n=12), WOOD, of="oar")
     pen.fill([(-0.86, 0.0), (1.06, 0.0), (0.66, 0.62), (-0.66, 0.62)])
-    pen.fill([(0.74, 0.12), (0.98, 0.0), (1.12, -0.16)], WHITE)
+    pen.fill([(0.7, 0.22), (0.98, 0.0), (0.7, 0.0)], WHITE, edge=False)
 
 
 def drum(pen: Pen, get: Get) -> None:
     if get("view") == "above":
-        pen.scale *= 0.977
+        pen.resize(0.985, -0.78)
         pen.fill(ellipse(0, 0, 0.82, 0.82))
         pen.fill(ellipse(0, 0, 0.56, 0.56), WHITE, of="view", edge=False)
         return
@@ -425,9 +423,11 @@ def drum(pen: Pen, get: Get) -> None:
         for s in (-1, 1):
             pen.stroke([(s * 0.2, -0.4), (s * 0.66, -0.96)], 0.12, WOOD, of="sticks")
             pen.fill(ellipse(s * 0.66, -0.96, 0.12, 0.12, n=10), WOOD, of="sticks")
-    pen.fill([(-0.76, -0.34), (0.76, -0.34), *ellipse(0, 0.52, 0.76, 0.24, 0, 180, 14)])
     pen.fill(ellipse(0, -0.34, 0.76, 0.24), WHITE, of=of)
-    pen.stroke([(-0.74, 0.0), (-0.36, 0.64), (0, 0.02), (0.36, 0.64), (0.74, 0.0)], 0.06, WHITE, of=of)
+    pen.fill([(-0.76, -0.34), (0.76, -0.34), *ellipse(0, 0.52, 0.76, 0.24, 0, 180, 14)])
+    pen.fill(ellipse(0, -0.34, 0.76, 0.24), WHITE, of=of, edge=False)
+    for x in (-0.46, 0, 0.46):
+        pen.fill([(x - 0.15, 0.06), (x + 0.15, 0.06), (x, 0.56)], WHITE, of=of, edge=False)
 
 
 SHAPES: dict[str, Callable[[Pen, Get], None]] = {
