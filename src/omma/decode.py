@@ -1,9 +1,8 @@
 """The bounded decoder: any bytes from outside -> RGB pixels, or the reason why not. It never raises for a bad picture.
 
 The header is read first and its size checked before one pixel is decoded: a 17 kB PNG of 12000 x 12000 is turned down
-in a tenth of a millisecond, where decoding it takes 700 MB. Formats are told by their first bytes, and Pillow's
-readers are called one by one, so neither `Image.MAX_IMAGE_PIXELS` nor the formats a host program registered are used
-or changed.
+in a tenth of a millisecond, where decoding it takes 700 MB. Formats are told by their first bytes and Pillow's readers
+called one by one, so what a host program set in Pillow, such as `Image.MAX_IMAGE_PIXELS`, is left as found.
 
     16-bit grey     shifted by 8 bits (a plain convert saturates)     alpha          composited on white
     int32, float    stretched from minimum to maximum                 orientation    EXIF 2..8 applied, others noted
@@ -136,6 +135,8 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, target: int | None = No
                         width, height = height, width
                 elif orientation != 1:
                     note.append(f"orientation {orientation} ignored")
+        except Image.DecompressionBombError as error:     # the host's own limit, which the TIFF reader looks at too
+            return Decoded("too_many_pixels", None, width, height, name, mode, frames, _line(error))
         except Exception as error:
             return Decoded(_failure(error), None, width, height, name, mode, frames, _line(error))
     if target is not None and (factor := min(image.size) // max(target, 1)) > 1:
@@ -288,9 +289,14 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Nobody asks for it, and parsing EXIF for it warns about odd tags."""
+
+
 LEVELS = np.arange(256.0)
 READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile, "PNG": PngImagePlugin.PngImageFile, "GIF": GifImagePlugin.GifImageFile,
+    "JPEG": _JpegFile, "PNG": PngImagePlugin.PngImageFile, "GIF": GifImagePlugin.GifImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile, "BMP": BmpImagePlugin.BmpImageFile, "TIFF": TiffImagePlugin.TiffImageFile}
 if AvifImagePlugin is not None and AvifImagePlugin.SUPPORTED:
     READERS["AVIF"] = AvifImagePlugin.AvifImageFile

@@ -1,0 +1,172 @@
+"""Pictures from outside: whatever the bytes, a status and never an exception, within bounded memory."""
+
+import io
+import resource
+import struct
+import sys
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from omma.decode import STATUSES, Limits, decode
+
+RAMP = np.tile(np.linspace(0, 1, 128), (96, 1))
+COLOURS = np.stack([RAMP, RAMP[:, ::-1], np.tile(np.linspace(0, 1, 96)[:, None], (1, 128))], axis=-1)
+PICTURE = Image.fromarray((COLOURS * 255).astype(np.uint8))
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else [])]
+
+
+def encoded(image, format, **options):
+    sink = io.BytesIO()
+    image.save(sink, format, **options)
+    return sink.getvalue()
+
+
+def small(format):
+    return encoded(PICTURE.resize((40, 30)).convert("P" if format == "GIF" else "RGB"), format)
+
+
+def png(width, height, rows=None):
+    """A 1-bit PNG of one colour: a few kilobytes for any size."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    row = bytes(1 + (width + 7) // 8)
+    pixels = b"".join(packer.compress(row) for _ in range(height if rows is None else rows)) + packer.flush()
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+            + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+
+
+def jpeg_that_claims(width, height):
+    data = bytearray(encoded(PICTURE, "JPEG"))
+    at = data.find(b"\xff\xc0")
+    data[at + 5:at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def gif_that_claims(width, height):
+    data = bytearray(encoded(PICTURE.convert("P"), "GIF"))
+    data[6:10] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+def webp_that_claims(width, height):
+    data = bytearray(encoded(PICTURE, "WEBP", lossless=True))
+    assert data[12:16] == b"VP8L"
+    bits = struct.unpack_from("<I", data, 21)[0] & ~0xFFFFFFF
+    struct.pack_into("<I", data, 21, bits | (width - 1) | (height - 1) << 14)
+    return bytes(data)
+
+
+def tiff_that_claims(side):
+    tags = [(256, side), (257, side), (258, 8), (259, 1), (262, 1), (273, 200), (277, 1), (278, side), (279, 400)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(400)
+
+
+REFUSED = {
+    "nothing": (b"", "empty"),
+    "a web page": (b"<!doctype html><html>404</html>", "not_an_image"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not_an_image"),
+    "zeros": (bytes(5000), "not_an_image"),
+    "half a jpeg": (encoded(PICTURE, "JPEG")[:1000], "truncated"),
+    "a jpeg without its last 2 bytes": (encoded(PICTURE, "JPEG")[:-2], "truncated"),
+    "half a png": (encoded(PICTURE, "PNG")[:300], "truncated"),
+    "12000 x 12000 png": (png(12000, 12000, rows=100), "too_many_pixels"),
+    "20000 x 20000 png": (png(20000, 20000, rows=100), "too_many_pixels"),
+    "40000 x 4 png": (png(40000, 4), "too_many_pixels"),
+    "65500 x 65500 jpeg header": (jpeg_that_claims(65500, 65500), "too_many_pixels"),
+    "9000 x 9000 jpeg header": (jpeg_that_claims(9000, 9000), "too_many_pixels"),
+    "7000 x 7000 jpeg header": (jpeg_that_claims(7000, 7000), "suspicious_ratio"),
+    "60000 x 60000 gif header": (gif_that_claims(60000, 60000), "too_many_pixels"),
+    "16000 x 16000 webp header": (webp_that_claims(16000, 16000), "too_many_pixels"),
+    "20000 x 20000 tiff header": (tiff_that_claims(20000), "too_many_pixels"),
+    "1 x 1 gif": (encoded(Image.new("P", (1, 1)), "GIF"), "too_small"),
+    "lab": (encoded(PICTURE.convert("LAB"), "TIFF"), "unsupported_mode"),
+    "a jpeg of noise": (b"\xff\xd8\xff" + np.random.default_rng(0).bytes(3000), "decode_error"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_bad_picture_has_a_status_and_no_image(case):
+    data, status = REFUSED[case]
+    found = decode(data)
+    assert (found.status, found.image) == (status, None)
+    assert found.status in STATUSES
+
+
+@pytest.mark.parametrize(("limits", "status"), [
+    (Limits(max_bytes=500), "too_many_bytes"), (Limits(max_pixels=96 * 128 - 1), "too_many_pixels"),
+    (Limits(max_side=127), "too_many_pixels"), (Limits(min_side=97), "too_small"),
+    (Limits(max_pixels_per_byte=1), "suspicious_ratio"),
+    (Limits(max_pixels=96 * 128, max_side=128, min_side=96), "ok")])
+def test_limits_are_inclusive_and_each_has_its_status(limits, status):
+    assert decode(encoded(PICTURE, "JPEG"), limits).status == status
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_prefix_of_a_picture_has_a_status(format):
+    data = small(format)
+    step = max(1, len(data) // 300)
+    seen = {decode(data[:end]).status for end in range(0, len(data), step)}
+    assert seen <= {"empty", "not_an_image", "truncated", "decode_error", "ok"}
+    assert {"empty", "truncated"} <= seen
+    assert decode(data).status == "ok"
+
+
+def with_exif(format):
+    exif = Image.Exif()
+    exif[0x112], exif[0x11A], exif[0x10F] = 6, 72.0, "maker of cameras"
+    return encoded(PICTURE.resize((40, 30)), format, exif=exif)
+
+
+WITH_EXIF = [with_exif(name) for name in FORMATS if name not in ("GIF", "BMP")]
+
+
+@pytest.mark.parametrize("whole", [*map(small, FORMATS), *WITH_EXIF], ids=lambda data: repr(data[:8]))
+def test_random_damage_never_raises_and_never_warns(whole):
+    dice = np.random.default_rng(1)
+    for trial in range(150):
+        data = bytearray(whole)
+        reach = len(data) if trial % 2 else min(len(data), 120)                # headers are where surprises are
+        for at in dice.integers(0, reach, 4):
+            data[at] = dice.integers(0, 256)
+        found = decode(bytes(data))
+        assert found.status in STATUSES
+        assert "Warning" not in found.note
+        assert (found.image is None) == (found.status not in ("ok", "flat"))
+
+
+def test_a_bad_picture_does_not_change_what_its_neighbours_give():
+    good = encoded(PICTURE, "JPEG")
+    alone = np.asarray(decode(good).image)
+    for data, _ in REFUSED.values():
+        decode(data)
+        assert np.array_equal(np.asarray(decode(good).image), alone)
+
+
+def test_the_hosts_pillow_settings_and_warning_filters_are_as_before(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 77)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        filters = list(warnings.filters)
+        for data, _ in REFUSED.values():
+            decode(data)
+        assert decode(encoded(PICTURE, "PNG")).status == "ok"                  # the host's own limit is the host's
+        assert decode(encoded(PICTURE, "TIFF")).status == "too_many_pixels"    # but its reader obeys it
+        assert warnings.filters == filters
+    assert Image.MAX_IMAGE_PIXELS == 77
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no peak of memory there")
+def test_refusing_a_bomb_costs_no_memory():
+    unit = 1024 if sys.platform != "darwin" else 1
+    bombs = [png(12000, 12000), jpeg_that_claims(9000, 9000), webp_that_claims(16000, 16000)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    for data in bombs:
+        assert decode(data).status == "too_many_pixels"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before < 20 << 20     # decoded: 700 MB
