@@ -90,9 +90,18 @@ def main() -> None:
         return
     runs = {}
     for name, isa in (("avx512_bf16", "AVX512_CORE_BF16"), ("as it is", None)):
-        env = {k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"} | ({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})
+        env = {k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"} | (
+            {"ONEDNN_MAX_CPU_ISA": isa} if isa else {}
+        )
         env["OMP_WAIT_POLICY"] = "PASSIVE"  # a waiting thread must not count as a working one
-        command = [sys.executable, __file__, "--inner", "--threads", str(args.threads), *(["--compile"] if args.compile else [])]
+        command = [
+            sys.executable,
+            __file__,
+            "--inner",
+            "--threads",
+            str(args.threads),
+            *(["--compile"] if args.compile else []),
+        ]
         runs[name] = json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
         r = runs[name]
         print(f"{name:12s} {r['seconds']:.3f} s a step  {r['gflops']:6.0f} GFLOP/s of {r['peak_gflops']:6.0f} = {100 * r['share']:.1f} %"

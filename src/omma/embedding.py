@@ -1,6 +1,6 @@
 """Table + Encoder -> one vector column, which search, mining and curation read.
 
-    embed(table, load_encoder("runs/vl"))        # adds "embed.vl": E half-precision numbers a row, L2-normalised
+embed(table, load_encoder("runs/vl"))        # adds "embed.vl": E half-precision numbers a row, L2-normalised
 """
 
 from functools import partial
@@ -39,7 +39,11 @@ def embed(
     if table.kind != "pictures":
         raise ValueError(f"{table.uri} is a table of {table.kind}; vectors belong to its pictures table")
     name = column or (f"embed.{encoder.name}" if what == "image" else f"embed.{encoder.name}.text")
-    work = partial(encode_images, table.uri, encoder, batch_size) if what == "image" else partial(encode_texts, encoder, batch_size)
+    work = (
+        partial(encode_images, table.uri, encoder, batch_size)
+        if what == "image"
+        else partial(encode_texts, encoder, batch_size)
+    )
     params = {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint, "what": what}
     needs = PICTURE if what == "image" else ("captions",)
     op = Op(name, 1, needs, pa.list_(pa.float16(), encoder.embed_dim), Work(work), params)
@@ -91,6 +95,10 @@ def encode_texts(encoder: Encoder, batch_size: int, batch: pa.RecordBatch) -> pa
 def half_precision(vectors: list[np.ndarray | None], width: int) -> pa.Array:
     """Rows of `width` numbers, or None, as a column of float16 lists. AssertionError for a vector of another width."""
     assert all(v is None or len(v) == width for v in vectors)
-    flat = np.concatenate([np.zeros(width) if v is None else v for v in vectors]).astype(np.float16) if vectors else np.zeros(0, np.float16)
+    flat = (
+        np.concatenate([np.zeros(width) if v is None else v for v in vectors]).astype(np.float16)
+        if vectors
+        else np.zeros(0, np.float16)
+    )
     mask = pa.array([v is None for v in vectors], pa.bool_())
     return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), width, mask=mask)

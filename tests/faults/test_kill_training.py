@@ -73,7 +73,9 @@ def model_bytes(run: Path) -> bytes:
     return (run / "last" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("moment", "step"), [("step", 2), ("step", 5), ("write", 6), ("sync", 6), ("rename", 6), ("link", 6)])
+@pytest.mark.parametrize(
+    ("moment", "step"), [("step", 2), ("step", 5), ("write", 6), ("sync", 6), ("rename", 6), ("link", 6)]
+)
 def test_a_killed_run_continues_bit_for_bit(script, undisturbed, tmp_path, moment, step):
     out = tmp_path / "run"
     assert run(script, moment, step, out) == -signal.SIGKILL

@@ -89,9 +89,11 @@ def test_each_token_goes_through_its_expert(model, batch):
 def test_attention_equals_the_written_out_formula(model, batch):
     block, x = model.blocks[1], model.embed_text(batch["input_ids"])
     bias = model.attention_bias(batch["attention_mask"], 8, None)[1]
-    attention, B, S, H, d = block.attention, 3, 8, 3, 8
+    attention, B, _S, H, d = block.attention, 3, 8, 3, 8
     weight = attention.qkv.weight
-    q, k, v = (F.linear(x, w, b) for w, b in zip(weight.chunk(3), (attention.q_bias, None, attention.v_bias), strict=True))
+    q, k, v = (
+        F.linear(x, w, b) for w, b in zip(weight.chunk(3), (attention.q_bias, None, attention.v_bias), strict=True)
+    )
     out = torch.zeros_like(x)
     for h in range(H):
         part = slice(h * d, (h + 1) * d)
@@ -145,15 +147,22 @@ def test_pair_classification_is_two_passes_with_picture_types(model, batch):
     ids, mask, pixels = batch.values()
     other = pixels.flip(0)
     text = model.embed_text(ids)
-    pooled = [model.encode(text, mask, model.embed_image(p, image_type=i), (4, 4)).pooled for i, p in enumerate((pixels, other))]
-    torch.testing.assert_close(model.classify_pair(ids, mask, pixels, other), model.pair_head(torch.cat(pooled, dim=-1)))
+    pooled = [
+        model.encode(text, mask, model.embed_image(p, image_type=i), (4, 4)).pooled
+        for i, p in enumerate((pixels, other))
+    ]
+    torch.testing.assert_close(
+        model.classify_pair(ids, mask, pixels, other), model.pair_head(torch.cat(pooled, dim=-1))
+    )
 
 
 def test_one_eye_runs_at_other_and_non_square_sizes(model, batch):
     for height, width in ((64, 64), (32, 48), (24, 64)):
         out = model(pixel_values=torch.randn(2, 3, height, width).double())
         assert out.last_hidden_state.shape == (2, 1 + height * width // 64, 24)
-        assert model.encode(model.embed_text(batch["input_ids"][:2]), None, out.hidden_states[0], (height // 8, width // 8))
+        assert model.encode(
+            model.embed_text(batch["input_ids"][:2]), None, out.hidden_states[0], (height // 8, width // 8)
+        )
     with pytest.raises(ValueError, match="36, 32.*patches of 8"):
         model(pixel_values=torch.zeros(1, 3, 36, 32).double())
 
@@ -216,7 +225,9 @@ def test_hidden_patches_are_hidden():
     changed[..., :8, :8] += 1.0
     same = model(pixel_values=pixels, patch_mask=mask).last_hidden_state
     torch.testing.assert_close(model(pixel_values=changed, patch_mask=mask).last_hidden_state, same)
-    assert not torch.allclose(model(pixel_values=changed).last_hidden_state, model(pixel_values=pixels).last_hidden_state)
+    assert not torch.allclose(
+        model(pixel_values=changed).last_hidden_state, model(pixel_values=pixels).last_hidden_state
+    )
 
 
 def test_what_the_model_lacks_is_named(batch):

@@ -117,7 +117,9 @@ def test_a_stage_takes_over_every_weight_that_fits(folder):
     copied, own = load_matching(wider, read_tensors(folder / "model.safetensors"))
     assert all(name.startswith("answer_head") for name in own)
     assert own
-    torch.testing.assert_close(wider.state_dict()["blocks.1.norm1.weight"], read_tensors(folder / "model.safetensors")["blocks.1.norm1.weight"])
+    torch.testing.assert_close(
+        wider.state_dict()["blocks.1.norm1.weight"], read_tensors(folder / "model.safetensors")["blocks.1.norm1.weight"]
+    )
     assert len(copied) + len(own) == len(wider.state_dict())
 
 
@@ -159,7 +161,14 @@ def test_pixels_are_centred_and_scaled():
 
 
 def test_a_device_that_is_not_here_is_refused():
-    missing = next((d for d in ("cuda", "mps") if not {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[d]), None)
+    missing = next(
+        (
+            d
+            for d in ("cuda", "mps")
+            if not {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[d]
+        ),
+        None,
+    )
     if missing is None:
         pytest.skip("this machine has every kind of device")
     with pytest.raises(ValueError, match=f"device '{missing}' is not here; this machine has cpu"):

@@ -12,7 +12,7 @@ from omma.table import Table
 from omma.training.batches import Batches, DataConfig, Prefetch, continuation_ids, mask_blocks, mask_words
 from omma.training.objectives import IGNORE
 
-WORDS = "red green blue yellow cup fish bird ball left right of a the is facing unbelievable".split()
+WORDS = ["red", "green", "blue", "yellow", "cup", "fish", "bird", "ball", "left", "right", "of", "a", "the", "is", "facing", "unbelievable"]
 
 
 def png(seed: int, size: int = 24) -> bytes:

@@ -12,8 +12,8 @@ from omma.models.pretrained import load_encoder
 from omma.models.weights import from_pretrained, read_tensors
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
-from omma.training.losses import LossWeights, compute_losses
 from omma.training.loop import NonFiniteLoss, build, train
+from omma.training.losses import LossWeights, compute_losses
 from omma.training.recipes import FROZEN_IN_STAGE_2
 
 
@@ -39,10 +39,26 @@ def test_a_run_leaves_a_usable_eye_and_its_metrics(tiny_run):
     config = tiny_run()
     done = train(config, progress=False)
     assert done.step == 8
-    assert sorted(p.name for p in done.run.iterdir()) == ["config.json", "last", "metrics.jsonl", "step00000006", "step00000008"]
+    assert sorted(p.name for p in done.run.iterdir()) == [
+        "config.json",
+        "last",
+        "metrics.jsonl",
+        "step00000006",
+        "step00000008",
+    ]
     rows = done.metrics()
     assert [row["step"] for row in rows] == list(range(1, 9))
-    assert {"loss", "loss_itc", "loss_itm", "loss_mlm", "lr", "grad_norm", "samples_per_s", "data_wait", "seconds"} <= rows[0].keys()
+    assert {
+        "loss",
+        "loss_itc",
+        "loss_itm",
+        "loss_mlm",
+        "lr",
+        "grad_norm",
+        "samples_per_s",
+        "data_wait",
+        "seconds",
+    } <= rows[0].keys()
     eye = load_encoder(done.run, device="cpu")
     assert eye.name == "run"
     assert eye.encode_text(["a red square"]).shape == (1, 24)
@@ -94,7 +110,10 @@ def test_it_learns_colours(tiny_run):
 
 def test_three_stages_follow_one_another(tiny_run):
     vision = train(tiny_run("mim", losses=LossWeights(mim=1.0)), progress=False)
-    language = train(tiny_run("mlm", losses=LossWeights(text_mlm=1.0), init=str(vision.run), freeze=FROZEN_IN_STAGE_2, ema=None), progress=False)
+    language = train(
+        tiny_run("mlm", losses=LossWeights(text_mlm=1.0), init=str(vision.run), freeze=FROZEN_IN_STAGE_2, ema=None),
+        progress=False,
+    )
     before, after = from_pretrained(vision.path).state_dict(), from_pretrained(language.path).state_dict()
     assert torch.equal(before["blocks.0.attention.qkv.weight"], after["blocks.0.attention.qkv.weight"])
     assert torch.equal(before["blocks.1.experts.image.fc1.weight"], after["blocks.1.experts.image.fc1.weight"])
@@ -125,7 +144,11 @@ def test_the_fused_pass_equals_separate_passes(tiny_run):
     itc = objectives.itc_loss(image_embeds, text_embeds, scale, same)
     logits = objectives.similarity(image_embeds, text_embeds, scale, same)
     wrong_text, wrong_image, _ = objectives.hard_negatives(logits, same, torch_generator(0, 0, "negatives"))
-    passes = [model.match(ids, mask, pixels), model.match(ids, mask, pixels[wrong_image]), model.match(ids[wrong_text], mask[wrong_text], pixels)]
+    passes = [
+        model.match(ids, mask, pixels),
+        model.match(ids, mask, pixels[wrong_image]),
+        model.match(ids[wrong_text], mask[wrong_text], pixels),
+    ]
     itm = objectives.itm_loss(torch.cat(passes), torch.cat([torch.full((8,), v) for v in (1, 0, 0)]))
     hidden = model(batch.masked_ids, mask, pixels).last_hidden_state[:, : ids.shape[1]]
     every = model.mlm_head(hidden)  # the head on all positions
@@ -147,7 +170,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_batch(tin
         seen.append(step)
 
     broken = replace(config, peak_lr=1e30, warmup=0, steps=8)
-    with pytest.raises(NonFiniteLoss, match=r"step \d+: the loss or its gradient is not finite .*Pictures of the batch: p\d\d\d, "):
+    with pytest.raises(
+        NonFiniteLoss, match=r"step \d+: the loss or its gradient is not finite .*Pictures of the batch: p\d\d\d, "
+    ):
         train(broken, progress=False, on_step=poison)
     last = checkpoints.latest(broken.out)
     if last:

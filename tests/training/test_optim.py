@@ -9,7 +9,9 @@ from omma.models.vlmo import VLMo, VLMoConfig
 from omma.training.optim import EMA, freeze, learning_rate, parameter_groups
 from omma.training.recipes import FROZEN_IN_STAGE_2, RECIPES, load_recipe
 
-TINY = VLMoConfig(image_size=32, patch_size=8, vocab_size=50, hidden_size=24, num_layers=3, num_heads=3, num_vl_layers=1)
+TINY = VLMoConfig(
+    image_size=32, patch_size=8, vocab_size=50, hidden_size=24, num_layers=3, num_heads=3, num_vl_layers=1
+)
 
 
 @pytest.mark.parametrize("positions", ["absolute", "relative"])
@@ -19,9 +21,15 @@ def test_only_weight_matrices_decay(positions):
     names = {id(p): n for n, p in model.named_parameters()}
     decayed_names = {names[id(p)] for p in decayed["params"]}
     assert all(n.endswith(".weight") for n in decayed_names)
-    assert not any("norm" in n or "embed.weight" in n and "patch" not in n for n in decayed_names)
+    assert not any("norm" in n or ("embed.weight" in n and "patch" not in n) for n in decayed_names)
     free_names = {names[id(p)] for p in free["params"]}
-    assert {"cls_token", "logit_scale", "blocks.0.gamma_1", "blocks.2.experts.vl.norm.weight", "word_embed.weight"} <= free_names
+    assert {
+        "cls_token",
+        "logit_scale",
+        "blocks.0.gamma_1",
+        "blocks.2.experts.vl.norm.weight",
+        "word_embed.weight",
+    } <= free_names
     assert {"patch_embed.weight", "blocks.0.attention.qkv.weight", "mlm_head.decoder.weight"} <= decayed_names
     assert len(decayed_names) + len(free_names) == len(names)
     assert free["weight_decay"] == 0.0

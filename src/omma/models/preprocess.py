@@ -27,7 +27,9 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 2000, lowercase: boo
     # The trainer numbers "##x" pieces in the order of a randomly seeded hash map and breaks ties by number, so two runs would differ.
     # Pieces that are given as special tokens are numbered first, in our order.
     pieces = sorted({f"##{c}" for text in texts for word in words_of(learner, text) for c in word[1:]})
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS + pieces, show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS + pieces, show_progress=False
+    )
     learner.train_from_iterator(texts, trainer)
 
     vocab = learner.get_vocab()

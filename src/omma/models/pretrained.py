@@ -94,7 +94,9 @@ class VLMoEncoder:
         self.model, self.processor, self.name, self.precision = model.to(self.device).eval(), processor, name, precision
         self.embed_dim = model.config.shared_dim
         settings = json.dumps([processor.tokenizer.to_str(), processor.image_size, processor.max_text_len, precision])
-        self.fingerprint = hashlib.blake2b((weights_hash(model.state_dict()) + settings).encode(), digest_size=8).hexdigest()
+        self.fingerprint = hashlib.blake2b(
+            (weights_hash(model.state_dict()) + settings).encode(), digest_size=8
+        ).hexdigest()
 
     @torch.inference_mode()
     def _batched(self, n: int, batch_size: int, step: Callable[[slice], Tensor], shape: tuple[int, ...]) -> np.ndarray:
@@ -138,6 +140,8 @@ def load_encoder(name_or_path: str | Path, device: str = "auto", precision: str 
     if (folder / "last").exists():
         folder = folder / "last"
     if not folder.is_dir():
-        raise ValueError(f"no encoder {str(name_or_path)!r}: no folder of this name. Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER")
+        raise ValueError(
+            f"no encoder {str(name_or_path)!r}: no folder of this name. Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER"
+        )
     name = (folder.resolve().parent if folder.name == "last" or folder.name.startswith("step") else folder).name
     return VLMoEncoder(from_pretrained(folder), Processor.load(folder), name, device, precision)

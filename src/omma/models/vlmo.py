@@ -79,7 +79,9 @@ class VLMoConfig:
         return self.embed_dim or self.hidden_size
 
 
-NANO = VLMoConfig(vocab_size=2000, max_text_len=40, layer_scale=None)  # shallow enough to train without LayerScale, and faster so
+NANO = VLMoConfig(
+    vocab_size=2000, max_text_len=40, layer_scale=None
+)  # shallow enough to train without LayerScale, and faster so
 SMALL = replace(NANO, hidden_size=384, num_layers=12, num_heads=6, layer_scale=0.1)
 BASE = VLMoConfig(image_size=224, hidden_size=768, num_layers=12, num_heads=12, positions="relative",
                   drop_path=0.1, text_dropout=0.1, itc_vl=True)  # fmt: skip
@@ -165,7 +167,9 @@ class MultiwayBlock(nn.Module):
     def forward(self, x: Tensor, modality: Modality, text_len: int = 0, bias: Tensor | None = None) -> Tensor:
         """x: (B, S, D), text first; text_len: tokens of text in it; bias as in `layers.attend`. Returns (B, S, D)."""
         x = self._add(x, self.attention(self.norm1(x), bias), self.gamma_1)
-        if modality == "vl" and "vl" not in self.experts:  # static split: no mask, no gather, no token through two experts
+        if (
+            modality == "vl" and "vl" not in self.experts
+        ):  # static split: no mask, no gather, no token through two experts
             text = self.drop_path(self.experts["text"](x[:, :text_len]))
             image = self.drop_path(self.experts["image"](x[:, text_len:]))
             branch = torch.cat((text, image), dim=1)
@@ -258,8 +262,10 @@ class VLMo(nn.Module):
         T, limit = input_ids.shape[1], self.config.max_text_len
         if self.relative_bias is not None:
             limit = self.config.relative_text_len
-        if T > limit:
-            raise ValueError(f"a text of {T} tokens, but this model holds {limit}; cut it with Processor.text(max_len={limit})")
+        if limit < T:
+            raise ValueError(
+                f"a text of {T} tokens, but this model holds {limit}; cut it with Processor.text(max_len={limit})"
+            )
         x = self.word_embed(input_ids) + self.text_segment
         if self.relative_bias is None:
             x = x + self.text_positions[:T]
@@ -285,7 +291,9 @@ class VLMo(nn.Module):
         return x + self.type_embed.weight[1 + image_type]
 
     # ---- the transformer
-    def attention_bias(self, text_mask: Tensor | None, text_len: int, grid: tuple[int, int] | None) -> list[Tensor | None]:
+    def attention_bias(
+        self, text_mask: Tensor | None, text_len: int, grid: tuple[int, int] | None
+    ) -> list[Tensor | None]:
         """What is added to the scores, a layer: relative bias, and -inf on padded text. One tensor (or None) a layer.
 
         text_mask: (B, T), 1 = token, 0 = padding; None where no text is padded.
@@ -301,7 +309,9 @@ class VLMo(nn.Module):
         tables = self.relative_bias(text_len, grid)  # (L, H, S, S), one gather for all layers
         return [t[None] if padding is None else t[None] + padding for t in tables]
 
-    def run_blocks(self, x: Tensor, modality: Modality, text_len: int, bias: list[Tensor | None], start: int = 0) -> list[Tensor]:
+    def run_blocks(
+        self, x: Tensor, modality: Modality, text_len: int, bias: list[Tensor | None], start: int = 0
+    ) -> list[Tensor]:
         """The blocks from `start` up on x (B, S, D). Returns every layer's output, the last one last."""
         states = []
         for block, layer_bias in zip(self.blocks[start:], bias[start:], strict=True):
@@ -362,12 +372,20 @@ class VLMo(nn.Module):
         head "itc": from the pass itself. head "itc_vl": the state below the VL layers goes up once more, through the VL experts.
         """
         if head == "itc":
-            projection, first = (self.itc_image if modality == "image" else self.itc_text), output.last_hidden_state[:, 0]
+            projection, first = (
+                (self.itc_image if modality == "image" else self.itc_text),
+                output.last_hidden_state[:, 0],
+            )
         elif head == "itc_vl" and self.config.itc_vl:
             start = self.config.vl_start
-            bias = self.attention_bias(text_mask, output.text_len, None if modality == "text" else grid or self.config.grid)
+            bias = self.attention_bias(
+                text_mask, output.text_len, None if modality == "text" else grid or self.config.grid
+            )
             top = self.run_blocks(output.hidden_states[start], "vl", output.text_len, bias, start=start)
-            projection, first = (self.itc_vl_image if modality == "image" else self.itc_vl_text), self.norm(top[-1])[:, 0]
+            projection, first = (
+                (self.itc_vl_image if modality == "image" else self.itc_vl_text),
+                self.norm(top[-1])[:, 0],
+            )
         else:
             heads = "itc, itc_vl" if self.config.itc_vl else "itc (this model was built without itc_vl=True)"
             raise ValueError(f"no contrastive head {head!r}; this model has {heads}")
@@ -389,13 +407,17 @@ class VLMo(nn.Module):
     def answer(self, input_ids: Tensor, attention_mask: Tensor | None, pixel_values: Tensor) -> Tensor:
         """Logits over the model's answers (B, num_answers) to question i about picture i."""
         if self.answer_head is None:
-            raise ValueError("this model has no answer head; build it with VLMoConfig(num_answers=...) and fine-tune it")
+            raise ValueError(
+                "this model has no answer head; build it with VLMoConfig(num_answers=...) and fine-tune it"
+            )
         return self.answer_head(self(input_ids, attention_mask, pixel_values).pooled)
 
     def classify_pair(self, input_ids: Tensor, attention_mask: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
         """Is the sentence true of the two pictures together? Logits (B, num_pair_classes); NLVR2's two passes, in one batch."""
         if self.pair_head is None:
-            raise ValueError("this model has no pair head; build it with VLMoConfig(num_pair_classes=2, num_image_types=2)")
+            raise ValueError(
+                "this model has no pair head; build it with VLMoConfig(num_pair_classes=2, num_image_types=2)"
+            )
         B = len(input_ids)
         text = self.embed_text(input_ids).repeat(2, 1, 1)
         second_type = min(1, self.config.num_image_types - 1)
@@ -406,5 +428,15 @@ class VLMo(nn.Module):
 
     def num_parameters(self, backbone_only: bool = False) -> int:
         """Number of weights; backbone_only: embeddings, blocks and final norm, as published tables count."""
-        heads = ("pooler", "itc_", "logit_scale", "itm_head", "mlm_head", "mim_head", "answer_head", "pair_head", "mask_token")
+        heads = (
+            "pooler",
+            "itc_",
+            "logit_scale",
+            "itm_head",
+            "mlm_head",
+            "mim_head",
+            "answer_head",
+            "pair_head",
+            "mask_token",
+        )
         return sum(p.numel() for n, p in self.named_parameters() if not (backbone_only and n.startswith(heads)))

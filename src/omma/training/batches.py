@@ -29,9 +29,13 @@ class DataConfig:
     """What a batch is made of."""
 
     where: str | None = None  # an expression over the table's columns, e.g. "split == 'train'"
-    group: str | None = "group"  # column whose equal values travel together in a batch; ignored where the table lacks it
+    group: str | None = (
+        "group"  # column whose equal values travel together in a batch; ignored where the table lacks it
+    )
     languages: tuple[str, ...] = ()  # captions of these languages only; empty: all
-    first_caption: float = 0.5  # share of a grouped sample's draws that take the caption which tells it from its partner
+    first_caption: float = (
+        0.5  # share of a grouped sample's draws that take the caption which tells it from its partner
+    )
     crop_scale: float = 0.9  # smallest share of the picture's area that a random crop keeps; 1.0: no crop
     jitter: float = 0.1  # brightness and contrast change at random by up to this share
     flip: bool = False  # mirror half of the pictures; wrong wherever a caption says left or right
@@ -61,7 +65,9 @@ class Batch:
 class Batches:
     """The training set behind `batches[step]`. Pictures stay encoded in memory, captions tokenised; a batch decodes what it needs."""
 
-    def __init__(self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, patch_size: int, seed: int):
+    def __init__(
+        self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, patch_size: int, seed: int
+    ):
         if batch_size < 2 or batch_size % 2:
             raise ValueError(f"batch_size {batch_size}: it must be even, since samples travel in twos")
         self.processor, self.config, self.batch_size, self.seed = processor, config, batch_size, seed
@@ -81,7 +87,11 @@ class Batches:
         groups: dict[str, list[int]] = {}
         for record in table.scan(columns, where=self.config.where):
             for row in pa.Table.from_batches([record]).to_pylist():
-                words = [c["text"] for c in row["captions"] or [] if not self.config.languages or c["language"] in self.config.languages]
+                words = [
+                    c["text"]
+                    for c in row["captions"] or []
+                    if not self.config.languages or c["language"] in self.config.languages
+                ]
                 reason = None if row["status"] in ("ok", "flat") else row["status"]
                 reason = reason or (None if words else "no caption")
                 if reason:
@@ -135,7 +145,9 @@ class Batches:
                 pixels.append(self._pixels(i, rng))
         input_ids, attention_mask = pad(rows, self.processor.max_text_len)
         rng = numpy_generator(self.seed, "mask", step)
-        masked, labels = mask_words(input_ids.numpy(), rng, self.config.mlm_probability, self._continues, self.processor)
+        masked, labels = mask_words(
+            input_ids.numpy(), rng, self.config.mlm_probability, self._continues, self.processor
+        )
         hidden = np.stack([mask_blocks(self.grid, self.config.mim_ratio, rng) for _ in rows])
         return Batch(
             step=step,

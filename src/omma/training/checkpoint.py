@@ -53,7 +53,9 @@ def write(run: Path, step: int, save_model: Callable[[Path], Any], state: dict, 
     for file in new.iterdir():
         sync(file)
     sync(new)
-    if final.exists():  # a run that was killed after the rename, before `last` moved, comes here again with the same bytes
+    if (
+        final.exists()
+    ):  # a run that was killed after the rename, before `last` moved, comes here again with the same bytes
         shutil.rmtree(final)
     os.rename(new, final)
     link = run / ".last-new"

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +95,9 @@ def train(
                       patch_size=model.config.patch_size, seed=config.seed)  # fmt: skip
     frozen = freeze(model, config.freeze)
     model.to(device).train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.peak_lr, betas=config.betas, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay), lr=config.peak_lr, betas=config.betas, fused=True
+    )
     average = EMA(model, config.ema) if config.ema else None
     start = 0
     previous = checkpoints.latest(run) if resume else None
@@ -139,7 +142,9 @@ def train(
             # ---- one training step
             step = batch.step
             torch.manual_seed(key_seed(config.seed, "model", step))  # stochastic depth and dropout
-            rate = learning_rate(step, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, final=config.final_lr)
+            rate = learning_rate(
+                step, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, final=config.final_lr
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = batch.to(device)
@@ -180,7 +185,9 @@ def train(
 def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
     """The run folder (made) and the device. ValueError for what cannot work, before anything is loaded."""
     if not config.data:
-        raise ValueError("no data: give the folder of a pictures table, data=FOLDER. Make one: omma scenes FOLDER, or omma ingest PICTURES FOLDER")
+        raise ValueError(
+            "no data: give the folder of a pictures table, data=FOLDER. Make one: omma scenes FOLDER, or omma ingest PICTURES FOLDER"
+        )
     if not config.out:
         raise ValueError("no out: give the folder of the run, out=FOLDER")
     if not config.losses.active():
@@ -188,7 +195,9 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
     if config.losses.itc_vl and not config.model.itc_vl:
         raise ValueError("losses.itc_vl needs the heads for it: model.itc_vl=true")
     if config.steps < 1 or config.warmup > config.steps:
-        raise ValueError(f"steps={config.steps} and warmup={config.warmup}: steps must be at least 1 and at least the warm-up")
+        raise ValueError(
+            f"steps={config.steps} and warmup={config.warmup}: steps must be at least 1 and at least the warm-up"
+        )
     run = Path(config.out)
     if checkpoints.latest(run) and not resume:
         raise ValueError(f"{run} holds a run already (step {checkpoints.latest(run).step}). "  # type: ignore[union-attr]
@@ -211,13 +220,26 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-FREE_ON_RESUME = {"out", "data", "device", "threads", "workers", "log_every", "save_every", "eval_every", "tensorboard", "init"}
+FREE_ON_RESUME = {
+    "out",
+    "data",
+    "device",
+    "threads",
+    "workers",
+    "log_every",
+    "save_every",
+    "eval_every",
+    "tensorboard",
+    "init",
+}
 
 
 def refuse_changes(stored: TrainConfig, config: TrainConfig, run: Path) -> None:
     """A resumed run with another learning rate or model is another run: say which settings differ."""
     before, now = configuration.to_dict(stored), configuration.to_dict(config)
-    changed = [f"{k}: {before[k]} -> {now[k]}" for k in before if k not in FREE_ON_RESUME | {"model"} and before[k] != now[k]]
+    changed = [
+        f"{k}: {before[k]} -> {now[k]}" for k in before if k not in FREE_ON_RESUME | {"model"} and before[k] != now[k]
+    ]
     if changed:
         raise ValueError(f"{run} was started with other settings: {'; '.join(changed)}. Resume with the same ones, or start anew with "
                          f"init={run} out=ANOTHER")  # fmt: skip
@@ -234,7 +256,9 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
         stored = read_config(folder)
         processor = Processor.load(folder)
         size, length = config.model.image_size, config.model.max_text_len
-        processor = Processor(processor.tokenizer, size, min(length, stored.max_text_len), processor.mean, processor.std)
+        processor = Processor(
+            processor.tokenizer, size, min(length, stored.max_text_len), processor.mean, processor.std
+        )
     else:
         folder = None
         texts: set[str] = set()
@@ -244,7 +268,9 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
                 texts.update(c["text"] for c in captions or [] if not wanted or c["language"] in wanted)
         tokenizer = train_wordpiece(texts, config.model.vocab_size)
         processor = Processor(tokenizer, config.model.image_size, config.model.max_text_len)
-    model_config = configuration.apply(config.model, {"vocab_size": processor.vocab_size, "max_text_len": processor.max_text_len})
+    model_config = configuration.apply(
+        config.model, {"vocab_size": processor.vocab_size, "max_text_len": processor.max_text_len}
+    )
     torch.manual_seed(key_seed(config.seed, "init"))
     model = VLMo(model_config)
     if folder is None:
@@ -269,6 +295,7 @@ class Log:
     def __init__(self, run: Path, config: TrainConfig, start: int, progress: bool):
         self.path, self.config = run / "metrics.jsonl", config
         self.began, self.last_step, self.last_time, self.last_waited = perf_counter(), start, perf_counter(), 0.0
+        self.times: deque[float] = deque([self.began], maxlen=11)
         self.console = Console(file=sys.stderr, quiet=not progress)
         self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
                             TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, disable=not progress)  # fmt: skip
@@ -297,7 +324,10 @@ class Log:
         return step % self.config.log_every == 0 or step in (1, self.config.steps)
 
     def advance(self, step: int, loss: float) -> None:
-        rate = (step - self.last_step + 1) * self.config.batch_size / max(1e-9, perf_counter() - self.last_time)
+        """Moves the bar on; the rate is that of the last ten steps, so that a pause for a checkpoint is soon forgotten."""
+        self.times.append(perf_counter())
+        spent = self.times[-1] - self.times[0]
+        rate = (len(self.times) - 1) * self.config.batch_size / spent if spent else 0.0
         self.bar.update(self.task, completed=step, note=f"loss {loss:.3f}  {rate:.0f} samples/s")
 
     def write(self, step: int, waited: float | None = None, **numbers: float) -> None:

@@ -29,7 +29,9 @@ class LossWeights:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != 0.0}
 
 
-def compute_losses(model: VLMo, batch: Batch, pixel_values: Tensor, weights: LossWeights, key: tuple) -> dict[str, Tensor]:
+def compute_losses(
+    model: VLMo, batch: Batch, pixel_values: Tensor, weights: LossWeights, key: tuple
+) -> dict[str, Tensor]:
     """Every active objective's loss, by name. batch: on the model's device; pixel_values: (B, 3, h, w), normalised.
 
     key: of the random draws (hard negatives). ITM's positives and negatives and masked modelling share one fusion pass of 4B rows.
@@ -48,7 +50,9 @@ def compute_losses(model: VLMo, batch: Batch, pixel_values: Tensor, weights: Los
     return losses
 
 
-def vision_language(model: VLMo, batch: Batch, pixel_values: Tensor, on: dict[str, float], key: tuple) -> dict[str, Tensor]:
+def vision_language(
+    model: VLMo, batch: Batch, pixel_values: Tensor, on: dict[str, float], key: tuple
+) -> dict[str, Tensor]:
     """itc, itc_vl, itm and mlm. Two single-modality passes give the embeddings that hard negatives are drawn by."""
     losses: dict[str, Tensor] = {}
     grid, mask = model.grid_of(pixel_values), batch.attention_mask

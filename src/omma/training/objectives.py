@@ -10,7 +10,9 @@ from torch import Tensor
 IGNORE = -100  # label of a position that carries no loss (PyTorch's own default)
 
 
-def itc_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, same: Tensor | None = None) -> Tensor:
+def itc_loss(
+    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, same: Tensor | None = None
+) -> Tensor:
     """Symmetric InfoNCE: each picture finds its text in the batch, and each text its picture (CLIP, Radford et al. 2021).
 
     image_embeds, text_embeds: (B, E), L2-normalised; logit_scale: > 0; same: (B, B) bool, True where text j also belongs to picture
@@ -21,7 +23,9 @@ def itc_loss(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | fl
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
-def similarity(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, same: Tensor | None = None) -> Tensor:
+def similarity(
+    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, same: Tensor | None = None
+) -> Tensor:
     """Scaled cosine logits (B, B), float32, picture by row; -inf off the diagonal where `same`."""
     if image_embeds.shape != text_embeds.shape:
         raise ValueError(f"{tuple(image_embeds.shape)} pictures and {tuple(text_embeds.shape)} texts don't pair up")
@@ -32,7 +36,9 @@ def similarity(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | 
     return logits
 
 
-def hard_negatives(logits: Tensor, same: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def hard_negatives(
+    logits: Tensor, same: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """One wrong text for each picture and one wrong picture for each text, drawn by softmax of the logits (ALBEF, VLMo).
 
     logits: (B, B) pictures by texts; same: (B, B) bool, True where the two belong together (the diagonal is added).
@@ -43,9 +49,13 @@ def hard_negatives(logits: Tensor, same: Tensor, generator: torch.Generator | No
     valid = ~belongs.all(dim=1) & ~belongs.all(dim=0)
     drawn = []
     for scores, mask in ((logits, belongs), (logits.T, belongs.T)):
-        scores = scores.detach().float().nan_to_num(nan=0.0, posinf=1e4)  # a NaN is the loss's to report, not the draw's
+        scores = (
+            scores.detach().float().nan_to_num(nan=0.0, posinf=1e4)
+        )  # a NaN is the loss's to report, not the draw's
         scores = scores.masked_fill(mask, float("-inf"))
-        scores = torch.where(mask.all(dim=1, keepdim=True), torch.zeros_like(scores), scores)  # any draw will do: invalid anyway
+        scores = torch.where(
+            mask.all(dim=1, keepdim=True), torch.zeros_like(scores), scores
+        )  # any draw will do: invalid anyway
         drawn.append(torch.multinomial(scores.softmax(dim=1), 1, generator=generator).squeeze(1))
     return drawn[0], drawn[1], valid
 

@@ -18,7 +18,9 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
     for pattern in patterns:
         hits = fnmatch.filter(names, pattern)
         if not hits:
-            raise ValueError(f"freeze pattern {pattern!r} matches no parameter; names look like {', '.join(names[:3])}, {names[-1]}")
+            raise ValueError(
+                f"freeze pattern {pattern!r} matches no parameter; names look like {', '.join(names[:3])}, {names[-1]}"
+            )
         frozen.update(hits)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)

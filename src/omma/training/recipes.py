@@ -15,7 +15,7 @@ from omma.training.losses import LossWeights
 
 # What stage 2 leaves alone: all that pictures have taught, so that text cannot spoil it (VLMo, section 3.3).
 FROZEN_IN_STAGE_2 = ("patch_embed.*", "cls_token", "mask_token", "image_positions", "blocks.*.norm1.*", "blocks.*.attention.*",
-                     "blocks.*.gamma_*", "blocks.*.experts.image.*", "mim_head.*")  # fmt: skip
+                     "blocks.*.experts.image.*", "mim_head.*")  # fmt: skip
 
 
 def vlmo_nano_mim() -> TrainConfig:
