@@ -1,9 +1,8 @@
 """Jobs: a column is computed once, stale results are never mixed in, and a bad row costs that row."""
 
 import functools
-import importlib.util
+import importlib
 import os
-import sys
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -154,17 +153,15 @@ def test_a_damaged_result_is_computed_again(table):
     assert column(table) == [2 * i for i in range(35)]
 
 
-def test_the_fingerprint_follows_helpers_constants_closures_and_partials_but_not_the_place_of_the_code(table, tmp_path):
+def test_the_fingerprint_follows_what_the_code_uses_and_not_where_it_stands(table, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+
     def marks(text, name):
-        path = tmp_path / f"{name}.py"
-        path.write_text(text)
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
+        (tmp_path / f"{name}.py").write_text(text)
+        module = importlib.import_module(name)
         return fingerprint(op(module.run), table)
 
-    code = "K = 3\ndef helper(x):\n    return x * K\ndef run(batch):\n    return [helper(x) for x in batch['w']]\n"
+    code = "K = 3\ndef times(x):\n    return x * K\ndef run(batch):\n    return [times(x) for x in batch['w']]\n"
     first = marks(code, "ops_a")
     assert marks("import os\n\n" + code, "ops_b") == first
     assert marks(code.replace("K = 3", "K = 4"), "ops_c") != first

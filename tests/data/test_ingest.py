@@ -153,7 +153,8 @@ def test_a_tar_becomes_a_table_with_ids_captions_by_language_and_fields(tmp_path
         ("a.json", {"id": "emoji-a", "text": {"en": "cat", "ko": "고양이"}, "tags": {"en": ["pet", " "]},
                     "tone": None, "n": 3}),
         ("a.png", picture(1)), ("sub/b.jpg", picture(2, format="JPEG")),
-        ("sub/b.json", {"text": "dog", "tone": "dark"}), ("sub/b.cls", b"7"), ("c.d.PNG", picture(3)), ("c.d.txt", b"dots in a name")])
+        ("sub/b.json", {"text": "dog", "tone": "dark"}), ("sub/b.cls", b"7"), ("c.d.PNG", picture(3)),
+        ("c.d.txt", b"dots in a name")])
     table = ingest(path, tmp_path / "out", captions="text,tags", fields=("tone", "n"), language="de")
     assert spoken(table) == {"emoji-a": [("en", "cat"), ("ko", "고양이"), ("en", "pet")], "sub/b": [("de", "dog")],
                              "c.d": [("de", "dots in a name")]}
