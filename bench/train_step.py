@@ -1,9 +1,10 @@
 """The block's share of the machine: VLMo's eager training step against the bfloat16 matmul peak of the same run.
 
-python bench/train_step.py            # shape d384 L12, batch 32, 65 + 24 tokens; CPU seconds, so that a noisy machine does no harm
+python bench/train_step.py      # shape d384 L12, batch 32, 65 + 24 tokens; CPU seconds: a noisy machine does no harm
 
-On CPUs with AMX the matmul unit is 10 to 15 times as fast as everything around it, so a share of its peak says how much of the step is
-not matmul. Both instruction sets are measured: the AMX one as it is, and AVX512-BF16 in a second process.
+On CPUs with AMX the matmul unit is 10 to 15 times as fast as everything around it, so a share of its peak says how
+much of the step is not matmul. Both instruction sets are measured: the AMX one as it is, and AVX512-BF16 in a second
+process.
 """
 
 import argparse
@@ -72,8 +73,9 @@ def measure(threads: int, compile_blocks: bool) -> dict:
         model.zero_grad(set_to_none=True)
 
     seconds, peak = cpu_seconds(step, 5, threads), matmul_peak(threads)
-    return {"seconds": seconds, "gflops": step_flops() / seconds / 1e9, "peak_gflops": peak / 1e9, "share": step_flops() / seconds / peak,
-            "amx": bool(torch.cpu._is_amx_tile_supported()) and os.environ.get("ONEDNN_MAX_CPU_ISA") is None}  # fmt: skip
+    speed = step_flops() / seconds
+    amx = bool(torch.cpu._is_amx_tile_supported()) and os.environ.get("ONEDNN_MAX_CPU_ISA") is None
+    return {"seconds": seconds, "gflops": speed / 1e9, "peak_gflops": peak / 1e9, "share": speed / peak, "amx": amx}
 
 
 def main() -> None:
@@ -104,8 +106,10 @@ def main() -> None:
         ]
         runs[name] = json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
         r = runs[name]
-        print(f"{name:12s} {r['seconds']:.3f} s a step  {r['gflops']:6.0f} GFLOP/s of {r['peak_gflops']:6.0f} = {100 * r['share']:.1f} %"
-              f"{'  (AMX)' if r['amx'] else ''}")  # fmt: skip
+        print(
+            f"{name:12s} {r['seconds']:.3f} s a step  {r['gflops']:6.0f} GFLOP/s of {r['peak_gflops']:6.0f} "
+            f"= {100 * r['share']:.1f} %{'  (AMX)' if r['amx'] else ''}"
+        )
     for name, r in runs.items():
         claim = f"train step share of the bf16 matmul peak, {'AMX' if r['amx'] else name}"
         print(json.dumps({"name": claim, "value": round(r["share"], 3), "goal": GOAL, "ok": r["share"] >= GOAL}))

@@ -1,8 +1,9 @@
-"""What all tests share: pictures from a fixed recipe, an encoder whose vectors can be checked by hand, and the docs switch."""
+"""What all tests share: pictures from a fixed recipe, an encoder to check by hand, and the docs switch."""
 
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ class ColourEncoder:
     name = "colours"
     embed_dim = 3
     fingerprint = "colours-1"
-    WORDS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "white": (1, 1, 1)}
+    WORDS: ClassVar = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "white": (1, 1, 1)}
 
     def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> np.ndarray:
         return self._normalised([np.asarray(image.convert("RGB"), dtype=np.float32).mean((0, 1)) for image in images])
@@ -62,7 +63,8 @@ def write_coloured_table(folder: str | Path, n: int = 24) -> Path:
         out = io.BytesIO()
         Image.fromarray(pixels).save(out, "PNG")
         captions = [{"text": text, "language": "en"} for text in (f"a {name} square on the {side}", f"{name} {side}")]
-        rows.append({"id": f"p{i:03d}", "bytes": out.getvalue(), "captions": captions, "status": "ok", "width": 24, "height": 24})
+        row = {"id": f"p{i:03d}", "bytes": out.getvalue(), "captions": captions, "status": "ok"}
+        rows.append({**row, "width": 24, "height": 24})
     Table.create(folder, "pictures").append(rows)
     return Path(folder)
 
@@ -81,12 +83,13 @@ def tiny_run(coloured_table, tmp_path) -> Callable:
     from omma.training.loop import TrainConfig
     from omma.training.losses import LossWeights
 
-    model = VLMoConfig(image_size=24, patch_size=8, vocab_size=60, max_text_len=10, hidden_size=24, num_layers=2, num_heads=2,
-                       num_vl_layers=1, drop_path=0.1, text_dropout=0.1)  # fmt: skip
+    model = VLMoConfig(image_size=24, patch_size=8, vocab_size=60, max_text_len=10, hidden_size=24, num_layers=2,
+                       num_heads=2, num_vl_layers=1, drop_path=0.1, text_dropout=0.1)  # fmt: skip
 
     def config(out: str = "run", **changes) -> TrainConfig:
-        base = TrainConfig(recipe="tiny", data=str(coloured_table), out=str(tmp_path / out), model=model, steps=8, batch_size=8, warmup=2,
-                           losses=LossWeights(itc=1.0, itm=1.0, mlm=0.25), save_every=3, log_every=1, threads=1, device="cpu")  # fmt: skip
+        base = TrainConfig(recipe="tiny", data=str(coloured_table), out=str(tmp_path / out), model=model, steps=8,
+                           batch_size=8, warmup=2, losses=LossWeights(itc=1.0, itm=1.0, mlm=0.25), save_every=3,
+                           log_every=1, threads=1, device="cpu")  # fmt: skip
         return replace(base, **changes)
 
     return config

@@ -10,8 +10,9 @@ from omma.table import Table
 @pytest.fixture
 def table(coloured_table) -> Table:
     table = Table.open(coloured_table)
+    captions = [{"text": "a red square", "language": "en"}]
     table.append([{"id": "broken", "bytes": b"", "captions": [], "status": "empty"},
-                  {"id": "lying", "bytes": b"not a picture", "captions": [{"text": "a red square", "language": "en"}], "status": "ok"}])  # fmt: skip
+                  {"id": "lying", "bytes": b"not a picture", "captions": captions, "status": "ok"}])  # fmt: skip
     return table
 
 

@@ -28,11 +28,11 @@ def embed(
     batch_size: int = 64,
     progress: bool = False,
 ) -> JobReport:
-    """Adds the column "embed.<encoder.name>" (text: "embed.<encoder.name>.text"): fixed-size lists of float16, unit length.
+    """Adds the column "embed.<encoder.name>" (text: "embed.<encoder.name>.text"): lists of E float16, unit length.
 
-    what: "image" encodes each row's picture; "text" the mean of its captions' vectors, normalised again. Rows without a usable picture
-    or caption are null. Chunks that this very encoder (by fingerprint) has done stay; an interrupted run goes on. Raises ValueError for
-    a table of items, which holds no pictures.
+    what: "image" encodes each row's picture; "text" the mean of its captions' vectors, normalised again. Rows without a
+    usable picture or caption are null. Chunks that this very encoder (by fingerprint) has done stay; an interrupted run
+    goes on. Raises ValueError for a table of items, which holds no pictures.
     """
     if what not in ("image", "text"):
         raise ValueError(f"what={what!r}; it is image or text")
@@ -51,7 +51,7 @@ def embed(
 
 
 class Work:
-    """A bound job that compares by its class alone: the encoder's identity is its fingerprint in the op's params, not its address."""
+    """A bound job that compares by its class alone: the op's params hold the encoder's fingerprint, not its address."""
 
     def __init__(self, work: Any):
         self.work = work

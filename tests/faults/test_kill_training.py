@@ -19,22 +19,23 @@ from omma.training.losses import LossWeights
 from omma.training.loop import TrainConfig, train
 
 moment, step, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-model = VLMoConfig(image_size=24, patch_size=8, vocab_size=60, max_text_len=10, hidden_size=24, num_layers=2, num_heads=2,
-                   num_vl_layers=1, drop_path=0.1, text_dropout=0.1)
-config = TrainConfig(recipe="tiny", data={data!r}, out=out, model=model, steps=9, batch_size=8, warmup=2, save_every=3, log_every=1,
-                     losses=LossWeights(itc=1.0, itm=1.0, mlm=0.25), threads=1, device="cpu")
+model = VLMoConfig(image_size=24, patch_size=8, vocab_size=60, max_text_len=10, hidden_size=24, num_layers=2,
+                   num_heads=2, num_vl_layers=1, drop_path=0.1, text_dropout=0.1)
+config = TrainConfig(recipe="tiny", data={data!r}, out=out, model=model, steps=9, batch_size=8, warmup=2, save_every=3,
+                     log_every=1, losses=LossWeights(itc=1.0, itm=1.0, mlm=0.25), threads=1, device="cpu")
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 def at(name):
     '''Dies instead of the named call of the second checkpoint (step 6).'''
-    module, attribute = {{"write": (checkpoint.torch, "save"), "sync": (checkpoint, "sync"), "rename": (checkpoint.os, "rename"),
-                         "link": (checkpoint.os, "replace")}}[name]
+    module, attribute = {{"write": (checkpoint.torch, "save"), "sync": (checkpoint, "sync"),
+                          "rename": (checkpoint.os, "rename"), "link": (checkpoint.os, "replace")}}[name]
     real, calls = getattr(module, attribute), []
     def call(*args, **kwargs):
         calls.append(args)
-        if any("step00000006" in str(a) for a in args) or (name == "link" and os.path.isdir(os.path.join(out, "step00000006"))):
+        linked = name == "link" and os.path.isdir(os.path.join(out, "step00000006"))
+        if linked or any("step00000006" in str(a) for a in args):
             die()
         return real(*args, **kwargs)
     setattr(module, attribute, call)

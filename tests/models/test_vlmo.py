@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from omma.models.layers import attend, resample_grid, resample_relative
 from omma.models.vlmo import PRESETS, VLMo, VLMoConfig, relative_index
 
-TINY = VLMoConfig(image_size=32, patch_size=8, vocab_size=50, max_text_len=12, hidden_size=24, num_layers=4, num_heads=3,
-                  num_vl_layers=2, itc_vl=True, num_answers=7, num_pair_classes=2, num_image_types=2)  # fmt: skip
+TINY = VLMoConfig(image_size=32, patch_size=8, vocab_size=50, max_text_len=12, hidden_size=24, num_layers=4,
+                  num_heads=3, num_vl_layers=2, itc_vl=True, num_answers=7, num_pair_classes=2,
+                  num_image_types=2)  # fmt: skip
 
 
 def randomized(config: VLMoConfig, seed: int = 0) -> VLMo:
@@ -71,7 +72,7 @@ def test_padding_changes_nothing(model, batch):
 
 
 def test_each_token_goes_through_its_expert(model, batch):
-    """The joint pass equals blocks written out token by token: text and image experts below vl_start, the VL expert above."""
+    """The joint pass equals blocks written out token by token: text and image experts below vl_start, VL above."""
     text, image = model.embed_text(batch["input_ids"]), model.embed_image(batch["pixel_values"])
     x = torch.cat((text, image), dim=1)
     bias = model.attention_bias(batch["attention_mask"], 8, (4, 4))
@@ -163,7 +164,7 @@ def test_one_eye_runs_at_other_and_non_square_sizes(model, batch):
         assert model.encode(
             model.embed_text(batch["input_ids"][:2]), None, out.hidden_states[0], (height // 8, width // 8)
         )
-    with pytest.raises(ValueError, match="36, 32.*patches of 8"):
+    with pytest.raises(ValueError, match=r"36, 32.*patches of 8"):
         model(pixel_values=torch.zeros(1, 3, 36, 32).double())
 
 
@@ -233,7 +234,7 @@ def test_hidden_patches_are_hidden():
 def test_what_the_model_lacks_is_named(batch):
     plain = VLMo(replace(TINY, itc_vl=False, num_answers=0, num_pair_classes=0)).double()
     ids, mask, pixels = batch.values()
-    with pytest.raises(ValueError, match="no contrastive head 'itc_vl'.*itc_vl=True"):
+    with pytest.raises(ValueError, match=r"no contrastive head 'itc_vl'.*itc_vl=True"):
         plain.encode_image(pixels, head="itc_vl")
     with pytest.raises(ValueError, match="num_answers"):
         plain.answer(ids, mask, pixels)

@@ -12,7 +12,8 @@ from omma.table import Table
 from omma.training.batches import Batches, DataConfig, Prefetch, continuation_ids, mask_blocks, mask_words
 from omma.training.objectives import IGNORE
 
-WORDS = ["red", "green", "blue", "yellow", "cup", "fish", "bird", "ball", "left", "right", "of", "a", "the", "is", "facing", "unbelievable"]
+WORDS = ["red", "green", "blue", "yellow", "cup", "fish", "bird", "ball", "left", "right", "of", "a", "the", "is",
+         "facing", "unbelievable"]  # fmt: skip
 
 
 def png(seed: int, size: int = 24) -> bytes:
@@ -99,7 +100,7 @@ def test_what_cannot_be_trained_on_is_counted(batches):
 
 def test_too_little_data_says_what_there_is(tmp_path, processor):
     table = make_table(tmp_path / "t", n=4, pairs=0)
-    with pytest.raises(ValueError, match="4 usable pictures with captions .1 empty, 1 no caption.; a batch takes 8"):
+    with pytest.raises(ValueError, match=r"4 usable pictures with captions \(1 empty, 1 no caption\); a batch takes 8"):
         Batches(table, processor, DataConfig(), batch_size=8, patch_size=4, seed=0)
     with pytest.raises(ValueError, match="batch_size 7: it must be even"):
         Batches(table, processor, DataConfig(), batch_size=7, patch_size=4, seed=0)

@@ -91,10 +91,17 @@ def test_a_run_that_stopped_continues_bit_for_bit(tiny_run):
     assert train(tiny_run("cut"), progress=False, resume=True).step == 8  # nothing left to do
 
 
-def test_it_learns_colours(tiny_run):
-    """After 150 steps the right text of three is found for every picture: contrast and fusion, both."""
-    config = tiny_run(steps=150, peak_lr=5e-3, save_every=1000, ema=0.9, batch_size=12)
-    config = replace(config, model=replace(config.model, drop_path=0.0, text_dropout=0.0))
+def test_it_learns_colours(tiny_run, tmp_path):
+    """After 300 steps the right text of three is found for every picture: contrast and fusion, both.
+
+    One caption a picture: with two wordings, hard negatives would be true captions of the picture in other words.
+    """
+    rows = Table.open(tiny_run().data).read(["id", "bytes", "captions", "status"]).to_pylist()
+    worded_once = Table.create(tmp_path / "worded_once", "pictures")
+    worded_once.append([row | {"captions": row["captions"][:1]} for row in rows])
+    config = tiny_run(data=str(worded_once.uri), steps=300, peak_lr=3e-3, warmup=20, save_every=1000, log_every=100,
+                      ema=0.9, losses=LossWeights(itc=1.0, itm=1.0))  # fmt: skip
+    config = replace(config, model=replace(config.model, layer_scale=None, drop_path=0.0, text_dropout=0.0))
     eye = load_encoder(train(config, progress=False).run, device="cpu")
     names = ["red", "green", "blue"]
     texts = [f"a {name} square on the left" for name in names]
@@ -105,7 +112,8 @@ def test_it_learns_colours(tiny_run):
         pictures.append(Image.fromarray(pixels))
     assert (eye.encode_image(pictures) @ eye.encode_text(texts).T).argmax(axis=1).tolist() == [0, 1, 2]
     p = eye.match([p for p in pictures for _ in texts], texts * 3).reshape(3, 3)
-    assert p.argmax(axis=1).tolist() == [0, 1, 2]
+    assert (p.diagonal() > 0.9).all()
+    assert (p[~np.eye(3, dtype=bool)] < 0.5).all()
 
 
 def test_three_stages_follow_one_another(tiny_run):
@@ -198,14 +206,14 @@ def test_what_cannot_run_is_refused_before_anything_is_loaded(tiny_run):
         train(tiny_run(data=""), progress=False)
     with pytest.raises(ValueError, match="every loss weight is 0"):
         train(tiny_run(losses=LossWeights()), progress=False)
-    with pytest.raises(ValueError, match="model.itc_vl=true"):
+    with pytest.raises(ValueError, match=r"model\.itc_vl=true"):
         train(tiny_run(losses=LossWeights(itc_vl=1.0)), progress=False)
     with pytest.raises(ValueError, match="steps=4 and warmup=5"):
         train(tiny_run(steps=4, warmup=5), progress=False)
     with pytest.raises(ValueError, match="precision 'fp8'"):
         train(tiny_run(precision="fp8"), progress=False)
     train(tiny_run("done", steps=2), progress=False)
-    with pytest.raises(ValueError, match="holds a run already .step 2.*--resume"):
+    with pytest.raises(ValueError, match=r"holds a run already \(step 2.*--resume"):
         train(tiny_run("done", steps=2), progress=False)
     with pytest.raises(ValueError, match=r"other settings: .*peak_lr: 0.001 -> 0.1"):
         train(tiny_run("done", steps=2, peak_lr=0.1), resume=True, progress=False)

@@ -24,8 +24,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 2000, lowercase: boo
     if not texts:
         raise ValueError("no texts to learn a tokenizer from; the table has no captions (omma show TABLE counts them)")
     learner = bert_splitting(Tokenizer(models.WordPiece(unk_token=UNK)), lowercase)  # type: ignore[call-arg]
-    # The trainer numbers "##x" pieces in the order of a randomly seeded hash map and breaks ties by number, so two runs would differ.
-    # Pieces that are given as special tokens are numbered first, in our order.
+    # The trainer numbers "##x" pieces in the order of a randomly seeded hash map and breaks ties by number, so two runs
+    # would differ. Pieces that are given as special tokens are numbered first, in our order.
     pieces = sorted({f"##{c}" for text in texts for word in words_of(learner, text) for c in word[1:]})
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS + pieces, show_progress=False
@@ -59,8 +59,8 @@ def words_of(tokenizer: Tokenizer, text: str) -> list[str]:
 class Processor:
     """Pictures -> pixel_values and texts -> input_ids, attention_mask, for one model.
 
-    image_size: side of the square the picture is scaled to (bicubic, the whole picture, no crop). max_text_len: tokens, [CLS] and
-    [SEP] included; a longer text is cut at its end.
+    image_size: side of the square the picture is scaled to (bicubic, the whole picture, no crop). max_text_len: tokens,
+    [CLS] and [SEP] included; a longer text is cut at its end.
     """
 
     tokenizer: Tokenizer
@@ -75,10 +75,12 @@ class Processor:
 
     @property
     def mask_id(self) -> int:
-        return self.tokenizer.token_to_id(MASK)
+        found = self.tokenizer.token_to_id(MASK)
+        assert found is not None  # both ways to a tokenizer give it the special tokens
+        return found
 
     def pixels(self, image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-        """One RGB picture, or a box of it in pixels, as (3, image_size, image_size) uint8: the form that is cheap to move."""
+        """One RGB picture, or a box of it in pixels, as (3, image_size, image_size) uint8: the form cheap to move."""
         size = (self.image_size, self.image_size)
         if image.mode != "RGB":
             image = image.convert("RGB")
@@ -115,14 +117,16 @@ class Processor:
         """Reads what `save` wrote. FileNotFoundError names the missing file."""
         for name in ("tokenizer.json", "preprocessor.json"):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} has no {name}; a model folder of omma holds config.json, model.safetensors, "
-                                        "preprocessor.json and tokenizer.json")  # fmt: skip
+                raise FileNotFoundError(
+                    f"{folder} has no {name}; a model folder of omma holds config.json, model.safetensors, "
+                    "preprocessor.json and tokenizer.json"
+                )
         settings = json.loads((folder / "preprocessor.json").read_text())
         return cls(tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")), **settings)
 
 
 def pad(rows: Sequence[Sequence[int]], limit: int, value: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows of ids -> (B, T) ids and their 0/1 mask. T: the longest row rounded up to 8 (few shapes, little padding), at most limit."""
+    """Rows of ids -> (B, T) ids and their 0/1 mask. T: the longest row, rounded up to 8 (few shapes), at most limit."""
     longest = max(len(row) for row in rows)
     T = max(longest, min(limit, -8 * (-longest // 8)))
     ids = torch.full((len(rows), T), value, dtype=torch.long)

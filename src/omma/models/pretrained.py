@@ -19,7 +19,7 @@ from omma.models.weights import from_pretrained, weights_hash
 
 @runtime_checkable
 class Encoder(Protocol):
-    """An eye: pictures and texts into one space. Everything that embeds, searches or evaluates asks for no more than this."""
+    """An eye: pictures and texts into one space. What embeds, searches or evaluates asks for no more than this."""
 
     name: str
     embed_dim: int
@@ -86,7 +86,8 @@ def autocast(device: torch.device, precision: str = "auto") -> contextlib.Abstra
 class VLMoEncoder:
     """A VLMo with its processor: pictures and texts in, numpy out.
 
-    precision: fp32 by default, since an evaluation must not depend on the machine's fast types; "auto" or "bf16" for bulk work.
+    precision: fp32 by default, since an evaluation must not depend on the machine's fast types; "auto" or "bf16" for
+    bulk work.
     """
 
     def __init__(self, model: VLMo, processor: Processor, name: str, device: str = "auto", precision: str = "fp32"):
@@ -114,11 +115,18 @@ class VLMoEncoder:
 
     def encode_text(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """Texts -> (n, embed_dim) float32, L2-normalised."""
-        step = lambda part: self.model.encode_text(*(t.to(self.device) for t in self.processor.texts(texts[part])))
+
+        def step(part: slice) -> Tensor:
+            ids, mask = self.processor.texts(texts[part])
+            return self.model.encode_text(ids.to(self.device), mask.to(self.device))
+
         return self._batched(len(texts), batch_size, step, (self.embed_dim,))
 
     def match(self, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
-        """The fusion encoder's probability (n,) float32 that text i belongs to picture i. ValueError when the lists differ in length."""
+        """The fusion encoder's probability (n,) float32 that text i belongs to picture i.
+
+        Raises ValueError when the lists differ in length.
+        """
         if len(images) != len(texts):
             raise ValueError(f"{len(images)} pictures and {len(texts)} texts; match goes pair by pair")
 
@@ -141,7 +149,8 @@ def load_encoder(name_or_path: str | Path, device: str = "auto", precision: str 
         folder = folder / "last"
     if not folder.is_dir():
         raise ValueError(
-            f"no encoder {str(name_or_path)!r}: no folder of this name. Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER"
+            f"no encoder {str(name_or_path)!r}: no folder of this name. "
+            "Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER"
         )
     name = (folder.resolve().parent if folder.name == "last" or folder.name.startswith("step") else folder).name
     return VLMoEncoder(from_pretrained(folder), Processor.load(folder), name, device, precision)

@@ -1,8 +1,8 @@
 """VLMo: one transformer that is an image encoder, a text encoder and a fusion encoder (Bao et al. 2021).
 
 Attention is shared; each layer has one feed-forward expert a modality. A picture runs through the image experts, a text
-through the text experts. Together, text first, each token takes its own expert in the lower layers, and the top layers send
-the whole sequence through the vision-language expert.
+through the text experts. Together, text first, each token takes its own expert in the lower layers, and the top layers
+send the whole sequence through the vision-language expert.
 
 B batch, T text tokens, N patches, P = 1 + N image tokens ([CLS] first), S = T + P, L layers, D width, H heads,
 E shared space, V vocabulary, (gh, gw) patch grid.
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from omma.models.layers import (
     INITIAL_LOGIT_SCALE,
     Attention,
+    ConvStem,
     DropPath,
     Expert,
     resample_grid,
@@ -42,6 +43,7 @@ class VLMoConfig:
     num_heads: int = 3
     mlp_ratio: int = 4
     num_vl_layers: int = 2  # top layers in which both modalities share the vision-language expert
+    stem: Literal["patch", "conv"] = "patch"  # how pixels become tokens: one linear map a patch, or `layers.ConvStem`
     positions: Literal["absolute", "relative"] = "absolute"
     relative_text_len: int = 196  # text range of the relative table: that of the longest stage, stage 2
     layer_scale: float | None = 0.1
@@ -63,7 +65,8 @@ class VLMoConfig:
 
     @property
     def grid(self) -> tuple[int, int]:
-        return (self.image_size // self.patch_size,) * 2
+        side = self.image_size // self.patch_size
+        return side, side
 
     @property
     def num_patches(self) -> int:
@@ -79,10 +82,10 @@ class VLMoConfig:
         return self.embed_dim or self.hidden_size
 
 
-NANO = VLMoConfig(
+NANO = VLMoConfig(vocab_size=2000, stem="conv", layer_scale=None)  # shallow enough to train without LayerScale
     vocab_size=2000, max_text_len=40, layer_scale=None
 )  # shallow enough to train without LayerScale, and faster so
-SMALL = replace(NANO, hidden_size=384, num_layers=12, num_heads=6, layer_scale=0.1)
+SMALL = replace(NANO, hidden_size=384, num_layers=12, num_heads=6, stem="patch", layer_scale=0.1)
 BASE = VLMoConfig(image_size=224, hidden_size=768, num_layers=12, num_heads=12, positions="relative",
                   drop_path=0.1, text_dropout=0.1, itc_vl=True)  # fmt: skip
 BASE_PLUS = replace(BASE, hidden_size=544, num_layers=24, num_heads=16, num_vl_layers=3, positions="absolute",
@@ -104,8 +107,9 @@ class VLMoOutput(NamedTuple):
 def relative_index(grid: tuple[int, int], text_len: int, table_text_len: int) -> tuple[Tensor, Tensor, int]:
     """Which bucket of the relative table each (query, key) reads, in the released checkpoints' numbering.
 
-    Returns image (P, P), text (T, T) and the number of buckets. The image part comes first: (2gh-1)(2gw-1) distances and
-    three for [CLS]; then one bucket for text->image and one for image->text; then the text distances and three for its [CLS].
+    Returns image (P, P), text (T, T) and the number of buckets. The image part comes first: (2gh-1)(2gw-1) distances
+    and three for [CLS]; then one bucket for text->image and one for image->text; then the text distances and three for
+    its [CLS].
     """
     gh, gw = grid
     image_buckets = (2 * gh - 1) * (2 * gw - 1) + 3
@@ -204,7 +208,10 @@ def classifier(in_size: int, hidden_size: int, classes: int) -> nn.Sequential:
 
 # ---------------------------------------------------------------------------------------------------------- model
 class VLMo(nn.Module):
-    """The whole model: embeddings, blocks and every head. Tensors in, tensors out; `omma.load_encoder` adds files and pictures."""
+    """The whole model: embeddings, blocks and every head.
+
+    Tensors in, tensors out; `omma.load_encoder` adds files and pictures.
+    """
 
     def __init__(self, config: VLMoConfig):
         super().__init__()
@@ -214,7 +221,7 @@ class VLMo(nn.Module):
         self.text_segment = nn.Parameter(torch.zeros(D))  # BERT's segment 0, inside the norm
         self.text_norm = nn.LayerNorm(D, eps=1e-12)
         self.text_dropout = nn.Dropout(c.text_dropout)
-        self.patch_embed = nn.Conv2d(3, D, c.patch_size, c.patch_size)
+        self.patch_embed = nn.Conv2d(3, D, c.patch_size, c.patch_size) if c.stem == "patch" else ConvStem(D, c.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, D))  # stands for a hidden patch in masked image modelling
         self.type_embed = nn.Embedding(1 + c.num_image_types, D)  # row 0 text, row 1 (and 2) image
@@ -245,8 +252,8 @@ class VLMo(nn.Module):
     def init_weights(self) -> None:
         """Weights, tokens, positions: truncated normal; embeddings: normal; biases and relative table: zero.
 
-        The published 0.02 belongs to width 768. Other widths get 0.02 * sqrt(768 / D), so that a layer's gain is the same: at width
-        192 and 0.02, [CLS] would hardly see the picture, and the contrast would start from a plateau.
+        The published 0.02 belongs to width 768. Other widths get 0.02 * sqrt(768 / D), so that a layer's gain is the
+        same: at width 192 and 0.02, [CLS] would hardly see the picture, and the contrast would start from a plateau.
         """
         std = 0.02 * (768 / self.config.hidden_size) ** 0.5
         scaled_init_(self, std)
@@ -279,6 +286,9 @@ class VLMo(nn.Module):
         p = self.config.patch_size
         if pixel_values.shape[-2] % p or pixel_values.shape[-1] % p:
             raise ValueError(f"a picture of {tuple(pixel_values.shape[-2:])} px does not divide into patches of {p} px")
+        if patch_mask is not None and self.config.stem == "conv":  # convolutions look over the edges of hidden patches
+            shown = ~patch_mask.view(len(patch_mask), 1, pixel_values.shape[-2] // p, pixel_values.shape[-1] // p)
+            pixel_values = pixel_values * shown.repeat_interleave(p, dim=-2).repeat_interleave(p, dim=-1)
         patches = self.patch_embed(pixel_values)  # (B, D, gh, gw)
         grid = (patches.shape[-2], patches.shape[-1])
         x = patches.flatten(2).transpose(1, 2)  # (B, N, D)
@@ -369,7 +379,8 @@ class VLMo(nn.Module):
                 text_mask: Tensor | None = None, grid: tuple[int, int] | None = None) -> Tensor:  # fmt: skip
         """The shared-space vector (B, E), L2-normalised, of a single-modality pass.
 
-        head "itc": from the pass itself. head "itc_vl": the state below the VL layers goes up once more, through the VL experts.
+        head "itc": from the pass itself. head "itc_vl": the state below the VL layers goes up once more, through the VL
+        experts.
         """
         if head == "itc":
             projection, first = (
@@ -413,7 +424,10 @@ class VLMo(nn.Module):
         return self.answer_head(self(input_ids, attention_mask, pixel_values).pooled)
 
     def classify_pair(self, input_ids: Tensor, attention_mask: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
-        """Is the sentence true of the two pictures together? Logits (B, num_pair_classes); NLVR2's two passes, in one batch."""
+        """Is the sentence true of the two pictures together? Logits (B, num_pair_classes).
+
+        NLVR2's two passes, in one batch.
+        """
         if self.pair_head is None:
             raise ValueError(
                 "this model has no pair head; build it with VLMoConfig(num_pair_classes=2, num_image_types=2)"

@@ -17,7 +17,7 @@ MODELS = {"vlmo": (VLMo, VLMoConfig)}  # config.json's "model" -> classes
 
 
 def save_pretrained(model: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> Path:
-    """Writes config.json and model.safetensors into folder (made where missing). state: other weights of the same model (EMA)."""
+    """Writes config.json and model.safetensors into folder, made where missing. state: other weights for it (EMA)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kind = next(k for k, (cls, _) in MODELS.items() if isinstance(model, cls))
@@ -46,7 +46,10 @@ def read_config(folder: str | Path) -> VLMoConfig:
 
 
 def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> VLMo:
-    """The model in a folder that `save_pretrained` wrote, in eval mode. ValueError lists weights that are missing, left over or of another shape."""
+    """The model in a folder that `save_pretrained` wrote, in eval mode.
+
+    ValueError lists weights that are missing, left over or of another shape.
+    """
     config = read_config(folder)
     with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
         model = VLMo(config)
@@ -72,8 +75,9 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str, a
     shapes = [f"{k} is {tuple(tensors[k].shape)}, the model's {tuple(own[k].shape)}" for k in own
               if k in tensors and own[k].shape != tensors[k].shape]  # fmt: skip
     if missing or extra or shapes:
+        found = {"missing": missing, "unexpected": extra, "other shape": shapes}
         parts = [f"{title}: {', '.join(keys[:6])}{' ...' if len(keys) > 6 else ''} ({len(keys)})"
-                 for title, keys in (("missing", missing), ("unexpected", extra), ("other shape", shapes)) if keys]  # fmt: skip
+                 for title, keys in found.items() if keys]  # fmt: skip
         raise ValueError(f"the weights of {where} don't fit this model. " + "; ".join(parts))
     model.load_state_dict(tensors, assign=assign)
 

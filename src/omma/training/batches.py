@@ -1,13 +1,13 @@
-"""Table -> batches: batch `step` is a pure function of (seed, step), whatever happened before and however many workers help.
+"""Table -> batches: batch `step` is a pure function of (seed, step), whatever came before, with any number of workers.
 
-An epoch is a keyed permutation of units of two samples: the two pictures of a minimal pair travel together, so that each is the
-other's hardest negative; the rest is paired up at random. B batch, T text tokens, N patches.
+An epoch is a keyed permutation of units of two samples: the two pictures of a minimal pair travel together, so that
+each is the other's hardest negative; the rest is paired up at random. B batch, T text tokens, N patches.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -58,12 +58,15 @@ class Batch:
     texts: list[tuple[int, ...]] = field(repr=False)
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return Batch(**moved)
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
 
 
 class Batches:
-    """The training set behind `batches[step]`. Pictures stay encoded in memory, captions tokenised; a batch decodes what it needs."""
+    """The training set behind `batches[step]`.
+
+    Pictures stay encoded in memory, captions tokenised; a batch decodes what it needs.
+    """
 
     def __init__(
         self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, patch_size: int, seed: int
@@ -111,8 +114,10 @@ class Batches:
         self.steps_per_epoch = self.units_per_epoch // (self.batch_size // 2)
         if self.steps_per_epoch == 0:
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none left out"
-            raise ValueError(f"{table.uri} has {len(self.ids)} usable pictures with captions ({reasons}); a batch takes {self.batch_size}. "
-                             "Lower batch_size, or look at the data: omma show TABLE")  # fmt: skip
+            raise ValueError(
+                f"{table.uri} has {len(self.ids)} usable pictures with captions ({reasons}); a batch takes "
+                f"{self.batch_size}. Lower batch_size, or look at the data: omma show TABLE"
+            )
         self._epoch: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -137,7 +142,8 @@ class Batches:
             unit = f"{self.ids[a]}|{self.ids[b]}"
             paired = int(a) in self.grouped
             for i in (int(a), int(b)):
-                # Partners of a minimal pair share their draws: the crop must not become the difference, and their captions are aligned.
+                # Partners of a minimal pair share their draws: the crop must not become the difference, and their
+                # captions are aligned.
                 rng = numpy_generator(self.seed, "sample", epoch, unit if paired else self.ids[i])
                 captions = self.captions[i]
                 first = paired and rng.random() < self.config.first_caption
@@ -183,7 +189,10 @@ class Batches:
 
 
 class Prefetch:
-    """Batches start..stop-1 in order, made ahead by threads (decoding releases the GIL). `waited`: seconds the consumer stood idle."""
+    """Batches start..stop-1 in order, made ahead by threads (decoding releases the GIL).
+
+    `waited`: seconds the consumer stood idle.
+    """
 
     def __init__(self, batches: Batches, start: int, stop: int, workers: int = 1, ahead: int = 3):
         self.batches, self.start, self.stop, self.workers, self.ahead = batches, start, stop, workers, ahead
@@ -226,17 +235,17 @@ def continuation_ids(processor: Processor) -> np.ndarray:
 
 def mask_words(ids: np.ndarray, rng: np.random.Generator, probability: float, continues: np.ndarray,
                processor: Processor) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Whole-word masking (BERT): hides words until `probability` of a row's real tokens are hidden, at least one word a row.
+    """Whole-word masking (BERT): hides words until `probability` of a row's real tokens are hidden, one word at least.
 
-    ids: (B, T). Returns the ids with 80 % of hidden tokens replaced by [MASK], 10 % by a random token, 10 % left, and the labels.
-    Only real words are drawn: the published collator also draws padding, so that some rows carry no loss.
+    ids: (B, T). Returns the ids with 80 % of hidden tokens replaced by [MASK], 10 % by a random token, 10 % left, and
+    the labels. Only real words are drawn: the published collator also draws padding, so that some rows carry no loss.
     """
     special = 5  # ids below are [PAD] [UNK] [CLS] [SEP] [MASK]
     masked, labels = ids.copy(), np.full_like(ids, IGNORE)
     for row in range(len(ids)):
         real = np.flatnonzero((ids[row] >= special) | (ids[row] == 1))
         words: list[list[int]] = []
-        for position in real:
+        for position in real.tolist():
             if words and continues[ids[row, position]] and words[-1][-1] == position - 1:
                 words[-1].append(position)
             else:
@@ -259,7 +268,7 @@ def mask_words(ids: np.ndarray, rng: np.random.Generator, probability: float, co
 
 
 def mask_blocks(grid: int, ratio: float, rng: np.random.Generator, smallest: int = 4) -> np.ndarray:
-    """(grid, grid) bool: exactly round(ratio * N) patches hidden, in rectangles of aspect 0.3 to 1/0.3 (BEiT, Bao et al. 2021)."""
+    """(grid, grid) bool: exactly round(ratio * N) patches hidden, in rectangles of aspect 0.3 to 1/0.3 (BEiT, 2021)."""
     hidden = np.zeros((grid, grid), dtype=bool)
     wanted = round(ratio * grid * grid)
     for _ in range(100):

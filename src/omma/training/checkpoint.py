@@ -1,9 +1,11 @@
 """Checkpoints: a run folder whose `last` always points at a complete one.
 
-RUN/config.json, metrics.jsonl, step00000500/{config.json, model.safetensors, tokenizer.json, preprocessor.json, train_state.pt}, last -> step00000500
+RUN/config.json, metrics.jsonl, last -> step00000500,
+    step00000500/{config.json, model.safetensors, tokenizer.json, preprocessor.json, train_state.pt}
 
-A folder step... is a usable model by itself (the averaged weights when the run keeps an average); train_state.pt adds what continuing needs.
-Publishing: everything is written into a hidden folder and synced, the folder is renamed, then `last` is replaced: the one commit point.
+A folder step... is a usable model by itself (the averaged weights when the run keeps an average); train_state.pt adds
+what continuing needs. Publishing: everything is written into a hidden folder and synced, the folder is renamed, then
+`last` is replaced: the one commit point.
 """
 
 import json
@@ -44,7 +46,7 @@ def step_folder(run: Path, step: int) -> Path:
 
 
 def write(run: Path, step: int, save_model: Callable[[Path], Any], state: dict, keep: int = 2) -> Checkpoint:
-    """Publishes a checkpoint, keeping the newest `keep`. save_model writes the usable model into the folder it is given."""
+    """Publishes a checkpoint, keeping the newest `keep`. save_model writes the usable model into the folder it gets."""
     new, final = run / f".new-step{step:08d}", step_folder(run, step)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)

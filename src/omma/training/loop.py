@@ -1,7 +1,7 @@
-"""The training loop. A run is a config; the step fits on a page; everything random is a function of (seed, step, sample).
+"""The training loop. A run is a config; the step fits on a page; all chance is a function of (seed, step, sample).
 
-So the state to resume is the weights, their average, the optimiser and one integer: a run killed at any moment continues bit for
-bit, even with another number of workers.
+So the state to resume is the weights, their average, the optimiser and one integer: a run killed at any moment
+continues bit for bit, even with another number of workers.
 """
 
 import contextlib
@@ -82,9 +82,9 @@ def train(
 ) -> Checkpoint:
     """Runs the config to its last step and returns the final checkpoint.
 
-    evaluate: called every config.eval_every steps and at the end with the averaged model; its numbers are logged as eval.<name>.
-    resume: go on from the run folder's last checkpoint (start afresh where there is none). on_step: called after each step.
-    Raises ValueError for a config that cannot run, NonFiniteLoss with the step and the picture ids.
+    evaluate: called every config.eval_every steps and at the end with the averaged model; its numbers are logged as
+    eval.<name>. resume: go on from the run folder's last checkpoint (start afresh where there is none). on_step: called
+    after each step. Raises ValueError for a config that cannot run, NonFiniteLoss with the step and the picture ids.
     """
     run, device = check(config, resume)
     if config.threads:
@@ -132,8 +132,9 @@ def train(
 
     log = Log(run, config, start, progress)
     log.say(f"{config.recipe or 'run'}: {model.num_parameters() / 1e6:.1f}M weights ({len(frozen)} of "
-            f"{len(list(model.parameters()))} tensors frozen), {len(batches)} pictures, {batches.steps_per_epoch} steps an epoch, "
-            f"{device.type}{started_from}{f', resumed at step {start}' if previous else ''}")  # fmt: skip
+            f"{len(list(model.parameters()))} tensors frozen), {len(batches)} pictures, "
+            f"{batches.steps_per_epoch} steps an epoch, {device.type}{started_from}"
+            f"{f', resumed at step {start}' if previous else ''}")  # fmt: skip
     done = previous
     weights = config.losses.active()
     batch_stream = Prefetch(batches, start, config.steps, config.workers)
@@ -167,8 +168,9 @@ def train(
                 numbers |= run_evaluation()
             if numbers:
                 scale = float(model.logit_scale.detach().exp()) if "itc" in weights else None
+                numbers |= {"logit_scale": scale} if scale else {}
                 log.write(finished, loss=float(total.detach()), lr=rate, grad_norm=float(grad_norm),
-                          waited=batch_stream.waited, **numbers, **({"logit_scale": scale} if scale else {}))  # fmt: skip
+                          waited=batch_stream.waited, **numbers)  # fmt: skip
             log.advance(finished, float(total.detach()))
             if finished % config.save_every == 0 and finished < config.steps:
                 done = save(finished)
@@ -181,12 +183,13 @@ def train(
     return done
 
 
-# ---------------------------------------------------------------------------------------------------------- before the first step
+# ------------------------------------------------------------------------------------------- before the first step
 def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
     """The run folder (made) and the device. ValueError for what cannot work, before anything is loaded."""
     if not config.data:
         raise ValueError(
-            "no data: give the folder of a pictures table, data=FOLDER. Make one: omma scenes FOLDER, or omma ingest PICTURES FOLDER"
+            "no data: give the folder of a pictures table, data=FOLDER. "
+            "Make one: omma scenes FOLDER, or omma ingest PICTURES FOLDER"
         )
     if not config.out:
         raise ValueError("no out: give the folder of the run, out=FOLDER")
@@ -211,7 +214,7 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
 
 @contextlib.contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Reproducible sums while training on a CPU, where they cost nothing; the caller's setting comes back afterwards."""
+    """Reproducible sums while training on a CPU, where they cost nothing; the caller's setting comes back after it."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(before or device.type == "cpu")
     try:
@@ -241,14 +244,17 @@ def refuse_changes(stored: TrainConfig, config: TrainConfig, run: Path) -> None:
         f"{k}: {before[k]} -> {now[k]}" for k in before if k not in FREE_ON_RESUME | {"model"} and before[k] != now[k]
     ]
     if changed:
-        raise ValueError(f"{run} was started with other settings: {'; '.join(changed)}. Resume with the same ones, or start anew with "
-                         f"init={run} out=ANOTHER")  # fmt: skip
+        raise ValueError(
+            f"{run} was started with other settings: {'; '.join(changed)}. Resume with the same ones, or start anew "
+            f"with init={run} out=ANOTHER"
+        )
 
 
 def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
     """Model and processor: fresh ones, or those of config.init, with its weights wherever name and shape fit.
 
-    The vocabulary belongs to the tokenizer, so config.model.vocab_size is only its upper limit when one is learned from the captions.
+    The vocabulary belongs to the tokenizer, so config.model.vocab_size is only its upper limit when one is learned from
+    the captions.
     """
     if config.init:
         folder = Path(config.init)
@@ -283,9 +289,11 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
 
 def non_finite_message(run: Path, ids: list[str], step: int, losses: dict[str, torch.Tensor], grad_norm: float) -> str:
     values = ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in losses.items())
-    return (f"step {step}: the loss or its gradient is not finite ({values}, gradient norm {grad_norm:.4g}). The step was not applied. "
-            f"Pictures of the batch: {', '.join(ids)}. The last checkpoint in {run} is untouched; lower peak_lr or look at these pictures, "
-            "then --resume")  # fmt: skip
+    return (
+        f"step {step}: the loss or its gradient is not finite ({values}, gradient norm {grad_norm:.4g}). "
+        f"The step was not applied. Pictures of the batch: {', '.join(ids)}. The last checkpoint in {run} is "
+        "untouched; lower peak_lr or look at these pictures, then --resume"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- logging
@@ -297,8 +305,9 @@ class Log:
         self.began, self.last_step, self.last_time, self.last_waited = perf_counter(), start, perf_counter(), 0.0
         self.times: deque[float] = deque([self.began], maxlen=11)
         self.console = Console(file=sys.stderr, quiet=not progress)
-        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-                            TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, disable=not progress)  # fmt: skip
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn()]  # fmt: skip
+        self.bar = Progress(*columns, console=self.console, disable=not progress)
         self.task = self.bar.add_task(config.recipe or "train", total=config.steps, completed=start, note="")
         self.board: Any = None
         if config.tensorboard:
@@ -324,14 +333,14 @@ class Log:
         return step % self.config.log_every == 0 or step in (1, self.config.steps)
 
     def advance(self, step: int, loss: float) -> None:
-        """Moves the bar on; the rate is that of the last ten steps, so that a pause for a checkpoint is soon forgotten."""
+        """Moves the bar on; the rate is that of the last ten steps, so that a checkpoint's pause is soon forgotten."""
         self.times.append(perf_counter())
         spent = self.times[-1] - self.times[0]
         rate = (len(self.times) - 1) * self.config.batch_size / spent if spent else 0.0
         self.bar.update(self.task, completed=step, note=f"loss {loss:.3f}  {rate:.0f} samples/s")
 
     def write(self, step: int, waited: float | None = None, **numbers: float) -> None:
-        """One line. samples_per_s and data_wait (share of the time spent waiting for data) cover the steps since the line before."""
+        """One line; samples_per_s and data_wait (share of the time spent waiting for data) are since the last line."""
         now = perf_counter()
         row: dict[str, float] = {"step": step, **{k: round(v, 7) for k, v in numbers.items()}}
         if waited is not None:

@@ -34,7 +34,8 @@ def compute_losses(
 ) -> dict[str, Tensor]:
     """Every active objective's loss, by name. batch: on the model's device; pixel_values: (B, 3, h, w), normalised.
 
-    key: of the random draws (hard negatives). ITM's positives and negatives and masked modelling share one fusion pass of 4B rows.
+    key: of the random draws (hard negatives). ITM's positives and negatives and masked modelling share one fusion pass
+    of 4B rows.
     """
     on = weights.active()
     losses: dict[str, Tensor] = {}

@@ -13,10 +13,11 @@ IGNORE = -100  # label of a position that carries no loss (PyTorch's own default
 def itc_loss(
     image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, same: Tensor | None = None
 ) -> Tensor:
-    """Symmetric InfoNCE: each picture finds its text in the batch, and each text its picture (CLIP, Radford et al. 2021).
+    """Symmetric InfoNCE: each picture finds its text in the batch, each text its picture (CLIP, Radford et al. 2021).
 
-    image_embeds, text_embeds: (B, E), L2-normalised; logit_scale: > 0; same: (B, B) bool, True where text j also belongs to picture
-    i: off the diagonal such pairs are left out of the denominator, since they are no negatives. Raises ValueError when the batches differ.
+    image_embeds, text_embeds: (B, E), L2-normalised; logit_scale: > 0; same: (B, B) bool, True where text j also
+    belongs to picture i: off the diagonal such pairs are left out of the denominator, since they are no negatives.
+    Raises ValueError when the batches differ.
     """
     logits = similarity(image_embeds, text_embeds, logit_scale, same)
     labels = torch.arange(len(logits), device=logits.device)
@@ -39,11 +40,11 @@ def similarity(
 def hard_negatives(
     logits: Tensor, same: Tensor, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One wrong text for each picture and one wrong picture for each text, drawn by softmax of the logits (ALBEF, VLMo).
+    """One wrong text for each picture, one wrong picture for each text, drawn by softmax of the logits (ALBEF, VLMo).
 
     logits: (B, B) pictures by texts; same: (B, B) bool, True where the two belong together (the diagonal is added).
-    Returns negative_text (B,), negative_image (B,) and valid (B,): False where a sample has no wrong partner in the batch.
-    Belonging pairs get -inf before the softmax, so a saturated row cannot fail, nor can a true pair be drawn.
+    Returns negative_text (B,), negative_image (B,) and valid (B,): False where a sample has no wrong partner in the
+    batch. Belonging pairs get -inf before the softmax, so a saturated row cannot fail, nor can a true pair be drawn.
     """
     belongs = same | torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     valid = ~belongs.all(dim=1) & ~belongs.all(dim=0)
@@ -66,14 +67,14 @@ def itm_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Masked language modelling over masked positions: logits (M, V), labels (M,). 0 when the batch has no masked word."""
+    """Masked language modelling over masked positions: logits (M, V), labels (M,). 0 when no word is masked."""
     if len(labels) == 0:
         return logits.sum() * 0.0
     return F.cross_entropy(logits.float(), labels)
 
 
 def mim_loss(predictions: Tensor, targets: Tensor, patch_mask: Tensor) -> Tensor:
-    """Masked image modelling on pixels: mean squared error over hidden patches (MAE, He et al. 2022; SimMIM, Xie et al. 2022).
+    """Masked image modelling on pixels: mean squared error over hidden patches (MAE, He et al. 2022; SimMIM, 2022).
 
     predictions, targets: (B, N, p * p * 3); patch_mask: (B, N) bool, True = hidden from the model.
     """
@@ -84,8 +85,8 @@ def mim_loss(predictions: Tensor, targets: Tensor, patch_mask: Tensor) -> Tensor
 def patch_pixels(pixel_values: Tensor, patch_size: int, normalize: bool = True) -> Tensor:
     """The pixels of each patch as MIM's target: (B, 3, h, w) -> (B, N, p * p * 3), raster order.
 
-    normalize: each patch to zero mean and unit variance, which MAE found to give better features; a floor on the variance keeps flat
-    patches from turning into noise.
+    normalize: each patch to zero mean and unit variance, which MAE found to give better features; a floor on the
+    variance keeps flat patches from turning into noise.
     """
     B, C, height, width = pixel_values.shape
     p = patch_size
@@ -97,7 +98,7 @@ def patch_pixels(pixel_values: Tensor, patch_size: int, normalize: bool = True) 
 
 
 def belongs_together(image_keys: list[str], texts: list[tuple[int, ...]], device: torch.device | None = None) -> Tensor:
-    """(B, B) bool: same picture, or word for word the same text. Two captions of one picture are not negatives of one another."""
+    """(B, B) bool: same picture, or word for word the same text. Two captions of one picture are no negatives."""
     images = {key: i for i, key in enumerate(dict.fromkeys(image_keys))}
     words = {ids: i for i, ids in enumerate(dict.fromkeys(texts))}
     a = torch.tensor([images[key] for key in image_keys], device=device)

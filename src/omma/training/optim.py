@@ -28,9 +28,10 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Decay for weight matrices only. Norms, biases, LayerScale, tokens, positions, tables and temperatures are left alone.
+    """Decay for weight matrices only.
 
-    The published code picks by substring and so decays the experts' norms, LayerScale and the temperature.
+    Norms, biases, LayerScale, tokens, positions, tables and temperatures are left alone. The published code
+    picks by substring and so decays the experts' norms, LayerScale and the temperature.
     """
     decayed, free = [], []
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -51,7 +52,10 @@ def learning_rate(step: int, *, peak: float, steps: int, warmup: int, final: flo
 
 
 class EMA:
-    """Exponential moving average of the weights, warmed up as (1 + step) / (10 + step) so that a short run averages over its own end."""
+    """Exponential moving average of the weights.
+
+    Warmed up as (1 + step) / (10 + step), so that a short run averages over its own end.
+    """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
