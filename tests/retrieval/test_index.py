@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from omma.embedding import embed
 from omma.retrieval import index
 from omma.retrieval.index import Hit, search
 from omma.table import Table
@@ -98,6 +99,17 @@ def test_a_missing_column_names_the_command_that_makes_it(tmp_path, queries):
     with pytest.raises(ValueError, match=r"no column 'embed\.eye'.*embed\.other.*omma embed .*t --encoder eye"):
         search(table, "0", encoder=Eye(queries))
     assert search(table, "0", encoder=Eye(queries), column="embed.other")[0].id == "p0"
+
+
+def test_vectors_of_other_weights_are_refused_where_the_column_says_whose_they_are(coloured_table, colour_encoder):
+    table = Table.open(coloured_table)
+    embed(table, colour_encoder)
+    assert len(search(table, "red", encoder=colour_encoder, k=3)) == 3
+    colour_encoder.fingerprint = "colours-2"
+    command = r"omma embed .*coloured --encoder colours"
+    for rows in (table, table.select("width == 24")):
+        with pytest.raises(ValueError, match=rf"another encoder or other weights: 'colours' .*colours-1.*{command}"):
+            search(rows, "red", encoder=colour_encoder)
 
 
 def test_vectors_of_another_width_are_refused(tmp_path, queries):

@@ -92,6 +92,15 @@ def test_two_workers_write_the_same_rows_as_one(tmp_path):
         assert len(one) == {"pictures": 158}.get(name, len(two))
 
 
+def test_progress_is_on_stderr_and_only_when_asked_for(tmp_path, capfd):
+    write_scenes(tmp_path / "shown", pictures=2, pairs=1, size=64, progress=True)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "10/10" in shown.err
+    write_scenes(tmp_path / "quiet", pictures=2, pairs=0, size=64)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_another_seed_writes_other_worlds_and_a_longer_run_begins_as_the_shorter(tmp_path):
     rows = {}
     for name, seed, n in (("one", 1, 6), ("other", 2, 6), ("longer", 1, 10)):

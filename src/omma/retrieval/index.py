@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from omma.table import View
+
 BLOCK_ROWS = 16_384  # 16 MB of fp32 at E = 256
 SLACK = 1e-4         # more than an fp32 sum of E products of unit vectors can be off
 
@@ -37,7 +39,7 @@ def search(
     table: a Table or View; query: a text or a picture, encoded by `encoder`; where: an expression over columns; column:
     the vector column, "embed.<encoder.name>" unless given. Rows without a vector (pictures that could not be read) are
     passed over. Exact: every row is scored, and what could be among the k is scored again in fp64.
-    Raises ValueError when the column is missing or holds vectors of another width.
+    Raises ValueError when the column is missing, holds vectors of another width or was made by another encoder.
 
     >>> hits = search(table, "a red cup left of a ball", encoder=eye, k=5)     # doctest: +SKIP
     >>> hits[0].id, round(hits[0].score, 2)                                    # doctest: +SKIP
@@ -50,6 +52,15 @@ def search(
         has = ", ".join(table.columns)
         step = f"omma embed {table.uri} --encoder {encoder.name}"
         raise ValueError(f"no column {name!r} in {table.uri}; it has {has}. Create it: {step}")
+    # Same name and width do not mean same weights; omma embed notes which ones made a column.
+    made = (table.table if isinstance(table, View) else table).column_info(name)["params"]
+    made_by = made.get("encoder_fingerprint")
+    if made_by is not None and made_by != encoder.fingerprint:
+        raise ValueError(
+            f"the vectors in {name!r} of {table.uri} were made by another encoder or other weights: "
+            f"{made.get('encoder')!r} with fingerprint {made_by}, but {encoder.name!r} has {encoder.fingerprint}. "
+            f"Embed again: omma embed {table.uri} --encoder {encoder.name}"
+        )
     vectors = encoder.encode_text([query]) if isinstance(query, str) else encoder.encode_image([query.convert("RGB")])
     wanted = np.asarray(vectors, dtype=np.float32)[0]                      # (E,)
     width = getattr(table.schema.field(name).type, "list_size", None)

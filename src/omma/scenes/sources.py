@@ -5,7 +5,6 @@ bytes.
 """
 
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from omma.jobs import progress_bar
 from omma.scenes.draw import png, render
 from omma.scenes.kinds import PATTERNS
 from omma.scenes.language import Claim, Known, captions, claims, holds, named
@@ -110,21 +110,20 @@ def write_scenes(
         made_pairs: dict[str, list[Pair]] = {p: [] for p in PATTERNS}
         held: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
         tasks = list(_tasks(pictures, pairs, seed, size, split, mode, measure))
-        for number, made in enumerate(_results(tasks, workers), 1):
-            if check:
-                check_balance(made.items)
-            if measure and (pattern := tasks[number - 1].pattern):
-                stats[pattern] += made.stats
-                made_pairs[pattern] += made.pairs
-            for table, rows, new in zip(tables, held, (made.pictures, made.items), strict=True):
-                rows += new
-                if rows and (len(rows) >= 2000 or number == len(tasks)):
-                    table.append(rows)
-                    rows.clear()
-            if progress:
-                print(
-                    f"\rscenes: {number}/{len(tasks)} tasks", end="\n" if number == len(tasks) else "", file=sys.stderr
-                )
+        with progress_bar("scenes", "tasks", progress) as advance:
+            advance(0, len(tasks))
+            for number, made in enumerate(_results(tasks, workers), 1):
+                if check:
+                    check_balance(made.items)
+                if measure and (pattern := tasks[number - 1].pattern):
+                    stats[pattern] += made.stats
+                    made_pairs[pattern] += made.pairs
+                for table, rows, new in zip(tables, held, (made.pictures, made.items), strict=True):
+                    rows += new
+                    if rows and (len(rows) >= 2000 or number == len(tasks)):
+                        table.append(rows)
+                        rows.clear()
+                advance(1, None)
         if measure:
             found = probe_features(
                 made_pairs, {p: np.array(s, np.float32).reshape(pairs, 2, -1) for p, s in stats.items()}

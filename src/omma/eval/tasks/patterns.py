@@ -64,15 +64,14 @@ def _block(rows: list[dict]) -> dict:
 
 
 def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
-    """One line a pattern: the image score with its interval and controls, then text and group score."""
+    """One line a pattern: image score with interval and controls, then text and group score. It fits 80 columns."""
     model, blind, wrong = (by_variant[variant] for variant in VARIANTS)
 
     def line(name: str, m: dict, b: dict, w: dict) -> list[str]:
         image = m["image"]
         return [
-            name, percent(image), interval(image), "yes" if image["above_chance"] else "no",
+            name, percent(image) + (" *" if image["above_chance"] else ""), interval(image).replace(" ", ""),
             percent(b.get("image")), percent(w.get("image")), percent(m["text"]), percent(m["group"]), str(image["n"]),
-            f"{m['ties']} | {b.get('ties', '–')}",
         ]  # fmt: skip
 
     rows = [
@@ -81,11 +80,14 @@ def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
     ]
     means = [percent({"value": m["mean"]["image"]}) for m in (model, blind, wrong)]
     more = [percent({"value": model["mean"][name]}) for name in ("text", "group")]
-    rows.append(["mean of patterns", means[0], "", "", means[1], means[2], *more, "", ""])
+    rows.append(["mean", means[0], "", means[1], means[2], *more, ""])
     rows.append(line("all pairs", model, blind, wrong))
-    header = ["pattern", "image score", "95 % interval", "above chance", "blind", "wrong image", "text score"]
-    header += ["group score", "pairs", "ties | blind"]
-    note = "Chance: image 25.0, text 25.0, group 16.7. Above chance: the lower 99 % bound exceeds 25."
+    header = ["pattern", "image", "95 %", "blind", "wrong", "text", "group", "pairs"]
+    note = (
+        "95 %, blind and wrong (picture) belong to the image score. Chance: image 25.0, text 25.0, group 16.7. "
+        "* above chance: the lower 99 % bound exceeds 25. mean: of the patterns. "
+        f"Ties: {model['ties']}, blind {blind.get('ties', '–')}."
+    )
     return [Grid(f"patterns ({kind})", header, rows, note)]
 
 
