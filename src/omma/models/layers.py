@@ -81,32 +81,6 @@ class DropPath(nn.Module):
         return x * (keep / (1.0 - self.rate)).to(x.dtype)
 
 
-class ConvStem(nn.Module):
-    """Pixels to tokens by halving convolutions instead of one linear map a patch (Xiao et al. 2021).
-
-    A part looks the same wherever it lies within a patch, which a small model would have to learn from every offset. Widths
-    double from D / 8 or so up to D; 3 x 3 kernels, GELU, a GroupNorm of one group after each halving.
-    """
-
-    def __init__(self, hidden_size: int, patch_size: int):
-        super().__init__()
-        halvings = patch_size.bit_length() - 1
-        if 2**halvings != patch_size:
-            raise ValueError(f"a conv stem halves the picture, so patch_size must be a power of 2, and {patch_size} is not")
-        widths = [3, *(max(8, hidden_size // 2 ** (halvings - i)) for i in range(1, halvings + 1))]
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
-        self.norms = nn.ModuleList(nn.GroupNorm(1, b) for b in widths[1:])
-        self.proj = nn.Conv2d(widths[-1], hidden_size, 1)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, h, w) -> (B, D, h / patch_size, w / patch_size)."""
-        x = pixels
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.gelu(norm(conv(x)))
-        return self.proj(x)
-
-
 def resample_grid(values: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
     """Position values of one patch grid, read at another. values: (gh * gw, D) -> (th * tw, D), bicubic.
 
