@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ class What(StrEnum):
 
 class Store(StrEnum):
     bytes = "bytes"
-    uri = "uri"
+    reference = "reference"
 
 
 class Preset(StrEnum):
@@ -138,6 +139,8 @@ def ingest(
     omma ingest holiday/ tables/holiday
     omma ingest 'shards/*.tar' tables/web --captions caption --field license --workers 2
     """
+    from omma.data.ingest import summary
+
     with working(as_json):
         table = omma.ingest(
             source,
@@ -150,8 +153,8 @@ def ingest(
             workers=workers,
             progress=True,
         )
-        statuses = counted(table.read(columns=["status"])["status"].to_pylist())
-    result = {"table": str(table.uri), "rows": table.num_rows, "statuses": statuses}
+        counts = summary(table)
+    result = {"table": str(table.uri), **counts}
     answer(as_json, result, lambda: facts_table("ingest", result))
 
 
@@ -252,6 +255,8 @@ def evaluate(
     task: Annotated[str, typer.Argument(help="retrieval, statements or patterns.")],
     data: Annotated[Path, typer.Option(help="Table of the task: pictures for retrieval, items for the others.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the report and one row per item.")] = None,
+    where: Where = None,
+    language: Annotated[list[str] | None, typer.Option(help="Captions to use, e.g. en; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many items.")] = None,
     batch_size: Batch = 64,
     seed: Seed = 0,
@@ -272,6 +277,8 @@ def evaluate(
             task,
             data=data,
             out=out,
+            where=where,
+            languages=tuple(language or ()),
             limit=limit,
             batch_size=batch_size,
             device=device.value,
@@ -349,10 +356,6 @@ def without_bytes(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "bytes" and not name.startswith("embed.")}
 
 
-def counted(values: list[str]) -> dict[str, int]:
-    return {value: values.count(value) for value in sorted(set(values), key=lambda v: -values.count(v))}
-
-
 def first_line(function: Callable) -> str:
     return (function.__doc__ or "").strip().splitlines()[0]
 
@@ -402,6 +405,10 @@ def run(args: list[str] | None = None) -> int:
 
 
 def main() -> None:
+    # OpenMP's threads spin while they wait. With anything else on the machine, a batch being decoded say, spinning without
+    # a limit slows a training step down 20 times; 20,000 turns are as fast on an idle machine (docs/results.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     sys.exit(run())
 
 

@@ -260,3 +260,14 @@ def test_progress_goes_to_stderr_only(world, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "pictures" in err
+
+
+def test_where_and_languages_choose_rows_and_captions(tmp_path):
+    table = Table.create(tmp_path / "pictures")
+    both = lambda n: [{"text": f"number {n}", "language": "en"}, {"text": f"nummer {n}", "language": "de"}]
+    table.append([{"id": name, "bytes": png(n), "captions": both(n)} for n, name in enumerate("abc")])
+    report = evaluate(Oracle(), "retrieval", data=table, where="id != 'c'", languages=("en",))
+    rows = report.rows.to_pylist()
+    assert {row["item"] for row in rows if row["pattern"] == "i2t"} == {"a", "b"}
+    assert {text for row in rows for text in row["texts"]} == {"number 0", "number 1"}
+    assert (report.metrics["where"], report.metrics["languages"]) == ("id != 'c'", ["en"])

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +130,8 @@ def evaluate(
     *,
     data: Any,
     out: str | Path | None = None,
+    where: str | None = None,
+    languages: Sequence[str] = (),
     limit: int | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -140,7 +142,7 @@ def evaluate(
 
     model: an Encoder, or a name or path for load_encoder. task: a name in TASKS. data: a folder with the tables
     pictures and items (what write_scenes makes), one of these tables or its path, or the two tables as a tuple; a View
-    stands for a table. limit: keep at most so many rows, a seeded sample spread over the patterns, groups whole.
+    stands for a table. where: rows of the task's table to use. languages: captions to use, all when empty. limit: keep at most so many rows, a seeded sample spread over the patterns, groups whole.
     out: folder for report.json and rows.parquet. Nothing is printed; progress shows bars on stderr.
     Raises ValueError for an unknown task, or data without the table that the task reads.
 
@@ -150,10 +152,14 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; give 1 or more")
     pictures, table = find_tables(data, task)
+    if where is not None:
+        table = table.select(where)
     columns = ["id", "captions"] if chosen.table == "pictures" else [*ITEM_COLUMNS]
     rows = [row for batch in table.scan(columns=columns, where=chosen.where) for row in batch.to_pylist()]
+    if languages and chosen.table == "pictures":
+        rows = [row | {"captions": [c for c in row["captions"] or [] if c["language"] in languages]} for row in rows]
     if not rows:
-        wanted = chosen.where or "every row"
+        wanted = " and ".join(filter(None, (chosen.where, where))) or "every row"
         raise ValueError(f"no rows for task {task!r} in {table.uri} (it reads {wanted}). Make some: {chosen.make}")
     items = chosen.items(sample(rows, limit, seed))
     encoder = load(model, device)
@@ -185,6 +191,8 @@ def evaluate(
     metrics = {
         **facts,
         "data": str(table.uri),
+        "where": where,
+        "languages": list(languages),
         "limit": limit,
         "sample": "every row" if limit is None else f"{len(items)} items, a sample for limit={limit} with seed {seed}",
         "items": len(items),

@@ -80,9 +80,7 @@ class VLMoConfig:
         return self.embed_dim or self.hidden_size
 
 
-NANO = VLMoConfig(
-    vocab_size=2000, max_text_len=40, layer_scale=None
-)  # shallow enough to train without LayerScale, and faster so
+NANO = VLMoConfig(vocab_size=2000, layer_scale=None)  # shallow enough to train without LayerScale, and faster so
 SMALL = replace(NANO, hidden_size=384, num_layers=12, num_heads=6, layer_scale=0.1)
 BASE = VLMoConfig(image_size=224, hidden_size=768, num_layers=12, num_heads=12, positions="relative",
                   drop_path=0.1, text_dropout=0.1, itc_vl=True)  # fmt: skip
