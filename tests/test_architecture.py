@@ -42,7 +42,14 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "web": ({"public"}, {"fastapi", "uvicorn", "PIL"}),
 }
 BESIDE_PUBLIC = {
-    "cli": {"omma.config", "omma.decode", "omma.scenes.sources", "omma.training.recipes", "omma.eval.report"},
+    "cli": {
+        "omma.config",
+        "omma.data.ingest",
+        "omma.decode",
+        "omma.scenes.sources",
+        "omma.training.recipes",
+        "omma.eval.report",
+    },
     "demo": {"omma.config", "omma.scenes.sources", "omma.training.recipes", "omma.eval.report"},
 }
 ONLY_IN = {

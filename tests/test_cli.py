@@ -133,8 +133,8 @@ def test_ingest_counts_every_picture_by_status(capsys, tmp_path, colour_pictures
     assert code == 0
     result = json.loads(said)
     assert result["rows"] == 5
-    assert sum(result["statuses"].values()) == 5
-    assert "not_an_image" in result["statuses"]
+    assert sum(result["status"].values()) == 5
+    assert "not_an_image" in result["status"]
 
 
 def test_embed_then_search_finds_what_was_asked_for(capsys, tmp_path, coloured_table, colour_pictures, by_colour):

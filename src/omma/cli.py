@@ -94,6 +94,8 @@ def scenes(
     pairs: Annotated[int, typer.Option(min=0, help="Minimal pairs of each of the nine patterns.")] = 100,
     size: Annotated[int, typer.Option(min=16, help="Side of a picture in pixels.")] = 128,
     split: Annotated[str, typer.Option(help="What the column split says.")] = "train",
+    kind: Annotated[list[str] | None, typer.Option(help="A kind to draw, of all; may be repeated.")] = None,
+    colour: Annotated[list[str] | None, typer.Option(help="A colour to draw with, of all; may be repeated.")] = None,
     seed: Seed = 0,
     workers: Workers = 1,
     as_json: Json = False,
@@ -110,7 +112,16 @@ def scenes(
 
     with working(as_json):
         drawn, items = write_scenes(
-            out, pictures=pictures, pairs=pairs, seed=seed, size=size, split=split, workers=workers, progress=True
+            out,
+            pictures=pictures,
+            pairs=pairs,
+            seed=seed,
+            size=size,
+            split=split,
+            kinds=tuple(kind or ()),
+            colours=tuple(colour or ()),
+            workers=workers,
+            progress=True,
         )
     result = {
         "pictures": {"path": str(drawn.uri), "rows": drawn.num_rows},
@@ -405,8 +416,8 @@ def run(args: list[str] | None = None) -> int:
 
 
 def main() -> None:
-    # OpenMP's threads spin while they wait. With anything else on the machine, a batch being decoded say, spinning without
-    # a limit slows a training step down 20 times; 20,000 turns are as fast on an idle machine (docs/results.md).
+    # OpenMP's threads spin while they wait. With anything else on the machine, a batch being decoded say, spinning
+    # without a limit slows a training step down 20 times; 20,000 turns are as fast on an idle one (docs/results.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     sys.exit(run())

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from omma.scenes.draw import THINGS, render, render_ids
-from omma.scenes.kinds import COLOURS, KINDS, NUMBERS, PATTERNS, carriers
+from omma.scenes.kinds import COLOURS, KINDS, NUMBERS, PATTERNS, carriers, cast
 from omma.scenes.pairs import Pair, contrast, lab, make_pairs
 from omma.scenes.sources import KNOBS
-from omma.scenes.world import Thing, World, facts
+from omma.scenes.world import Thing, World, facts, sample_world
 
 NAMED = {name: kind for kind in KINDS.values() for name in (kind.noun, kind.plural)}
 PLACES = {
@@ -221,3 +221,28 @@ def test_contrast_is_the_published_colour_difference():
     thing = pair.a.things[0]
     behind = pair.a.backdrop.sky if thing.y < pair.a.backdrop.horizon else pair.a.backdrop.ground
     assert contrast(pair.a, 0) == pytest.approx(float(np.linalg.norm(lab(COLOURS[thing.colour]) - lab(behind))))
+
+
+def test_a_cast_is_all_that_appears_and_every_pattern_still_exists():
+    small = cast(("fish", "car", "cup", "lamp", "sign", "ball"), ("red", "yellow", "green", "blue"))
+    worlds = [sample_world("cast", i, cast=small) for i in range(60)]
+    for pattern in PATTERNS:
+        for pair in make_pairs(pattern, 6, "cast", cast=small):
+            worlds += [pair.a, pair.b]
+    things = [thing for world in worlds for thing in world.things]
+    assert {thing.kind for thing in things} == set(small.kinds)
+    assert {thing.colour for thing in things} == set(small.colours)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "colours", "says"),
+    [
+        (("fish", "cow"), (), "no kind 'cow'; there are fish, bird"),
+        ((), ("teal",), "no colour 'teal'; there are red"),
+        (("fish", "cup", "ball", "lamp"), (), "shows text; add one of flag, box, book, sign"),
+        ((), ("red", "blue"), "2 colours; the least is 4, 2 and 4"),
+    ],
+)
+def test_a_cast_too_small_says_what_it_lacks(kinds, colours, says):
+    with pytest.raises(ValueError, match=says):
+        cast(kinds, colours)

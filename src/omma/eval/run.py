@@ -142,7 +142,8 @@ def evaluate(
 
     model: an Encoder, or a name or path for load_encoder. task: a name in TASKS. data: a folder with the tables
     pictures and items (what write_scenes makes), one of these tables or its path, or the two tables as a tuple; a View
-    stands for a table. where: rows of the task's table to use. languages: captions to use, all when empty. limit: keep at most so many rows, a seeded sample spread over the patterns, groups whole.
+    stands for a table. where: rows of the task's table to use. languages: captions to use, all when empty. limit: keep
+    at most so many rows, a seeded sample spread over the patterns, groups whole.
     out: folder for report.json and rows.parquet. Nothing is printed; progress shows bars on stderr.
     Raises ValueError for an unknown task, or data without the table that the task reads.
 

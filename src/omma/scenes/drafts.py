@@ -5,10 +5,10 @@ A maker takes a random generator and whether to swap, and returns a draft, or No
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from omma.scenes.kinds import COLOURS, GROUPED, KINDS, NUMBERS, WORDS, carriers
+from omma.scenes.kinds import KINDS, NUMBERS, WORDS, Cast
 from omma.scenes.language import Claim, Noun, counted, phrase, say_count, say_exists, say_is, say_relation, the
 from omma.scenes.world import (
     OPPOSITE,
@@ -40,23 +40,30 @@ class Draft:
     words: tuple[str, ...] = field(default=())  # written in the picture
 
 
-Maker = Callable[[random.Random, bool], Draft | None]
+Maker = Callable[[random.Random, bool, Cast], Draft | None]
 
 
-def _bystanders(rng: random.Random, taken: set[str], number: int, radius: float, colours: list[str]) -> list[Thing]:
+def _bystanders(
+    rng: random.Random, cast: Cast, taken: set[str], number: int, radius: float, colours: Sequence[str]
+) -> list[Thing]:
     """Things of other kinds that are the same in both pictures."""
-    kinds = rng.sample([k for k in KINDS if k not in taken], number)
+    kinds = rng.sample([k for k in cast.kinds if k not in taken], number)
     return [Thing(k, rng.choice(colours), 0, 0, radius, sample_attributes(rng, k)) for k in kinds]
 
 
 def _scene(
-    rng: random.Random, carriers: list[Thing], taken: set[str], colours: list[str], large: bool = False
+    rng: random.Random,
+    cast: Cast,
+    carriers: list[Thing],
+    taken: set[str],
+    colours: Sequence[str],
+    large: bool = False,
 ) -> tuple[World, list[int]] | None:
     """Carriers and up to two bystanders at random places; the names o1, o2, ... are given by lot. Returns where
     carriers went."""
     number = rng.choice((0, 0, 1) if large else (0, 0, 1, 1, 2))
     radius = radius_for(len(carriers) + number - large, rng)
-    things = [replace(t, size=radius) for t in carriers] + _bystanders(rng, taken, number, radius, colours)
+    things = [replace(t, size=radius) for t in carriers] + _bystanders(rng, cast, taken, number, radius, colours)
     order = list(range(len(things)))
     rng.shuffle(order)
     world = assemble(rng, [things[i] for i in order])
@@ -86,18 +93,17 @@ def _two_values(rng: random.Random, attribute: str, values: tuple[str, ...]) -> 
 
 def _by_attribute(pattern: str) -> Maker:
     """The maker of drafts for a pattern that a kind shows by an attribute of its own."""
-    table = carriers(pattern)
 
-    def make(rng: random.Random, swap: bool) -> Draft | None:
-        kind, attribute = rng.choice(table)
+    def make(rng: random.Random, swap: bool, cast: Cast) -> Draft | None:
+        kind, attribute = rng.choice(cast.carriers(pattern))
         spec = KINDS[kind].attributes[attribute]
         v, w = _two_values(rng, attribute, spec.values)
-        colours = rng.sample(list(COLOURS), 2)
+        colours = rng.sample(cast.colours, 2)
         things = [
             Thing(kind, c, 0, 0, 0, _attribute_of(rng, kind, attribute, x))
             for c, x in zip(colours, (v, w), strict=True)
         ]
-        found = _scene(rng, things if swap else things[:1], {kind}, list(COLOURS), large=pattern == "text")
+        found = _scene(rng, cast, things if swap else things[:1], {kind}, cast.colours, large=pattern == "text")
         if not found:
             return None
         world, where = found
@@ -160,16 +166,16 @@ def _attribute_claims(
     return (first, *rest)
 
 
-def _colour(rng: random.Random, swap: bool) -> Draft | None:
+def _colour(rng: random.Random, swap: bool, cast: Cast) -> Draft | None:
     """Two things of different kinds exchange their colours, or two of one kind their textures."""
-    if rng.random() < 0.3:
-        return TEXTURES(rng, swap)
-    kinds = rng.sample(list(KINDS), 2)
-    c, d = rng.sample(list(COLOURS), 2)
+    if rng.random() < 0.3 and cast.carriers("colour"):
+        return TEXTURES(rng, swap, cast)
+    kinds = rng.sample(cast.kinds, 2)
+    c, d = rng.sample(cast.colours, 2)
     bare = lambda kind: tuple(x for x in sample_attributes(rng, kind) if x[0] not in ("view", "texture"))
     things = [Thing(k, x, 0, 0, 0, bare(k)) for k, x in zip(kinds, (c, d), strict=True)]
-    others = [x for x in COLOURS if x not in (c, d)]
-    found = _scene(rng, things if swap else things[:1], set(kinds), others)
+    others = [x for x in cast.colours if x not in (c, d)]
+    found = _scene(rng, cast, things if swap else things[:1], set(kinds), others)
     if not found:
         return None
     world, where = found
@@ -205,13 +211,13 @@ def _colour(rng: random.Random, swap: bool) -> Draft | None:
     )  # fmt: skip
 
 
-def _position(rng: random.Random, swap: bool) -> Draft | None:
+def _position(rng: random.Random, swap: bool, cast: Cast) -> Draft | None:
     """Two things exchange their places; `single` is the same, as nothing can move alone without changing its
     relations."""
-    kinds = rng.sample(list(KINDS), 2) if rng.random() < 0.7 else [rng.choice(list(KINDS))] * 2
-    colours = rng.sample(list(COLOURS), 2)
+    kinds = rng.sample(cast.kinds, 2) if rng.random() < 0.7 else [rng.choice(cast.kinds)] * 2
+    colours = rng.sample(cast.colours, 2)
     things = [Thing(k, c, 0, 0, 0, sample_attributes(rng, k)) for k, c in zip(kinds, colours, strict=True)]
-    found = _scene(rng, things, set(kinds), list(COLOURS))
+    found = _scene(rng, cast, things, set(kinds), cast.colours)
     if not found:
         return None
     world, where = found
@@ -252,15 +258,15 @@ def _position(rng: random.Random, swap: bool) -> Draft | None:
     )  # fmt: skip
 
 
-def _quantity(rng: random.Random, swap: bool) -> Draft | None:
+def _quantity(rng: random.Random, swap: bool, cast: Cast) -> Draft | None:
     """Two groups exchange their colour, or their kind: three red balls and two blue ones become two red and three blue.
 
     Both groups cover the same area, so the amount of red says nothing about the number.
     """
     m, n = rng.choice([(m, n) for m in range(1, 5) for n in range(1, 5) if m != n and m + n <= 6])
     by_colour = rng.random() < 0.6
-    kinds = rng.sample(GROUPED, 2)
-    colours = rng.sample(list(COLOURS), 2)
+    kinds = rng.sample(cast.grouped, 2)
+    colours = rng.sample(cast.colours, 2)
     if by_colour:
         kinds = [kinds[0]] * 2
     elif rng.random() < 0.5:

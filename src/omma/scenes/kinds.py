@@ -5,6 +5,7 @@ is a noun, its plural and its attributes. Facts, captions, questions and drawing
 agree.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 PATTERNS = ("orientation", "presence", "state", "quantity", "position", "colour", "structure", "text", "viewpoint")
@@ -182,6 +183,46 @@ KINDS: dict[str, Kind] = {
 GROUPED = tuple(kind.noun for kind in KINDS.values() if kind.group)
 
 
+@dataclass(frozen=True)
+class Cast:
+    """The kinds and colours that may appear: everything, or a part of it for a smaller world or a held-out split."""
+
+    kinds: tuple[str, ...] = tuple(KINDS)
+    colours: tuple[str, ...] = tuple(COLOURS)
+
+    @property
+    def grouped(self) -> list[str]:
+        """Kinds that stand in groups of equal things."""
+        return [kind for kind in self.kinds if kind in GROUPED]
+
+    def carriers(self, pattern: str) -> list[tuple[str, str]]:
+        """(kind, attribute) for everything that shows `pattern` by an attribute of its own."""
+        return [(kind, name) for kind in self.kinds for name in KINDS[kind].carries(pattern)]
+
+
+EVERYTHING = Cast()
+BY_ATTRIBUTE = ("orientation", "presence", "state", "structure", "text", "viewpoint")
+
+
+def cast(kinds: Sequence[str] = (), colours: Sequence[str] = ()) -> Cast:
+    """The cast of these kinds and colours (none: all). ValueError for an unknown one, and for too few: every pattern
+    needs a kind that shows it, and pairs need four kinds, two of them such that stand in groups, and four colours.
+    """
+    for what, chosen, known in (("kind", kinds, KINDS), ("colour", colours, COLOURS)):
+        if unknown := [name for name in chosen if name not in known]:
+            raise ValueError(f"no {what} {unknown[0]!r}; there are {', '.join(known)}")
+    listed = lambda chosen, known: tuple(name for name in known if not chosen or name in chosen)
+    made = Cast(listed(kinds, KINDS), listed(colours, COLOURS))
+    lacking = [pattern for pattern in BY_ATTRIBUTE if not made.carriers(pattern)]
+    if lacking:
+        who = ", ".join(dict.fromkeys(kind for kind, _ in EVERYTHING.carriers(lacking[0])))
+        raise ValueError(f"none of {', '.join(made.kinds)} shows {lacking[0]}; add one of {who}")
+    if len(made.kinds) < 4 or len(made.grouped) < 2 or len(made.colours) < 4:
+        raise ValueError(f"{len(made.kinds)} kinds, {len(made.grouped)} of them in groups ({', '.join(GROUPED)}), and "
+                         f"{len(made.colours)} colours; the least is 4, 2 and 4")  # fmt: skip
+    return made
+
+
 def carriers(pattern: str) -> list[tuple[str, str]]:
     """(kind, attribute) for everything that shows `pattern` by an attribute of its own."""
-    return [(kind.noun, name) for kind in KINDS.values() for name in kind.carries(pattern)]
+    return EVERYTHING.carriers(pattern)

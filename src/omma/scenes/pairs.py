@@ -16,7 +16,7 @@ from PIL import Image
 
 from omma.scenes.drafts import DRAFTS, Draft
 from omma.scenes.draw import THINGS, draw, part_code
-from omma.scenes.kinds import COLOURS, KINDS, PATTERNS
+from omma.scenes.kinds import COLOURS, EVERYTHING, KINDS, PATTERNS, Cast
 from omma.scenes.language import MOST_WORDS, Known, holds
 from omma.scenes.world import World, facts, generator, name
 
@@ -44,14 +44,16 @@ class Pair:
     captions_b: tuple[str, ...] = ()
 
 
-def make_pairs(pattern: str, n: int, *key: object, size: int = 128, mode: str = "swap") -> list[Pair]:
-    """n checked pairs of a pattern, a function of (pattern, mode, key). Raises ValueError for an unknown pattern or
+def make_pairs(
+    pattern: str, n: int, *key: object, size: int = 128, mode: str = "swap", cast: Cast = EVERYTHING
+) -> list[Pair]:
+    """n checked pairs of a pattern, a function of (pattern, mode, cast, key). ValueError for an unknown pattern or
     mode."""
-    return [make_pair(pattern, *key, i, size=size, mode=mode)[0] for i in range(n)]
+    return [make_pair(pattern, *key, i, size=size, mode=mode, cast=cast)[0] for i in range(n)]
 
 
 def make_pair(
-    pattern: str, *key: object, size: int = 128, mode: str = "swap"
+    pattern: str, *key: object, size: int = 128, mode: str = "swap", cast: Cast = EVERYTHING
 ) -> tuple[Pair, tuple[Image.Image, Image.Image]]:
     """One checked pair and its two pictures. What fails a check is drawn anew, from the next key."""
     if pattern not in PATTERNS:
@@ -60,7 +62,7 @@ def make_pair(
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     for attempt in range(200):
         rng = generator("pair", pattern, mode, *key, attempt)
-        draft = DRAFTS[pattern](rng, mode == "swap")
+        draft = DRAFTS[pattern](rng, mode == "swap", cast)
         if draft and (done := _finish(rng, draft, pattern, size, mode)):
             return done
     raise AssertionError(f"no {pattern} pair in 200 attempts for key {key}")

@@ -5,7 +5,7 @@ bytes.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from omma.jobs import progress_bar
 from omma.scenes.draw import png, render
-from omma.scenes.kinds import PATTERNS
+from omma.scenes.kinds import PATTERNS, Cast, cast
 from omma.scenes.language import Claim, Known, captions, claims, holds, named
 from omma.scenes.pairs import MODES, Pair, make_pair
 from omma.scenes.probes import ENOUGH, check_balance, probe_features, statistics
@@ -56,6 +56,7 @@ class Task:
     mode: str
     measure: bool
     pictures: int
+    cast: Cast
 
 
 @dataclass
@@ -78,6 +79,8 @@ def write_scenes(
     progress: bool = False,
     check: bool = True,
     mode: str = "swap",
+    kinds: Sequence[str] = (),
+    colours: Sequence[str] = (),
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -85,6 +88,8 @@ def write_scenes(
     null). The first caption of a pair's picture is true of it and false of its partner; so are the others, aligned with
     the partner's. out/items has, for a pair, one "pairs", four "statement" and two "question" items with knobs, and for
     plain pictures "statement" items whose texts are true of one picture and false of another.
+
+    kinds, colours: what may appear (see kinds.py), all when empty; a smaller world is learned from fewer pictures.
 
     With check, every text must be right as often as wrong, and from 200 pairs a pattern no probe may tell the partners
     apart (see probes.py). Raises ValueError when a check fails, and then nothing is left behind; also for a size, count
@@ -109,7 +114,7 @@ def write_scenes(
         stats: dict[str, list[np.ndarray]] = {p: [] for p in PATTERNS}
         made_pairs: dict[str, list[Pair]] = {p: [] for p in PATTERNS}
         held: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-        tasks = list(_tasks(pictures, pairs, seed, size, split, mode, measure))
+        tasks = list(_tasks(pictures, pairs, seed, size, split, mode, measure, cast(kinds, colours)))
         with progress_bar("scenes", "tasks", progress) as advance:
             advance(0, len(tasks))
             for number, made in enumerate(_results(tasks, workers), 1):
@@ -141,13 +146,15 @@ def write_scenes(
     return tables[0], tables[1]
 
 
-def _tasks(pictures: int, pairs: int, seed: int, size: int, split: str, mode: str, measure: bool) -> Iterator[Task]:
+def _tasks(
+    pictures: int, pairs: int, seed: int, size: int, split: str, mode: str, measure: bool, cast: Cast
+) -> Iterator[Task]:
     units = (pictures + 1) // 2
     for first in range(0, units, PER_TASK):
-        yield Task(None, first, min(units, first + PER_TASK), seed, size, split, mode, False, pictures)
+        yield Task(None, first, min(units, first + PER_TASK), seed, size, split, mode, False, pictures, cast)
     for pattern in PATTERNS:
         for first in range(0, pairs, PER_TASK):
-            yield Task(pattern, first, min(pairs, first + PER_TASK), seed, size, split, mode, measure, pictures)
+            yield Task(pattern, first, min(pairs, first + PER_TASK), seed, size, split, mode, measure, pictures, cast)
 
 
 def _results(tasks: list[Task], workers: int) -> Iterator[Made]:
@@ -203,7 +210,7 @@ def _item(
 def _plain(made: Made, task: Task, unit: int) -> None:
     """Two random pictures; of every other unit, each says something that is false of the other."""
     numbers = [i for i in (2 * unit, 2 * unit + 1) if i < task.pictures]
-    worlds = [sample_world(task.seed, i) for i in numbers]
+    worlds = [sample_world(task.seed, i, cast=task.cast) for i in numbers]
     ids = [f"s{task.seed}-{i:06d}" for i in numbers]
     for id_, number, world in zip(ids, numbers, worlds, strict=True):
         texts = captions(world, task.seed, number)
@@ -222,7 +229,7 @@ def _plain(made: Made, task: Task, unit: int) -> None:
 
 def _pair(made: Made, task: Task, pattern: str, number: int) -> None:
     """A minimal pair: two pictures and seven items."""
-    pair, images = make_pair(pattern, task.seed, number, size=task.size, mode=task.mode)
+    pair, images = make_pair(pattern, task.seed, number, size=task.size, mode=task.mode, cast=task.cast)
     group = f"s{task.seed}-{pattern}-{number:05d}"
     ids = [f"{group}-a", f"{group}-b"]
     told = (pair.captions_a, pair.captions_b)

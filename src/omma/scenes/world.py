@@ -12,7 +12,7 @@ import random
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 
-from omma.scenes.kinds import COLOURS, GROUPED, KINDS, PATTERNS
+from omma.scenes.kinds import EVERYTHING, KINDS, PATTERNS, Cast
 
 __all__ = ["PATTERNS", "Atom", "Backdrop", "Thing", "World", "facts", "generator", "sample_world"]
 
@@ -177,7 +177,7 @@ def assemble(rng: random.Random, things: list[Thing]) -> World | None:
     )
 
 
-def sample_world(*key: object) -> World:
+def sample_world(*key: object, cast: Cast = EVERYTHING) -> World:
     """A random world of one to four different things, or of one to two groups of equal things: a function of the
     key."""
     rng = generator("world", *key)
@@ -186,15 +186,15 @@ def sample_world(*key: object) -> World:
         if rng.random() < 0.2:
             sizes = [rng.randint(2, 4) for _ in range(rng.randint(1, 2))]
             radius = radius_for(max(3, sum(sizes)), rng)
-            colours = rng.sample(list(COLOURS), len(sizes))
+            colours = rng.sample(cast.colours, len(sizes))
             for n, colour in zip(sizes, colours, strict=True):
-                things += [Thing(rng.choice(GROUPED), colour, 0, 0, radius)] * n
+                things += [Thing(rng.choice(cast.grouped), colour, 0, 0, radius)] * n
         else:
             number = rng.choice((1, 2, 2, 3, 3, 4))
             radius = radius_for(number, rng)
             for _ in range(number):
-                kind = rng.choice(list(KINDS))
-                colour = rng.choice(list(COLOURS))
+                kind = rng.choice(cast.kinds)
+                colour = rng.choice(cast.colours)
                 things.append(Thing(kind, colour, 0, 0, radius, sample_attributes(rng, kind)))
         if world := assemble(rng, things):
             return world
