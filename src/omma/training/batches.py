@@ -29,13 +29,11 @@ class DataConfig:
     """What a batch is made of."""
 
     where: str | None = None  # an expression over the table's columns, e.g. "split == 'train'"
-    group: str | None = (
-        "group"  # column whose equal values travel together in a batch; ignored where the table lacks it
-    )
+    # Column that names minimal pairs: two pictures with the same value travel together, and each one's captions count
+    # as false of the other. Ignored where the table lacks it.
+    group: str | None = "group"
     languages: tuple[str, ...] = ()  # captions of these languages only; empty: all
-    first_caption: float = (
-        0.5  # share of a grouped sample's draws that take the caption which tells it from its partner
-    )
+    first_caption: float = 0.5  # share of a grouped sample's draws that take its first caption, the shortest statement
     crop_scale: float = 0.9  # smallest share of the picture's area that a random crop keeps; 1.0: no crop
     jitter: float = 0.1  # brightness and contrast change at random by up to this share
     flip: bool = False  # mirror half of the pictures; wrong wherever a caption says left or right
@@ -55,6 +53,7 @@ class Batch:
     masked_ids: Tensor  # (B, T): input_ids with words hidden
     mlm_labels: Tensor  # (B, T): the hidden words, IGNORE elsewhere
     patch_mask: Tensor  # (B, N) bool, True = hidden
+    partner: Tensor  # (B,): where the other picture of its minimal pair stands in the batch, -1 for a picture by itself
     texts: list[tuple[int, ...]] = field(repr=False)
 
     def to(self, device: torch.device) -> "Batch":
@@ -137,10 +136,11 @@ class Batches:
         epoch, k = divmod(step, self.steps_per_epoch)
         half = self.batch_size // 2
         units = self.order(epoch)[k * half : (k + 1) * half]
-        pixels, rows = [], []
+        pixels, rows, partner = [], [], []
         for a, b in units:
             unit = f"{self.ids[a]}|{self.ids[b]}"
             paired = int(a) in self.grouped
+            partner += [len(rows) + 1, len(rows)] if paired else [-1, -1]
             for i in (int(a), int(b)):
                 # Partners of a minimal pair share their draws: the crop must not become the difference, and their
                 # captions are aligned.
@@ -164,6 +164,7 @@ class Batches:
             masked_ids=torch.from_numpy(masked),
             mlm_labels=torch.from_numpy(labels),
             patch_mask=torch.from_numpy(hidden.reshape(len(rows), -1)),
+            partner=torch.tensor(partner),
             texts=[tuple(row) for row in rows],
         )
 

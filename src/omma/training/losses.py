@@ -75,14 +75,12 @@ def vision_language(
     rows_text, rows_mask, rows_image, labels = [], [], [], []
     if "itm" in on:
         assert logits is not None
-        generator = torch_generator(*key, "negatives")
-        wrong_text, wrong_image, valid = objectives.hard_negatives(logits.cpu(), same.cpu(), generator)
-        wrong_text, wrong_image, valid = (t.to(text.device) for t in (wrong_text, wrong_image, valid))
+        wrong_text, wrong_image, text_valid, image_valid = negatives(logits, same, batch, key)
         rows_text += [text, text, text.index_select(0, wrong_text)]  # index_select: its backward adds in a fixed order
         rows_mask += [mask, mask, mask[wrong_text]]
         rows_image += [image, image.index_select(0, wrong_image), image]
         ones, none = torch.ones_like(wrong_text), torch.full_like(wrong_text, objectives.IGNORE)
-        labels += [ones, torch.where(valid, 0, none), torch.where(valid, 0, none)]
+        labels += [ones, torch.where(image_valid, 0, none), torch.where(text_valid, 0, none)]
     if "mlm" in on:
         rows_text.append(model.embed_text(batch.masked_ids))
         rows_mask.append(mask)
@@ -96,6 +94,25 @@ def vision_language(
             hidden = fused.last_hidden_state[-B:, : fused.text_len]
             losses["mlm"] = masked_words(model, hidden, batch.mlm_labels)
     return losses
+
+
+def negatives(logits: Tensor, same: Tensor, batch: Batch, key: tuple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A wrong text for each picture and a wrong picture for each text, and of both which can be used; all (B,).
+
+    Drawn by similarity (`objectives.hard_negatives`) for a picture by itself. The text most like a picture's own is
+    often true of it, though; that of the partner in a minimal pair never is. So pairs take the partner's text, and as
+    the wrong picture the one of the next unit, which chance put there.
+    """
+    generator = torch_generator(*key, "negatives")
+    drawn = objectives.hard_negatives(logits.detach().cpu(), same.cpu(), generator)
+    wrong_text, wrong_image, valid = (t.to(same.device) for t in drawn)
+    paired, next_unit = batch.partner >= 0, torch.arange(len(same), device=same.device).roll(-2)
+    return (
+        torch.where(paired, batch.partner, wrong_text),
+        torch.where(paired, next_unit, wrong_image),
+        paired | valid,
+        torch.where(paired, ~same.gather(1, next_unit[:, None])[:, 0], valid),
+    )
 
 
 def masked_words(model: VLMo, hidden: Tensor, labels: Tensor) -> Tensor:
