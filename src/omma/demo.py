@@ -39,7 +39,7 @@ class DemoSize:
 # Six kinds in four colours still show all nine patterns, and can be learned in minutes on a CPU.
 KINDS = ("fish", "car", "cup", "lamp", "sign", "ball")
 COLOURS = ("red", "yellow", "green", "blue")
-MODEL = ("model.hidden_size=128", "model.num_layers=4", "model.num_heads=4", "model.image_size=96")
+MODEL = ("model.hidden_size=128", "model.num_layers=4", "model.num_heads=2", "model.image_size=96")
 TINY_MODEL = ("model.num_layers=2", "model.hidden_size=32", "model.num_heads=2", "model.image_size=64")
 SIZES = {
     "full": DemoSize(
@@ -98,7 +98,8 @@ def run_demo(
         with say.step(f"stage {recipe}: {what}"):
             run = folder / "runs" / recipe
             places = [f"data={train / 'pictures'}", f"out={run}", f"init={init}"]
-            config = apply(load_recipe(recipe), [*places, f"seed={seed}", f"device={device}", f"threads={THREADS}", *changes])
+            fixed = [f"seed={seed}", f"device={device}", f"threads={THREADS}"]
+            config = apply(load_recipe(recipe), [*places, *fixed, *changes])
             checkpoint = omma.train(config, resume=True, progress=progress)
             init = str(run)
     encoder = omma.load_encoder(init, device=device)

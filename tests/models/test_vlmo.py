@@ -216,9 +216,10 @@ def test_stochastic_depth_keeps_the_expectation():
     assert drop.eval()(x) is x
 
 
-def test_hidden_patches_are_hidden():
-    """Under the mask the pixels of a patch do not matter; elsewhere they do."""
-    model = randomized(TINY)
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+def test_hidden_patches_are_hidden(stem):
+    """Under the mask the pixels of a patch do not matter, to its neighbours neither; elsewhere they do."""
+    model = randomized(replace(TINY, stem=stem))
     pixels = torch.randn(1, 3, 32, 32).double()
     mask = torch.zeros(1, 16, dtype=torch.bool)
     mask[0, 0] = True
@@ -246,3 +247,13 @@ def test_what_the_model_lacks_is_named(batch):
         replace(TINY, num_heads=5)
     with pytest.raises(ValueError, match="nothing to encode"):
         plain()
+
+
+def test_a_conv_stem_gives_the_tokens_of_its_patches_at_any_size():
+    model = randomized(replace(TINY, stem="conv", patch_size=16))
+    assert model(pixel_values=torch.randn(2, 3, 32, 64).double()).last_hidden_state.shape == (2, 1 + 2 * 4, 24)
+    moved = torch.randn(1, 3, 64, 64).double()
+    tokens, shifted = (model.patch_embed(x) for x in (moved, moved.roll(16, dims=-1)))
+    torch.testing.assert_close(shifted[..., 1:-1, 2:-1], tokens[..., 1:-1, 1:-2])  # away from the edges: one further
+    with pytest.raises(ValueError, match="4, 8, 16 or 32, not 12"):
+        VLMo(replace(TINY, stem="conv", image_size=24, patch_size=12))

@@ -81,6 +81,38 @@ class DropPath(nn.Module):
         return x * (keep / (1.0 - self.rate)).to(x.dtype)
 
 
+class ConvStem(nn.Module):
+    """Pixels to tokens by strided convolutions instead of one linear map a patch (Xiao et al. 2021).
+
+    A part looks the same wherever it lies within a patch; a linear map has to learn it anew for every offset, which
+    takes more data than a small model is given. A 7 x 7 convolution of stride 4, then 3 x 3 ones of stride 2 and twice the
+    width, up to the patch size; no norm between them, one LayerNorm at the end.
+    """
+
+    def __init__(self, hidden_size: int, patch_size: int, width: int = 32):
+        super().__init__()
+        halvings = patch_size.bit_length() - 3
+        if halvings < 0 or 4 * 2**halvings != patch_size:
+            raise ValueError(f"a conv stem needs a patch_size of 4, 8, 16 or 32, not {patch_size}; or take stem=patch")
+        convs = [nn.Conv2d(3, width, 7, stride=4, padding=3)]
+        convs += [nn.Conv2d(width * 2**i, width * 2 ** (i + 1), 3, stride=2, padding=1) for i in range(halvings)]
+        self.convs = nn.ModuleList(convs)
+        self.proj = nn.Conv2d(width * 2**halvings, hidden_size, 1)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-6)
+
+    def init_weights(self) -> None:
+        """Kaiming: without norms between them, the convolutions must keep the spread of the signal themselves."""
+        for conv in (*self.convs, self.proj):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (B, D, h / patch_size, w / patch_size)."""
+        x = pixels
+        for conv in self.convs:
+            x = F.gelu(conv(x))
+        return self.norm(self.proj(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 def resample_grid(values: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
     """Position values of one patch grid, read at another. values: (gh * gw, D) -> (th * tw, D), bicubic.
 

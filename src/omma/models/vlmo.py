@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from omma.models.layers import (
     INITIAL_LOGIT_SCALE,
     Attention,
+    ConvStem,
     DropPath,
     Expert,
     resample_grid,
@@ -42,6 +43,7 @@ class VLMoConfig:
     num_heads: int = 3
     mlp_ratio: int = 4
     num_vl_layers: int = 2  # top layers in which both modalities share the vision-language expert
+    stem: Literal["patch", "conv"] = "patch"  # pixels to tokens: one linear map a patch, as published, or `ConvStem`
     positions: Literal["absolute", "relative"] = "absolute"
     relative_text_len: int = 196  # text range of the relative table: that of the longest stage, stage 2
     layer_scale: float | None = 0.1
@@ -80,8 +82,9 @@ class VLMoConfig:
         return self.embed_dim or self.hidden_size
 
 
-NANO = VLMoConfig(vocab_size=2000, layer_scale=None)  # shallow enough to train without LayerScale, and faster so
-SMALL = replace(NANO, hidden_size=384, num_layers=12, num_heads=6, layer_scale=0.1)
+# nano: shallow enough to train without LayerScale, and faster so; the conv stem, since it is trained on little data.
+NANO = VLMoConfig(vocab_size=2000, stem="conv", layer_scale=None)
+SMALL = replace(NANO, stem="patch", hidden_size=384, num_layers=12, num_heads=6, layer_scale=0.1)
 BASE = VLMoConfig(image_size=224, hidden_size=768, num_layers=12, num_heads=12, positions="relative",
                   drop_path=0.1, text_dropout=0.1, itc_vl=True)  # fmt: skip
 BASE_PLUS = replace(BASE, hidden_size=544, num_layers=24, num_heads=16, num_vl_layers=3, positions="absolute",
@@ -217,7 +220,8 @@ class VLMo(nn.Module):
         self.text_segment = nn.Parameter(torch.zeros(D))  # BERT's segment 0, inside the norm
         self.text_norm = nn.LayerNorm(D, eps=1e-12)
         self.text_dropout = nn.Dropout(c.text_dropout)
-        self.patch_embed = nn.Conv2d(3, D, c.patch_size, c.patch_size)
+        conv = c.stem == "conv"
+        self.patch_embed = ConvStem(D, c.patch_size) if conv else nn.Conv2d(3, D, c.patch_size, c.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, D))  # stands for a hidden patch in masked image modelling
         self.type_embed = nn.Embedding(1 + c.num_image_types, D)  # row 0 text, row 1 (and 2) image
@@ -253,6 +257,8 @@ class VLMo(nn.Module):
         """
         std = 0.02 * (768 / self.config.hidden_size) ** 0.5
         scaled_init_(self, std)
+        if isinstance(self.patch_embed, ConvStem):
+            self.patch_embed.init_weights()
         for token in (self.cls_token, self.mask_token):
             nn.init.trunc_normal_(token, std=std, a=-2 * std, b=2 * std)
         if self.config.positions == "absolute":
@@ -282,6 +288,9 @@ class VLMo(nn.Module):
         p = self.config.patch_size
         if pixel_values.shape[-2] % p or pixel_values.shape[-1] % p:
             raise ValueError(f"a picture of {tuple(pixel_values.shape[-2:])} px does not divide into patches of {p} px")
+        if patch_mask is not None and self.config.stem == "conv":  # convolutions look over the edges of hidden patches
+            shown = ~patch_mask.view(len(patch_mask), 1, pixel_values.shape[-2] // p, pixel_values.shape[-1] // p)
+            pixel_values = pixel_values * shown.repeat_interleave(p, dim=-2).repeat_interleave(p, dim=-1)
         patches = self.patch_embed(pixel_values)  # (B, D, gh, gw)
         grid = (patches.shape[-2], patches.shape[-1])
         x = patches.flatten(2).transpose(1, 2)  # (B, N, D)
