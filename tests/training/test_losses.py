@@ -65,3 +65,16 @@ def test_an_objective_runs_no_pass_it_does_not_need(tiny_run, monkeypatch, weigh
     assert losses.keys() == names
     assert len(calls) == passes
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_a_share_of_the_batch_is_fused_and_all_of_it_contrasted(tiny_run, monkeypatch):
+    config = tiny_run()
+    model, processor, _ = build(config, Table.open(config.data))
+    batch = Batches(Table.open(config.data), processor, config.dataset, batch_size=8, patch_size=8, seed=0)[0]
+    rows, real = [], model.encode
+    record = lambda text=None, mask=None, image=None, grid=None: (
+        rows.append(len(text if text is not None else image)) or real(text, mask, image, grid)
+    )
+    monkeypatch.setattr(model, "encode", record)
+    compute_losses(model, batch, processor.normalize(batch.pixels), config.losses, (0, 0), fusion_share=0.3)
+    assert rows == [8, 8, 4 * 2]  # 2 of 8 samples: positives, two kinds of negatives, masked words

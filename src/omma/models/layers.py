@@ -85,8 +85,8 @@ class ConvStem(nn.Module):
     """Pixels to tokens by strided convolutions instead of one linear map a patch (Xiao et al. 2021).
 
     A part looks the same wherever it lies within a patch; a linear map has to learn it anew for every offset, which
-    takes more data than a small model is given. A 7 x 7 convolution of stride 4, then 3 x 3 ones of stride 2 and twice the
-    width, up to the patch size; no norm between them, one LayerNorm at the end.
+    takes more data than a small model is given. A 7 x 7 convolution of stride 4, then 3 x 3 ones of stride 2 and twice
+    the width, up to the patch size; no norm between them, one LayerNorm at the end.
     """
 
     def __init__(self, hidden_size: int, patch_size: int, width: int = 32):

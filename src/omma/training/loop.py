@@ -53,6 +53,7 @@ class TrainConfig:
 
     steps: int = 1000
     batch_size: int = 64  # samples a step; even
+    fusion_share: float = 1.0  # share of a batch that itm and mlm see; the contrast sees all of it
     peak_lr: float = 1e-3
     final_lr: float = 0.01  # share of the peak that is left at the end
     warmup: int = 50  # steps
@@ -151,7 +152,8 @@ def train(
             batch = batch.to(device)
             pixel_values = processor.normalize(batch.pixels)
             with autocast(device, config.precision):
-                losses = compute_losses(model, batch, pixel_values, config.losses, (config.seed, step))
+                key = (config.seed, step)
+                losses = compute_losses(model, batch, pixel_values, config.losses, key, config.fusion_share)
                 total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
             total.backward()
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)

@@ -30,12 +30,12 @@ class LossWeights:
 
 
 def compute_losses(
-    model: VLMo, batch: Batch, pixel_values: Tensor, weights: LossWeights, key: tuple
+    model: VLMo, batch: Batch, pixel_values: Tensor, weights: LossWeights, key: tuple, fusion_share: float = 1.0
 ) -> dict[str, Tensor]:
     """Every active objective's loss, by name. batch: on the model's device; pixel_values: (B, 3, h, w), normalised.
 
     key: of the random draws (hard negatives). ITM's positives and negatives and masked modelling share one fusion pass
-    of 4B rows.
+    of 4B rows, or of 4 * fusion_share * B: contrast wants many samples, and a fused row costs the most.
     """
     on = weights.active()
     losses: dict[str, Tensor] = {}
@@ -47,12 +47,12 @@ def compute_losses(
         hidden = model(batch.masked_ids, batch.attention_mask).last_hidden_state
         losses["text_mlm"] = masked_words(model, hidden, batch.mlm_labels)
     if on.keys() & {"itc", "itc_vl", "itm", "mlm"}:
-        losses |= vision_language(model, batch, pixel_values, on, key)
+        losses |= vision_language(model, batch, pixel_values, on, key, fusion_share)
     return losses
 
 
 def vision_language(
-    model: VLMo, batch: Batch, pixel_values: Tensor, on: dict[str, float], key: tuple
+    model: VLMo, batch: Batch, pixel_values: Tensor, on: dict[str, float], key: tuple, fusion_share: float
 ) -> dict[str, Tensor]:
     """itc, itc_vl, itm and mlm. Two single-modality passes give the embeddings that hard negatives are drawn by."""
     losses: dict[str, Tensor] = {}
@@ -72,27 +72,28 @@ def vision_language(
                          model.project(text_pass, "text", "itc_vl", text_mask=mask))  # fmt: skip
             losses["itc_vl"] = objectives.itc_loss(*vl_embeds, model.logit_scale_vl.exp().clamp(max=100), same)
 
+    n = max(2, 2 * round(fusion_share * len(text) / 2))  # whole units: a minimal pair is fused or left out as one
     rows_text, rows_mask, rows_image, labels = [], [], [], []
     if "itm" in on:
         assert logits is not None
-        wrong_text, wrong_image, text_valid, image_valid = negatives(logits, same, batch, key)
-        rows_text += [text, text, text.index_select(0, wrong_text)]  # index_select: its backward adds in a fixed order
-        rows_mask += [mask, mask, mask[wrong_text]]
-        rows_image += [image, image.index_select(0, wrong_image), image]
+        wrong_text, wrong_image, text_valid, image_valid = (x[:n] for x in negatives(logits, same, batch, key))
+        # index_select, since its backward adds in a fixed order
+        rows_text += [text[:n], text[:n], text.index_select(0, wrong_text)]
+        rows_mask += [mask[:n], mask[:n], mask[wrong_text]]
+        rows_image += [image[:n], image.index_select(0, wrong_image), image[:n]]
         ones, none = torch.ones_like(wrong_text), torch.full_like(wrong_text, objectives.IGNORE)
         labels += [ones, torch.where(image_valid, 0, none), torch.where(text_valid, 0, none)]
     if "mlm" in on:
-        rows_text.append(model.embed_text(batch.masked_ids))
-        rows_mask.append(mask)
-        rows_image.append(image)
+        rows_text.append(model.embed_text(batch.masked_ids[:n]))
+        rows_mask.append(mask[:n])
+        rows_image.append(image[:n])
     if rows_text:
         fused = model.encode(torch.cat(rows_text), torch.cat(rows_mask), torch.cat(rows_image), grid)
-        B = len(text)
         if "itm" in on:
-            losses["itm"] = objectives.itm_loss(model.itm_head(fused.pooled[: 3 * B]), torch.cat(labels))
+            losses["itm"] = objectives.itm_loss(model.itm_head(fused.pooled[: 3 * n]), torch.cat(labels))
         if "mlm" in on:
-            hidden = fused.last_hidden_state[-B:, : fused.text_len]
-            losses["mlm"] = masked_words(model, hidden, batch.mlm_labels)
+            hidden = fused.last_hidden_state[-n:, : fused.text_len]
+            losses["mlm"] = masked_words(model, hidden, batch.mlm_labels[:n])
     return losses
 
 
