@@ -50,7 +50,7 @@ SIZES = {
         train=(
             ("vlmo-nano-mim", ("steps=100", *MODEL)),
             ("vlmo-nano-mlm", ("steps=100", *MODEL)),
-            ("vlmo-nano-vl", ("steps=700", "peak_lr=1.5e-3", "warmup=150", "fusion_share=0.25", *MODEL)),
+            ("vlmo-nano-vl", ("steps=600", "peak_lr=1.5e-3", "warmup=150", "fusion_share=0.25", *MODEL)),
         ),
         limit=1500,
     ),
