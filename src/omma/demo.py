@@ -48,9 +48,9 @@ SIZES = {
         test_pictures=500,
         test_pairs=200,
         train=(
-            ("vlmo-nano-mim", ("steps=100", *MODEL)),
-            ("vlmo-nano-mlm", ("steps=100", *MODEL)),
-            ("vlmo-nano-vl", ("steps=600", "peak_lr=1.5e-3", "warmup=150", "fusion_share=0.25", *MODEL)),
+            ("vlmo-nano-mim", ("steps=60", "warmup=20", *MODEL)),
+            ("vlmo-nano-mlm", ("steps=60", "warmup=20", *MODEL)),
+            ("vlmo-nano-vl", ("steps=800", "peak_lr=1.5e-3", "warmup=150", "fusion_share=0.25", *MODEL)),
         ),
         limit=1500,
     ),

@@ -70,7 +70,7 @@ def vlmo_nano_vl() -> TrainConfig:
     return TrainConfig(
         recipe="vlmo-nano-vl",
         model=NANO,
-        losses=LossWeights(itc=1.0, itm=1.0, mlm=1.0),
+        losses=LossWeights(itc=1.0, itm=0.25, mlm=0.25),  # at 1 they hold the contrast on its first plateau
         dataset=DataConfig(mlm_probability=0.25),
         steps=2000,
         batch_size=64,
