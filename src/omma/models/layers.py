@@ -102,8 +102,9 @@ class ConvStem(nn.Module):
 
     def init_weights(self) -> None:
         """Kaiming: without norms between them, the convolutions must keep the spread of the signal themselves."""
-        for conv in (*self.convs, self.proj):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, h, w) -> (B, D, h / patch_size, w / patch_size)."""
