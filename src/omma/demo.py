@@ -50,7 +50,7 @@ SIZES = {
         train=(
             ("vlmo-nano-mim", ("steps=60", "warmup=20", *MODEL)),
             ("vlmo-nano-mlm", ("steps=60", "warmup=20", *MODEL)),
-            ("vlmo-nano-vl", ("steps=850", "warmup=100", "fusion_share=0.25", *MODEL)),
+            ("vlmo-nano-vl", ("steps=850", "warmup=100", *MODEL)),
         ),
         limit=1500,
     ),

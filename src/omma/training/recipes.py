@@ -74,6 +74,7 @@ def vlmo_nano_vl() -> TrainConfig:
         dataset=DataConfig(mlm_probability=0.25),
         steps=2000,
         batch_size=64,
+        fusion_share=0.25,
         peak_lr=7e-4,  # from 2e-3 up, the two encoders collapse onto one point at the start and stay there
         weight_decay=0.01,
     )
