@@ -417,7 +417,7 @@ def run(args: list[str] | None = None) -> int:
 
 def main() -> None:
     # OpenMP's threads spin while they wait. With anything else on the machine, a batch being decoded say, spinning
-    # without a limit slows a training step down 20 times; 20,000 turns are as fast on an idle one (docs/results.md).
+    # without a limit has slowed a training step down 20 times (docs/results.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     sys.exit(run())
