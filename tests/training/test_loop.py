@@ -14,7 +14,6 @@ from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.loop import NonFiniteLoss, build, train
 from omma.training.losses import LossWeights, compute_losses
-from omma.training.recipes import FROZEN_IN_STAGE_2
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +118,7 @@ def test_it_learns_colours(tiny_run, tmp_path):
 def test_three_stages_follow_one_another(tiny_run):
     vision = train(tiny_run("mim", losses=LossWeights(mim=1.0)), progress=False)
     language = train(
-        tiny_run("mlm", losses=LossWeights(text_mlm=1.0), init=str(vision.run), freeze=FROZEN_IN_STAGE_2, ema=None),
+        tiny_run("mlm", losses=LossWeights(text_mlm=1.0), init=str(vision.run), freeze=("vision",), ema=None),
         progress=False,
     )
     before, after = from_pretrained(vision.path).state_dict(), from_pretrained(language.path).state_dict()

@@ -7,7 +7,7 @@ import torch
 
 from omma.models.vlmo import VLMo, VLMoConfig
 from omma.training.optim import EMA, freeze, learning_rate, parameter_groups
-from omma.training.recipes import FROZEN_IN_STAGE_2, RECIPES, load_recipe
+from omma.training.recipes import RECIPES, load_recipe
 
 TINY = VLMoConfig(
     image_size=32, patch_size=8, vocab_size=50, hidden_size=24, num_layers=3, num_heads=3, num_vl_layers=1
@@ -35,9 +35,10 @@ def test_only_weight_matrices_decay(positions):
     assert free["weight_decay"] == 0.0
 
 
-def test_stage_2_trains_exactly_the_language_side():
-    model = VLMo(replace(TINY, layer_scale=None))                          # as in the recipes
-    freeze(model, FROZEN_IN_STAGE_2)
+@pytest.mark.parametrize("layer_scale", [0.1, None])
+def test_stage_2_trains_exactly_the_language_side(layer_scale):
+    model = VLMo(replace(TINY, layer_scale=layer_scale))
+    freeze(model, load_recipe("vlmo-nano-mlm").freeze)
     trainable = {n.split(".")[0] if not n.startswith("blocks") else ".".join(n.split(".")[2:4])
                  for n, p in model.named_parameters() if p.requires_grad}  # fmt: skip
     assert trainable == {"experts.text", "experts.vl", "word_embed", "text_segment", "text_norm", "text_positions",

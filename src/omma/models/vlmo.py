@@ -9,7 +9,7 @@ E shared space, V vocabulary, (gh, gw) patch grid.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,7 @@ class VLMoConfig:
     drop_path: float = 0.0  # of the last layer; the layers below it get a linear share
     text_dropout: float = 0.0
     embed_dim: int | None = None  # E; None: the width, as published
+    pool: Literal["first", "max"] = "first"  # tokens to a shared-space vector: [CLS] as published, or the largest of all
     itc_vl: bool = False  # second contrastive heads behind the VL experts (published code, not in the paper)
     num_image_types: int = 1  # 2 for pair classification: picture one and picture two
     num_answers: int = 0  # size of the answer head, 0 for none
@@ -82,9 +83,10 @@ class VLMoConfig:
         return self.embed_dim or self.hidden_size
 
 
-# nano: shallow enough to train without LayerScale, and faster so; the conv stem, since it is trained on little data.
-NANO = VLMoConfig(vocab_size=2000, stem="conv", layer_scale=None)
-SMALL = replace(NANO, stem="patch", hidden_size=384, num_layers=12, num_heads=6, layer_scale=0.1)
+# nano is trained from random weights on little data, so it starts where least has to be learned: a conv stem, blocks
+# that begin close to the identity, and vectors that keep a small thing in a corner apart from the average of the rest.
+NANO = VLMoConfig(vocab_size=2000, stem="conv", pool="max")
+SMALL = replace(NANO, stem="patch", pool="first", hidden_size=384, num_layers=12, num_heads=6)
 BASE = VLMoConfig(image_size=224, hidden_size=768, num_layers=12, num_heads=12, positions="relative",
                   drop_path=0.1, text_dropout=0.1, itc_vl=True)  # fmt: skip
 BASE_PLUS = replace(BASE, hidden_size=544, num_layers=24, num_heads=16, num_vl_layers=3, positions="absolute",
@@ -211,6 +213,22 @@ class VLMo(nn.Module):
 
     Tensors in, tensors out; `omma.load_encoder` adds files and pictures.
     """
+
+    # Parameters by name for `freeze=` in training. vision: all that stage 1 trains, so that text cannot spoil it in
+    # stage 2 (section 3.3 of the paper). The relative table is not among them, as published: text has its own rows.
+    FREEZE_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "vision": (
+            "patch_embed.*",
+            "cls_token",
+            "mask_token",
+            "image_positions",
+            "blocks.*.norm1.*",
+            "blocks.*.attention.*",
+            "blocks.*.gamma_*",
+            "blocks.*.experts.image.*",
+            "mim_head.*",
+        )
+    }
 
     def __init__(self, config: VLMoConfig):
         super().__init__()
@@ -382,27 +400,31 @@ class VLMo(nn.Module):
         """The shared-space vector (B, E), L2-normalised, of a single-modality pass.
 
         head "itc": from the pass itself. head "itc_vl": the state below the VL layers goes up once more, through the VL
-        experts.
+        experts. text_mask: (B, T) of a text pass, None when no token is padding; grid: of an image pass.
         """
         if head == "itc":
-            projection, first = (
-                (self.itc_image if modality == "image" else self.itc_text),
-                output.last_hidden_state[:, 0],
-            )
+            projection = self.itc_image if modality == "image" else self.itc_text
+            states = output.last_hidden_state
         elif head == "itc_vl" and self.config.itc_vl:
-            start = self.config.vl_start
-            bias = self.attention_bias(
-                text_mask, output.text_len, None if modality == "text" else grid or self.config.grid
-            )
+            projection = self.itc_vl_image if modality == "image" else self.itc_vl_text
+            start, patches = self.config.vl_start, None if modality == "text" else grid or self.config.grid
+            bias = self.attention_bias(text_mask, output.text_len, patches)
             top = self.run_blocks(output.hidden_states[start], "vl", output.text_len, bias, start=start)
-            projection, first = (
-                (self.itc_vl_image if modality == "image" else self.itc_vl_text),
-                self.norm(top[-1])[:, 0],
-            )
+            states = self.norm(top[-1])
         else:
             heads = "itc, itc_vl" if self.config.itc_vl else "itc (this model was built without itc_vl=True)"
             raise ValueError(f"no contrastive head {head!r}; this model has {heads}")
-        return F.normalize(projection(first).float(), dim=-1)
+        # The two sides of a minimal pair lie closer together than bfloat16 resolves, so this much is float32.
+        with torch.autocast(states.device.type, enabled=False):
+            states = states.to(projection.weight.dtype)
+            if self.config.pool == "first":
+                vector = projection(states[:, 0])
+            else:
+                tokens = projection(states)  # (B, S, E)
+                if text_mask is not None:
+                    tokens = tokens.masked_fill(~text_mask.bool()[:, :, None], float("-inf"))
+                vector = tokens.amax(dim=1)
+            return F.normalize(vector.float(), dim=-1)
 
     def encode_image(self, pixel_values: Tensor, head: str = "itc") -> Tensor:
         """pixel_values: (B, 3, height, width) -> image_embeds (B, E), L2-normalised."""

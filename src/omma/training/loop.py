@@ -49,7 +49,7 @@ class TrainConfig:
     model: VLMoConfig = field(default_factory=VLMoConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
     losses: LossWeights = field(default_factory=LossWeights)
-    freeze: tuple[str, ...] = ()  # shell patterns over parameter names
+    freeze: tuple[str, ...] = ()  # shell patterns over parameter names, or a group such as "vision"
 
     steps: int = 1000
     batch_size: int = 64  # samples a step; even

@@ -21,6 +21,7 @@ class LossWeights:
     mim: float = 0.0  # masked image modelling, image experts
     text_mlm: float = 0.0  # masked language modelling on text alone, text experts
     itc: float = 0.0  # image-text contrast of the two single-modality passes
+    itc_pair: float = 0.0  # the same within each minimal pair of the batch
     itc_vl: float = 0.0  # the same behind the VL experts (published code)
     itm: float = 0.0  # image-text matching with hard negatives, fusion
     mlm: float = 0.0  # masked language modelling with the picture in sight, fusion
@@ -46,7 +47,7 @@ def compute_losses(
     if "text_mlm" in on:
         hidden = model(batch.masked_ids, batch.attention_mask).last_hidden_state
         losses["text_mlm"] = masked_words(model, hidden, batch.mlm_labels)
-    if on.keys() & {"itc", "itc_vl", "itm", "mlm"}:
+    if on.keys() & {"itc", "itc_pair", "itc_vl", "itm", "mlm"}:
         losses |= vision_language(model, batch, pixel_values, on, key, fusion_share)
     return losses
 
@@ -54,19 +55,21 @@ def compute_losses(
 def vision_language(
     model: VLMo, batch: Batch, pixel_values: Tensor, on: dict[str, float], key: tuple, fusion_share: float
 ) -> dict[str, Tensor]:
-    """itc, itc_vl, itm and mlm. Two single-modality passes give the embeddings that hard negatives are drawn by."""
+    """itc, itc_pair, itc_vl, itm and mlm. Two single-modality passes give the embeddings that hard negatives are drawn by."""
     losses: dict[str, Tensor] = {}
     grid, mask = model.grid_of(pixel_values), batch.attention_mask
     text, image = model.embed_text(batch.input_ids), model.embed_image(pixel_values)
     same = objectives.belongs_together(batch.ids, batch.texts, text.device)
     logits = None
-    if on.keys() & {"itc", "itc_vl", "itm"}:
+    if on.keys() & {"itc", "itc_pair", "itc_vl", "itm"}:
         image_pass, text_pass = model.encode(image=image, grid=grid), model.encode(text, mask)
         scale = model.logit_scale.exp().clamp(max=100)  # CLIP's ceiling; the published code has none
-        embeds = model.project(image_pass, "image"), model.project(text_pass, "text")
+        embeds = model.project(image_pass, "image"), model.project(text_pass, "text", text_mask=mask)
         logits = objectives.similarity(*embeds, scale)
         if "itc" in on:
             losses["itc"] = objectives.itc_loss(*embeds, scale, same)
+        if "itc_pair" in on:  # a detached scale: nothing but the contrast of the whole batch sets the temperature
+            losses["itc_pair"] = objectives.pair_loss(*embeds, scale.detach(), batch.partner, same)
         if "itc_vl" in on:
             vl_embeds = (model.project(image_pass, "image", "itc_vl", grid=grid),
                          model.project(text_pass, "text", "itc_vl", text_mask=mask))  # fmt: skip

@@ -30,7 +30,9 @@ def similarity(
     """Scaled cosine logits (B, B), float32, picture by row; -inf off the diagonal where `same`."""
     if image_embeds.shape != text_embeds.shape:
         raise ValueError(f"{tuple(image_embeds.shape)} pictures and {tuple(text_embeds.shape)} texts don't pair up")
-    logits = logit_scale * (image_embeds.float() @ text_embeds.float().T)
+    # Autocast would round cosines to bfloat16 here: steps of 0.004, wider than the two sides of a minimal pair lie apart.
+    with torch.autocast(image_embeds.device.type, enabled=False):
+        logits = logit_scale * (image_embeds.float() @ text_embeds.float().T)
     if same is not None:
         others = same & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(others, float("-inf"))
@@ -59,6 +61,29 @@ def hard_negatives(
         )  # any draw will do: invalid anyway
         drawn.append(torch.multinomial(scores.softmax(dim=1), 1, generator=generator).squeeze(1))
     return drawn[0], drawn[1], valid
+
+
+def pair_loss(
+    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, partner: Tensor, same: Tensor | None = None
+) -> Tensor:
+    """Contrast within minimal pairs: each picture between its own text and its partner's, each text likewise.
+
+    Cross-entropy over two, so log 2 at chance. In `itc_loss` the partner is one negative among many that are told
+    apart more easily, and a model can lower that loss for a long time without ever looking at what differs.
+    partner: (B,) index of the other picture of the pair, -1 for none; same: as in `itc_loss`, such pairs are left out;
+    the rest as there. 0 when the batch holds no pair.
+    """
+    one = torch.nonzero(partner >= 0)[:, 0]
+    if same is not None:
+        one = one[~same[one, partner[one]]]
+    if len(one) == 0:
+        return image_embeds.sum() * 0.0
+    image, text, other = image_embeds[one].float(), text_embeds[one].float(), partner[one]
+    right = (image * text).sum(dim=-1)
+    wrong_text = (image * text_embeds.index_select(0, other).float()).sum(dim=-1)
+    wrong_image = (image_embeds.index_select(0, other).float() * text).sum(dim=-1)
+    losses = F.softplus(logit_scale * (wrong_text - right)) + F.softplus(logit_scale * (wrong_image - right))
+    return losses.mean() / 2
 
 
 def itm_loss(logits: Tensor, labels: Tensor) -> Tensor:

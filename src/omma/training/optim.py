@@ -11,12 +11,15 @@ from torch import nn
 def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
     """Takes the parameters whose names match (shell patterns) out of training and returns their names.
 
-    ValueError for a pattern that matches nothing: a misspelt freeze would silently train everything.
+    In place of a pattern there may be the name of a group that the model declares in `FREEZE_GROUPS`, such as a VLMo's
+    "vision": as much of it as this model has. ValueError for a pattern that matches nothing: a misspelt freeze would
+    silently train everything.
     """
     names = [name for name, _ in model.named_parameters()]
+    groups: dict[str, tuple[str, ...]] = getattr(model, "FREEZE_GROUPS", {})
     frozen: set[str] = set()
     for pattern in patterns:
-        hits = fnmatch.filter(names, pattern)
+        hits = [hit for part in groups.get(pattern, (pattern,)) for hit in fnmatch.filter(names, part)]
         if not hits:
             raise ValueError(
                 f"freeze pattern {pattern!r} matches no parameter; names look like {', '.join(names[:3])}, {names[-1]}"

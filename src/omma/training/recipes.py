@@ -13,20 +13,6 @@ from omma.training.batches import DataConfig
 from omma.training.loop import TrainConfig
 from omma.training.losses import LossWeights
 
-# What stage 2 leaves alone: all that pictures have taught, so that text cannot spoil it (VLMo, section 3.3).
-# LayerScale, which nano has not, would belong here as "blocks.*.gamma_*".
-FROZEN_IN_STAGE_2 = (
-    "patch_embed.*",
-    "cls_token",
-    "mask_token",
-    "image_positions",
-    "blocks.*.norm1.*",
-    "blocks.*.attention.*",
-    "blocks.*.experts.image.*",
-    "mim_head.*",
-)
-
-
 def vlmo_nano_mim() -> TrainConfig:
     """Stage 1: a 5M eye learns pictures by filling in hidden patches.
 
@@ -53,7 +39,7 @@ def vlmo_nano_mlm() -> TrainConfig:
         recipe="vlmo-nano-mlm",
         model=NANO,
         losses=LossWeights(text_mlm=1.0),
-        freeze=FROZEN_IN_STAGE_2,
+        freeze=("vision",),  # attention and image experts, so that text cannot spoil what pictures taught
         dataset=DataConfig(group=None),
         steps=500,
         batch_size=64,
@@ -70,12 +56,13 @@ def vlmo_nano_vl() -> TrainConfig:
     return TrainConfig(
         recipe="vlmo-nano-vl",
         model=NANO,
-        losses=LossWeights(itc=1.0, itm=0.25, mlm=0.25),  # at 1 they hold the contrast on its first plateau
+        losses=LossWeights(itc=1.0, itc_pair=4.0, itm=0.25, mlm=0.25),
         dataset=DataConfig(mlm_probability=0.25),
         steps=2000,
         batch_size=64,
         fusion_share=0.25,
-        peak_lr=7e-4,  # from 2e-3 up, the two encoders collapse onto one point at the start and stay there
+        peak_lr=1.5e-3,
+        warmup=100,
         weight_decay=0.01,
     )
 
