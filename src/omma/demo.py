@@ -50,7 +50,7 @@ SIZES = {
         train=(
             ("vlmo-nano-mim", ("steps=60", "warmup=20", *MODEL)),
             ("vlmo-nano-mlm", ("steps=60", "warmup=20", *MODEL)),
-            ("vlmo-nano-vl", ("steps=1000", *MODEL)),
+            ("vlmo-nano-vl", ("steps=1150", *MODEL)),
         ),
         limit=1500,
     ),

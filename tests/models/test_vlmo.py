@@ -71,6 +71,28 @@ def test_padding_changes_nothing(model, batch):
         torch.testing.assert_close(single[0], model.encode_text(batch["input_ids"], batch["attention_mask"])[i])
 
 
+def test_the_largest_token_speaks_and_padding_never_does(batch):
+    """pool="max": per dimension the largest of the projected real tokens, written out for each text and picture."""
+    model = randomized(replace(TINY, pool="max"))
+    texts = model.encode_text(batch["input_ids"], batch["attention_mask"])
+    states = model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    for i, length in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
+        largest = model.itc_text(states[i, :length]).max(dim=0).values
+        torch.testing.assert_close(texts[i], F.normalize(largest, dim=-1).float())
+    largest = model.itc_image(model(pixel_values=batch["pixel_values"]).last_hidden_state).max(dim=1).values
+    torch.testing.assert_close(model.encode_image(batch["pixel_values"]), F.normalize(largest, dim=-1).float())
+
+
+def test_vectors_are_projected_in_float32_under_autocast(batch):
+    torch.manual_seed(0)
+    model = VLMo(TINY).eval()
+    seen = []
+    model.itc_image.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.encode_image(batch["pixel_values"].float()).dtype == torch.float32
+    assert seen == [(torch.float32, torch.float32)]
+
+
 def test_each_token_goes_through_its_expert(model, batch):
     """The joint pass equals blocks written out token by token: text and image experts below vl_start, VL above."""
     text, image = model.embed_text(batch["input_ids"]), model.embed_image(batch["pixel_values"])

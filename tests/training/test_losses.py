@@ -51,6 +51,7 @@ def test_a_negative_that_belongs_is_not_used():
         (LossWeights(mlm=1.0), {"mlm"}, 1),
         (LossWeights(itc=1.0, itm=1.0, mlm=1.0), {"itc", "itm", "mlm"}, 3),
         (LossWeights(itc=1.0, itc_vl=1.0), {"itc", "itc_vl"}, 2),
+        (LossWeights(itc=1.0, itc_pair=1.0), {"itc", "itc_pair"}, 2),
     ],
 )
 def test_an_objective_runs_no_pass_it_does_not_need(tiny_run, monkeypatch, weights, names, passes):

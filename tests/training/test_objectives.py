@@ -14,6 +14,7 @@ from omma.training.objectives import (
     itm_loss,
     mim_loss,
     mlm_loss,
+    pair_loss,
     patch_pixels,
     similarity,
 )
@@ -53,6 +54,28 @@ def test_itc_leaves_a_second_caption_of_the_picture_out_of_its_negatives():
 def test_itc_refuses_batches_that_do_not_pair():
     with pytest.raises(ValueError, match=r"\(4, 8\) pictures and \(3, 8\) texts"):
         itc_loss(unit(4, 8), unit(3, 8), 1.0)
+
+
+def test_the_contrast_within_a_pair_is_itc_of_those_two_alone():
+    """Pairs (0, 1) and (3, 4), and 2 by itself: the mean of what itc says of each pair as a batch of its own."""
+    a, b = unit(5, 8), unit(10, 8)[5:]
+    partner = torch.tensor([1, 0, -1, 4, 3])
+    expected = sum(itc_loss(a[i : i + 2], b[i : i + 2], 7.0).item() for i in (0, 3)) / 2
+    assert pair_loss(a, b, 7.0, partner).item() == pytest.approx(expected, rel=1e-6)
+    same = torch.eye(5, dtype=torch.bool)
+    same[0, 1] = same[1, 0] = True  # the same words: nothing to tell apart
+    assert pair_loss(a, b, 7.0, partner, same).item() == pytest.approx(itc_loss(a[3:], b[3:], 7.0).item(), rel=1e-6)
+    assert pair_loss(a, b, 7.0, torch.full((5,), -1)).item() == 0.0
+    assert pair_loss(a, a, 7.0, torch.tensor([0, 1, 2, 3, 4])).item() == pytest.approx(math.log(2))
+
+
+def test_autocast_does_not_round_the_two_sides_of_a_pair_onto_one_point():
+    picture = F.normalize(torch.ones(1, 64), dim=-1)
+    texts = F.normalize(torch.ones(2, 64) + torch.tensor([[0.0], [1.0]]) * torch.linspace(-0.05, 0.05, 64), dim=-1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        left, right = similarity(picture.repeat(2, 1), texts, 20.0)[0].tolist()
+    exact = (20.0 * picture.double() @ texts.double().T)[0].tolist()
+    assert left - right == pytest.approx(exact[0] - exact[1], rel=1e-3)
 
 
 def test_hard_negatives_follow_the_softmax_and_never_belong():

@@ -50,7 +50,7 @@ class VLMoConfig:
     drop_path: float = 0.0  # of the last layer; the layers below it get a linear share
     text_dropout: float = 0.0
     embed_dim: int | None = None  # E; None: the width, as published
-    pool: Literal["first", "max"] = "first"  # tokens to a shared-space vector: [CLS] as published, or the largest of all
+    pool: Literal["first", "max"] = "first"  # what gives a shared-space vector: [CLS] as published, or all tokens
     itc_vl: bool = False  # second contrastive heads behind the VL experts (published code, not in the paper)
     num_image_types: int = 1  # 2 for pair classification: picture one and picture two
     num_answers: int = 0  # size of the answer head, 0 for none

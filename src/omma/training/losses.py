@@ -55,7 +55,8 @@ def compute_losses(
 def vision_language(
     model: VLMo, batch: Batch, pixel_values: Tensor, on: dict[str, float], key: tuple, fusion_share: float
 ) -> dict[str, Tensor]:
-    """itc, itc_pair, itc_vl, itm and mlm. Two single-modality passes give the embeddings that hard negatives are drawn by."""
+    """The objectives on pictures and words together. Two single-modality passes give the embeddings that hard negatives
+    are drawn by."""
     losses: dict[str, Tensor] = {}
     grid, mask = model.grid_of(pixel_values), batch.attention_mask
     text, image = model.embed_text(batch.input_ids), model.embed_image(pixel_values)

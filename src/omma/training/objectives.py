@@ -30,7 +30,7 @@ def similarity(
     """Scaled cosine logits (B, B), float32, picture by row; -inf off the diagonal where `same`."""
     if image_embeds.shape != text_embeds.shape:
         raise ValueError(f"{tuple(image_embeds.shape)} pictures and {tuple(text_embeds.shape)} texts don't pair up")
-    # Autocast would round cosines to bfloat16 here: steps of 0.004, wider than the two sides of a minimal pair lie apart.
+    # Autocast would round cosines to bfloat16: steps of 0.004, wider than the two sides of a minimal pair lie apart.
     with torch.autocast(image_embeds.device.type, enabled=False):
         logits = logit_scale * (image_embeds.float() @ text_embeds.float().T)
     if same is not None:

@@ -13,6 +13,7 @@ from omma.training.batches import DataConfig
 from omma.training.loop import TrainConfig
 from omma.training.losses import LossWeights
 
+
 def vlmo_nano_mim() -> TrainConfig:
     """Stage 1: a 5M eye learns pictures by filling in hidden patches.
 
