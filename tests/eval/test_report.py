@@ -3,12 +3,13 @@
 import html.parser
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from fakes import Coin, Dual, Oracle, make_world
 from PIL import Image
 
-from omma.eval.report import curve, data_uri, plot, smoothed, write_html
+from omma.eval.report import best_first, curve, data_uri, plot, smoothed, write_html
 from omma.eval.run import evaluate
 from omma.table import Table
 
@@ -200,3 +201,11 @@ def test_thumbnails_are_small_and_keep_their_shape():
     assert image.size == (144, 72)
     assert wide.startswith("data:image/jpeg")
     assert data_uri(Image.new("RGB", (32, 32), "red")).startswith("data:image/png")
+
+
+def test_pairs_are_shown_by_the_score_that_gets_most_of_them_right(runs):
+    run, model = runs[2], lambda value: {"model": {"image": {"value": value}}}
+    ranked = lambda itc, itm: best_first(replace(run, metrics={"scores": {"itc": model(itc), "itm": model(itm)}}))
+    assert ranked(0.3, 0.2) == ["itc", "itm"]
+    assert ranked(0.2, 0.3) == ["itm", "itc"]
+    assert ranked(0.2, 0.2) == ["itm", "itc"], "at a tie the score that looks at both together"

@@ -128,7 +128,7 @@ def pattern_bars(run: Report) -> dict:
                 controls = {v: blocks[v]["image"]["value"] if blocks[v] else None for v in ("blind", "wrong-image")}
                 bars.append({"kind": kind, **blocks["model"]["image"], **controls, "ties": blocks["model"]["ties"]})
         lines.append({"name": name, "bars": bars})
-    best = kinds[0]
+    best = best_first(run)[0]
     model = scores[best]["model"]
     seen = [n for n in names if n in model["patterns"] and model["patterns"][n]["image"]["above_chance"]]
     return {
@@ -146,10 +146,16 @@ def pattern_bars(run: Report) -> dict:
     }
 
 
+def best_first(run: Report) -> list[str]:
+    """The score kinds of a run of pairs, the one that gets most of them right first."""
+    scores = run.metrics["scores"]
+    return sorted((kind for kind in KINDS if kind in scores), key=lambda kind: -scores[kind]["model"]["image"]["value"])
+
+
 # ------------------------------------------------------------------------------------------------ examples
 def pair_cards(run: Report) -> list[dict]:
-    """The worst failure of each pattern and some clear successes, by the best-informed score kind."""
-    kinds = [kind for kind in KINDS if kind in run.metrics["scores"]]
+    """The worst failure of each pattern and some clear successes, by the score kind that does best."""
+    kinds = best_first(run)
     rows = [row for row in run.rows.to_pylist() if row["variant"] == "model" and not row["unscored"]]
     others = {(row["item"], row["score_kind"]): row["correct"] for row in rows}
     cards = []
