@@ -1,51 +1,22 @@
 """Pictures from outside: whatever the bytes, a status and never an exception, within bounded memory."""
 
-import io
 import resource
 import struct
 import sys
 import warnings
-import zlib
 
 import numpy as np
 import pytest
+from corpus import PICTURE, encoded, jpeg_that_claims, png
 from PIL import Image, features
 
 from omma.decode import STATUSES, Limits, decode
 
-RAMP = np.tile(np.linspace(0, 1, 128), (96, 1))
-COLOURS = np.stack([RAMP, RAMP[:, ::-1], np.tile(np.linspace(0, 1, 96)[:, None], (1, 128))], axis=-1)
-PICTURE = Image.fromarray((COLOURS * 255).astype(np.uint8))
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else [])]
-
-
-def encoded(image, format, **options):
-    sink = io.BytesIO()
-    image.save(sink, format, **options)
-    return sink.getvalue()
 
 
 def small(format):
     return encoded(PICTURE.resize((40, 30)).convert("P" if format == "GIF" else "RGB"), format)
-
-
-def png(width, height, rows=None):
-    """A 1-bit PNG of one colour: a few kilobytes for any size."""
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    packer = zlib.compressobj(9)
-    row = bytes(1 + (width + 7) // 8)
-    pixels = b"".join(packer.compress(row) for _ in range(height if rows is None else rows)) + packer.flush()
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
-            + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
-
-
-def jpeg_that_claims(width, height):
-    data = bytearray(encoded(PICTURE, "JPEG"))
-    at = data.find(b"\xff\xc0")
-    data[at + 5:at + 9] = struct.pack(">HH", height, width)
-    return bytes(data)
 
 
 def gif_that_claims(width, height):
