@@ -96,6 +96,8 @@ def scenes(
     split: Annotated[str, typer.Option(help="What the column split says.")] = "train",
     kind: Annotated[list[str] | None, typer.Option(help="A kind to draw, of all; may be repeated.")] = None,
     colour: Annotated[list[str] | None, typer.Option(help="A colour to draw with, of all; may be repeated.")] = None,
+    split_design: Annotated[str, typer.Option(help="How train and test differ: iid, cogent, ...; see the page.")] = "",
+    secret_file: Annotated[Path | None, typer.Option(help="File whose text is the seed of the design fresh.")] = None,
     seed: Seed = 0,
     workers: Workers = 1,
     as_json: Json = False,
@@ -107,6 +109,7 @@ def scenes(
     \b
     omma scenes scenes/train --pictures 5000 --pairs 200
     omma scenes scenes/test --pictures 500 --pairs 50 --seed 1 --split test
+    omma scenes scenes/unseen --pairs 400 --split-design cogent --split test
     """
     from omma.scenes.sources import write_scenes
 
@@ -120,6 +123,8 @@ def scenes(
             split=split,
             kinds=tuple(kind or ()),
             colours=tuple(colour or ()),
+            split_design=split_design,
+            secret=secret_file.read_text(encoding="utf-8").strip() if secret_file else None,
             workers=workers,
             progress=True,
         )

@@ -263,7 +263,10 @@ def _quantity(rng: random.Random, swap: bool, cast: Cast) -> Draft | None:
 
     Both groups cover the same area, so the amount of red says nothing about the number.
     """
-    m, n = rng.choice([(m, n) for m in range(1, 5) for n in range(1, 5) if m != n and m + n <= 6])
+    sizes = range(1, cast.most + 1)
+    m, n = rng.choice(
+        [(m, n) for m in sizes for n in sizes if m != n and m + n <= cast.most + 2 and max(m, n) >= cast.least]
+    )
     by_colour = rng.random() < 0.6
     kinds = rng.sample(cast.grouped, 2)
     colours = rng.sample(cast.colours, 2)

@@ -185,10 +185,15 @@ GROUPED = tuple(kind.noun for kind in KINDS.values() if kind.group)
 
 @dataclass(frozen=True)
 class Cast:
-    """The kinds and colours that may appear: everything, or a part of it for a smaller world or a held-out split."""
+    """The kinds and colours that may appear: everything, or a part of it for a smaller world or a held-out split.
+
+    Of the groups of equal things in a picture one has at least `least` members and none more than `most`.
+    """
 
     kinds: tuple[str, ...] = tuple(KINDS)
     colours: tuple[str, ...] = tuple(COLOURS)
+    least: int = 1
+    most: int = 4
 
     @property
     def grouped(self) -> list[str]:

@@ -8,6 +8,7 @@ Thrush et al. 2022).
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from omma.scenes.world import World, facts, generator, name
 
 VISIBLE = 12  # least pixels of the edited part in a picture of 128 x 128, in both pictures
 MODES = ("swap", "single")
+PATIENCE = 5000  # drafts that are tried where only some are admitted
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,33 @@ def make_pairs(
 
 
 def make_pair(
-    pattern: str, *key: object, size: int = 128, mode: str = "swap", cast: Cast = EVERYTHING
+    pattern: str,
+    *key: object,
+    size: int = 128,
+    mode: str = "swap",
+    cast: Cast = EVERYTHING,
+    admit: Callable[[Draft], Draft | None] | None = None,
 ) -> tuple[Pair, tuple[Image.Image, Image.Image]]:
-    """One checked pair and its two pictures. What fails a check is drawn anew, from the next key."""
+    """One checked pair and its two pictures. What fails a check is drawn anew, from the next key.
+
+    admit may change a draft before it is checked, or refuse it with None; ValueError when it refuses everything.
+    """
     if pattern not in PATTERNS:
         raise ValueError(f"no pattern {pattern!r}; there are {', '.join(PATTERNS)}")
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
-    for attempt in range(200):
+    for attempt in range(200 if admit is None else PATIENCE):
         rng = generator("pair", pattern, mode, *key, attempt)
         draft = DRAFTS[pattern](rng, mode == "swap", cast)
+        if draft and admit:
+            draft = admit(draft)
         if draft and (done := _finish(rng, draft, pattern, size, mode)):
             return done
+    if admit:
+        raise ValueError(
+            f"none of {PATIENCE} {pattern} pairs lies on this side of the split; a larger cast of kinds and colours, "
+            "or larger pictures, leave more to choose from"
+        )
     raise AssertionError(f"no {pattern} pair in 200 attempts for key {key}")
 
 

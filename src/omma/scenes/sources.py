@@ -7,13 +7,15 @@ bytes.
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from omma.jobs import progress_bar
 from omma.scenes.draw import png, render
@@ -21,6 +23,8 @@ from omma.scenes.kinds import PATTERNS, Cast, cast
 from omma.scenes.language import Claim, Known, captions, claims, holds, named
 from omma.scenes.pairs import MODES, Pair, make_pair
 from omma.scenes.probes import ENOUGH, check_balance, probe_features, statistics
+from omma.scenes.splits import Design, check_side, design, public_name, secret_seed
+from omma.scenes.wording import reworded, reworded_pair
 from omma.scenes.world import World, facts, sample_world
 from omma.table import Table
 
@@ -50,13 +54,23 @@ class Task:
     pattern: str | None
     first: int
     last: int
-    seed: int
+    seed: int | str
     size: int
     split: str
     mode: str
     measure: bool
     pictures: int
     cast: Cast
+    prefix: str  # of all ids
+    split_design: str  # "" for none; a name, as functions don't travel to another process
+
+    @property
+    def design(self) -> Design | None:
+        return design(self.split_design) if self.split_design else None
+
+    @property
+    def wording(self) -> str:
+        return self.design.wording if self.design and self.split == "test" else ""
 
 
 @dataclass
@@ -81,6 +95,8 @@ def write_scenes(
     mode: str = "swap",
     kinds: Sequence[str] = (),
     colours: Sequence[str] = (),
+    split_design: str = "",
+    secret: str | None = None,
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -90,6 +106,10 @@ def write_scenes(
     plain pictures "statement" items whose texts are true of one picture and false of another.
 
     kinds, colours: what may appear (see kinds.py), all when empty; a smaller world is learned from fewer pictures.
+
+    split_design: the design (splits.py) of which `split`, "train" or "test", is drawn; the sides are disjoint for all
+    seeds. `fresh` has a test side only and takes, in place of the seed, a secret of 16 characters or more, by default
+    one that the operating system draws and nobody sees.
 
     With check, every text must be right as often as wrong, and from 200 pairs a pattern no probe may tell the partners
     apart (see probes.py). Raises ValueError when a check fails, and then nothing is left behind; also for a size, count
@@ -105,22 +125,35 @@ def write_scenes(
             raise ValueError(f"{what}={value}: the least is {least}")
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
+    if secret is not None and split_design != "fresh":
+        raise ValueError("a secret is for split_design='fresh'; every other design takes a seed")
+    made_for = check_side(split_design, split) if split_design else None
+    prefix, key = f"s{seed}", seed
+    if made_for:
+        prefix = f"{split_design.replace(':', '-')}-{split}-{prefix}"
+    if split_design == "fresh":
+        key = secret_seed(secret)
+        prefix = f"fresh-{public_name(key)}"
+    patterns = made_for.patterns(split) if made_for else PATTERNS
+    who = cast(kinds, colours)
+    shared = Task(None, 0, 0, key, size, split, mode, check and pairs >= ENOUGH, pictures,
+                  made_for.cast(split, who) if made_for else who, prefix, split_design)  # fmt: skip
+    info = {"split_design": split_design, "side": split} if made_for else None
     out = Path(out)
     tables: list[Table] = []  # what this call made, and takes away again when it fails
     try:
-        tables.append(Table.create(out / "pictures", "pictures", extra=PICTURE_COLUMNS))
-        tables.append(Table.create(out / "items", "items", extra=ITEM_COLUMNS))
-        measure = check and pairs >= ENOUGH
-        stats: dict[str, list[np.ndarray]] = {p: [] for p in PATTERNS}
-        made_pairs: dict[str, list[Pair]] = {p: [] for p in PATTERNS}
+        tables.append(Table.create(out / "pictures", "pictures", extra=PICTURE_COLUMNS, info=info))
+        tables.append(Table.create(out / "items", "items", extra=ITEM_COLUMNS, info=info))
+        stats: dict[str, list[np.ndarray]] = {p: [] for p in patterns}
+        made_pairs: dict[str, list[Pair]] = {p: [] for p in patterns}
         held: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-        tasks = list(_tasks(pictures, pairs, seed, size, split, mode, measure, cast(kinds, colours)))
+        tasks = list(_tasks(shared, pairs, patterns))
         with progress_bar("scenes", "tasks", progress) as advance:
             advance(0, len(tasks))
             for number, made in enumerate(_results(tasks, workers), 1):
                 if check:
                     check_balance(made.items)
-                if measure and (pattern := tasks[number - 1].pattern):
+                if shared.measure and (pattern := tasks[number - 1].pattern):
                     stats[pattern] += made.stats
                     made_pairs[pattern] += made.pairs
                 for table, rows, new in zip(tables, held, (made.pictures, made.items), strict=True):
@@ -129,7 +162,7 @@ def write_scenes(
                         table.append(rows)
                         rows.clear()
                 advance(1, None)
-        if measure:
+        if shared.measure:
             found = probe_features(
                 made_pairs, {p: np.array(s, np.float32).reshape(pairs, 2, -1) for p, s in stats.items()}
             )
@@ -146,15 +179,13 @@ def write_scenes(
     return tables[0], tables[1]
 
 
-def _tasks(
-    pictures: int, pairs: int, seed: int, size: int, split: str, mode: str, measure: bool, cast: Cast
-) -> Iterator[Task]:
-    units = (pictures + 1) // 2
+def _tasks(shared: Task, pairs: int, patterns: Sequence[str]) -> Iterator[Task]:
+    units = (shared.pictures + 1) // 2
     for first in range(0, units, PER_TASK):
-        yield Task(None, first, min(units, first + PER_TASK), seed, size, split, mode, False, pictures, cast)
-    for pattern in PATTERNS:
+        yield replace(shared, first=first, last=min(units, first + PER_TASK), measure=False)
+    for pattern in patterns:
         for first in range(0, pairs, PER_TASK):
-            yield Task(pattern, first, min(pairs, first + PER_TASK), seed, size, split, mode, measure, pictures, cast)
+            yield replace(shared, pattern=pattern, first=first, last=min(pairs, first + PER_TASK))
 
 
 def _results(tasks: list[Task], workers: int) -> Iterator[Made]:
@@ -210,27 +241,62 @@ def _item(
 def _plain(made: Made, task: Task, unit: int) -> None:
     """Two random pictures; of every other unit, each says something that is false of the other."""
     numbers = [i for i in (2 * unit, 2 * unit + 1) if i < task.pictures]
-    worlds = [sample_world(task.seed, i, cast=task.cast) for i in numbers]
-    ids = [f"s{task.seed}-{i:06d}" for i in numbers]
+    worlds = [_world(task, i) for i in numbers]
+    ids = [f"{task.prefix}-{i:06d}" for i in numbers]
     for id_, number, world in zip(ids, numbers, worlds, strict=True):
         texts = captions(world, task.seed, number)
+        if task.wording:  # of the worlds drawn only such are kept that can be told in other words
+            texts = reworded(task.wording, texts, task.seed, number) or []
         made.pictures.append(_picture(task, id_, world, png(render(world, task.size)), texts, None))
     if unit % 2 or len(numbers) < 2:
         return
     known = [Known(facts(world)) for world in worlds]
     for k in (0, 1):
         said: list[Claim] = claims(worlds[k], task.seed, numbers[k], "statement", number=6)
-        chosen = next((c for c in said if holds(c.form, known[1 - k]) is False), None)
+        chosen = next((c.text for c in said if holds(c.form, known[1 - k]) is False), None)
+        if chosen and task.wording:
+            chosen = (reworded(task.wording, [chosen], task.seed, numbers[k], "statement") or [None])[0]
         if chosen:
             for which, answer in ((k, "true"), (1 - k, "false")):
                 name = f"{ids[k]}-statement-{answer}"
-                made.items.append(_item(task, name, "statement", [ids[which]], chosen.text, TRUE_FALSE, answer))
+                made.items.append(_item(task, name, "statement", [ids[which]], chosen, TRUE_FALSE, answer))
+
+
+def _world(task: Task, number: int) -> World:
+    if not (design := task.design):
+        return sample_world(task.seed, number, cast=task.cast)
+    if not task.wording:
+        return design.world(task.split, task.seed, number, cast=task.cast)
+    for k in range(1000):
+        key = (task.seed, number, *(["again", k] if k else []))
+        world = design.world(task.split, *key, cast=task.cast)
+        if reworded(task.wording, captions(world, task.seed, number)):
+            return world
+    raise ValueError(f"1000 worlds of {', '.join(task.cast.kinds)} have no {task.wording} in all their captions; "
+                     "add other kinds")  # fmt: skip
+
+
+def _checked_pair(task: Task, pattern: str, number: int) -> tuple[Pair, tuple[Image.Image, Image.Image]]:
+    """The pair of this number, on its side of the split and in the words of that side."""
+    common = {"size": task.size, "mode": task.mode, "cast": task.cast}
+    if not (design := task.design):
+        return make_pair(pattern, task.seed, number, **common)
+    admit = partial(design.admit, task.split)
+    for k in range(1000):
+        key = (task.seed, number, *(["again", k] if k else []))
+        pair, images = make_pair(pattern, *key, **common, admit=admit)
+        if not task.wording:
+            return pair, images
+        if other := reworded_pair(task.wording, pair, task.seed, number):
+            return other, images
+    raise ValueError(f"1000 {pattern} pairs of {', '.join(task.cast.kinds)} have no {task.wording} in all their "
+                     "captions; add other kinds")  # fmt: skip
 
 
 def _pair(made: Made, task: Task, pattern: str, number: int) -> None:
     """A minimal pair: two pictures and seven items."""
-    pair, images = make_pair(pattern, task.seed, number, size=task.size, mode=task.mode, cast=task.cast)
-    group = f"s{task.seed}-{pattern}-{number:05d}"
+    pair, images = _checked_pair(task, pattern, number)
+    group = f"{task.prefix}-{pattern}-{number:05d}"
     ids = [f"{group}-a", f"{group}-b"]
     told = (pair.captions_a, pair.captions_b)
     for id_, world, image, texts in zip(ids, (pair.a, pair.b), images, told, strict=True):

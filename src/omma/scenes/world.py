@@ -184,8 +184,10 @@ def sample_world(*key: object, cast: Cast = EVERYTHING) -> World:
     while True:
         things: list[Thing] = []
         if rng.random() < 0.2:
-            sizes = [rng.randint(2, 4) for _ in range(rng.randint(1, 2))]
+            sizes = [rng.randint(max(2, cast.least), cast.most) for _ in range(rng.randint(1, 2))]
             radius = radius_for(max(3, sum(sizes)), rng)
+            if sum(sizes) > 8:  # more than there is room for at that size
+                radius = round(radius * math.sqrt(8 / sum(sizes)), 4)
             colours = rng.sample(cast.colours, len(sizes))
             for n, colour in zip(sizes, colours, strict=True):
                 things += [Thing(rng.choice(cast.grouped), colour, 0, 0, radius)] * n
