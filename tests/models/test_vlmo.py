@@ -81,6 +81,10 @@ def test_the_largest_token_speaks_and_padding_never_does(batch):
         torch.testing.assert_close(texts[i], F.normalize(largest, dim=-1).float())
     largest = model.itc_image(model(pixel_values=batch["pixel_values"]).last_hidden_state).max(dim=1).values
     torch.testing.assert_close(model.encode_image(batch["pixel_values"]), F.normalize(largest, dim=-1).float())
+    both = model(**batch)
+    for i, length in enumerate(batch["attention_mask"].sum(dim=1).tolist()):
+        real = torch.cat((both.last_hidden_state[i, :length], both.last_hidden_state[i, 8:]))
+        torch.testing.assert_close(both.pooled[i], torch.tanh(model.pooler(real)).max(dim=0).values)
 
 
 def test_vectors_are_projected_in_float32_under_autocast(batch):

@@ -34,6 +34,68 @@ def assert_equal(a, b) -> None:
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def scored(values: dict[int, float], start: int = 0) -> dict:
+    """Arguments of train that evaluate to values[step]."""
+    seen = [start]
+    return {"evaluate": lambda *_: {"score": values[seen[0] + 1]}, "on_step": lambda step: seen.__setitem__(0, step)}
+
+
+RISE_AND_FALL = {2: 0.1, 4: 0.3, 6: 0.2, 8: 0.3, 10: 0.9, 12: 0.9}
+STOPPING = {"steps": 12, "eval_every": 2, "save_every": 3, "monitor": "score", "patience": 2}
+
+
+def test_a_run_stops_by_its_best_and_keeps_it(tiny_run):
+    done = train(tiny_run(**STOPPING), **scored(RISE_AND_FALL), progress=False)
+    assert done.step == 4, "0.3 again at step 8 is no better: two evaluations without a new best"
+    assert checkpoints.latest(done.run).step == 8
+    assert [row["eval.score"] for row in done.metrics() if "eval.score" in row] == [0.1, 0.3, 0.2, 0.3]
+    assert checkpoints.best(done.run) == done
+    plain = train(tiny_run("plain", **STOPPING | {"monitor": None, "patience": 0, "steps": 12}), progress=False)
+    assert plain.step == 12
+
+
+@pytest.mark.parametrize("killed_after", [3, 5, 7])
+def test_a_resumed_run_stops_where_it_would_have(tiny_run, killed_after):
+    whole = train(tiny_run("whole", **STOPPING), **scored(RISE_AND_FALL), progress=False)
+
+    class Killed(Exception):
+        pass
+
+    def first_part() -> dict:
+        arguments = scored(RISE_AND_FALL)
+        note = arguments["on_step"]
+
+        def on_step(step: int) -> None:
+            note(step)
+            if step == killed_after:
+                raise Killed
+
+        return arguments | {"on_step": on_step}
+
+    with pytest.raises(Killed):
+        train(tiny_run("cut", **STOPPING), **first_part(), progress=False)
+    start = checkpoints.latest(whole.run.parent / "cut").step
+    again = train(tiny_run("cut", **STOPPING), **scored(RISE_AND_FALL, start), resume=True, progress=False)
+    assert again.step == whole.step == 4
+    assert_equal(again, whole)
+    assert_equal(checkpoints.latest(again.run), checkpoints.latest(whole.run))
+    over = train(tiny_run("cut", **STOPPING), **scored({}), resume=True, progress=False)
+    assert over == again, "a run that has stopped is not trained further"
+
+
+def test_a_run_that_never_falls_keeps_its_end(tiny_run):
+    done = train(tiny_run(**STOPPING), **scored({n: n / 100 for n in range(2, 14)}), progress=False)
+    assert done.step == 12
+    assert checkpoints.best(done.run) == checkpoints.latest(done.run) == done
+
+
+def test_a_monitor_that_is_not_evaluated_is_named(tiny_run):
+    with pytest.raises(ValueError, match="monitor='recall' is not among what is evaluated: score"):
+        train(tiny_run(**STOPPING | {"monitor": "recall"}), **scored(RISE_AND_FALL), progress=False)
+    with pytest.raises(ValueError, match="patience=2 waits for a number"):
+        train(tiny_run("b", patience=2), progress=False)
+
+
 def test_a_run_leaves_a_usable_eye_and_its_metrics(tiny_run):
     config = tiny_run()
     done = train(config, progress=False)

@@ -50,7 +50,7 @@ class VLMoConfig:
     drop_path: float = 0.0  # of the last layer; the layers below it get a linear share
     text_dropout: float = 0.0
     embed_dim: int | None = None  # E; None: the width, as published
-    pool: Literal["first", "max"] = "first"  # what gives a shared-space vector: [CLS] as published, or all tokens
+    pool: Literal["first", "max"] = "first"  # what speaks for a pass: [CLS] as published, or the largest of all tokens
     itc_vl: bool = False  # second contrastive heads behind the VL experts (published code, not in the paper)
     num_image_types: int = 1  # 2 for pair classification: picture one and picture two
     num_answers: int = 0  # size of the answer head, 0 for none
@@ -99,7 +99,7 @@ class VLMoOutput(NamedTuple):
     """What one pass gives. text_len says where the image begins in the joint sequence (0 for a picture alone)."""
 
     last_hidden_state: Tensor  # (B, S, D), after the final norm; text first, then [CLS] and patches
-    pooled: Tensor  # (B, D): tanh(Linear(first token))
+    pooled: Tensor  # (B, D): tanh(Linear(x)) of the first token, or the largest of all real tokens (config.pool)
     hidden_states: tuple[Tensor, ...]  # L + 1 of (B, S, D): the embeddings, then each layer's output
     text_len: int
 
@@ -370,7 +370,25 @@ class VLMo(nn.Module):
         bias = self.attention_bias(text_mask if text is not None else None, text_len, grid)
         states = (x, *self.run_blocks(x, modality, text_len, bias))
         last = self.norm(states[-1])
-        return VLMoOutput(last, torch.tanh(self.pooler(last[:, 0])), states, text_len)
+        keys = None if text is None else self.real_tokens(text_mask, last)
+        return VLMoOutput(last, self.speak(self.pooler, last, keys).tanh(), states, text_len)
+
+    @staticmethod
+    def real_tokens(text_mask: Tensor | None, states: Tensor) -> Tensor | None:
+        """(B, S) bool, False where a token is padding; None when none is. text_mask: (B, T), of the first T tokens."""
+        if text_mask is None:
+            return None
+        rest = text_mask.new_ones(len(text_mask), states.shape[1] - text_mask.shape[1])
+        return torch.cat((text_mask, rest), dim=1).bool()
+
+    def speak(self, linear: nn.Module, states: Tensor, keys: Tensor | None) -> Tensor:
+        """The linear map of what speaks for a pass: (B, S, D) -> (B, out). keys: as `real_tokens` gives them."""
+        if self.config.pool == "first":
+            return linear(states[:, 0])
+        tokens = linear(states)
+        if keys is not None:
+            tokens = tokens.masked_fill(~keys[:, :, None], float("-inf"))
+        return tokens.amax(dim=1)
 
     def forward(
         self,
@@ -416,14 +434,8 @@ class VLMo(nn.Module):
             raise ValueError(f"no contrastive head {head!r}; this model has {heads}")
         # The two sides of a minimal pair lie closer together than bfloat16 resolves, so this much is float32.
         with torch.autocast(states.device.type, enabled=False):
-            states = states.to(projection.weight.dtype)
-            if self.config.pool == "first":
-                vector = projection(states[:, 0])
-            else:
-                tokens = projection(states)  # (B, S, E)
-                if text_mask is not None:
-                    tokens = tokens.masked_fill(~text_mask.bool()[:, :, None], float("-inf"))
-                vector = tokens.amax(dim=1)
+            keys = self.real_tokens(text_mask, states) if modality == "text" else None
+            vector = self.speak(projection, states.to(projection.weight.dtype), keys)
             return F.normalize(vector.float(), dim=-1)
 
     def encode_image(self, pixel_values: Tensor, head: str = "itc") -> Tensor:

@@ -1,6 +1,6 @@
 """Checkpoints: a run folder whose `last` always points at a complete one.
 
-RUN/config.json, metrics.jsonl, last -> step00000500,
+RUN/config.json, metrics.jsonl, last -> step00000500, best -> step00000400 (where a run stops by its best),
     step00000500/{config.json, model.safetensors, tokenizer.json, preprocessor.json, train_state.pt}
 
 A folder step... is a usable model by itself (the averaged weights when the run keeps an average); train_state.pt adds
@@ -45,8 +45,11 @@ def step_folder(run: Path, step: int) -> Path:
     return run / f"step{step:08d}"
 
 
-def write(run: Path, step: int, save_model: Callable[[Path], Any], state: dict, keep: int = 2) -> Checkpoint:
-    """Publishes a checkpoint, keeping the newest `keep`. save_model writes the usable model into the folder it gets."""
+def write(
+    run: Path, step: int, save_model: Callable[[Path], Any], state: dict, keep: int = 2, best: bool = False
+) -> Checkpoint:
+    """Publishes a checkpoint, keeping the newest `keep` and the best. save_model writes the usable model into the
+    folder it gets. best: point the run's `best` at it as well, before `last`, which is what a resumed run goes by."""
     new, final = run / f".new-step{step:08d}", step_folder(run, step)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -60,12 +63,14 @@ def write(run: Path, step: int, save_model: Callable[[Path], Any], state: dict, 
     ):  # a run that was killed after the rename, before `last` moved, comes here again with the same bytes
         shutil.rmtree(final)
     os.rename(new, final)
-    link = run / ".last-new"
-    link.unlink(missing_ok=True)
-    link.symlink_to(final.name)
-    os.replace(link, run / "last")
+    for name in (["best"] if best else []) + ["last"]:
+        link = run / f".{name}-new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(final.name)
+        os.replace(link, run / name)
     sync(run)
-    current = sorted(p for p in run.glob("step*") if p.is_dir())
+    kept = (run / "best").resolve()
+    current = sorted(p for p in run.glob("step*") if p.is_dir() and p.resolve() != kept)
     for old in current[: max(0, len(current) - keep)]:
         shutil.rmtree(old, ignore_errors=True)
     return Checkpoint(final, step)
@@ -87,6 +92,12 @@ def latest(run: str | Path) -> Checkpoint | None:
         return None
     folder = link.resolve()
     return Checkpoint(folder, int(folder.name.removeprefix("step")))
+
+
+def best(run: str | Path) -> Checkpoint | None:
+    """The checkpoint that scored best in a run that keeps it, or None."""
+    link = Path(run) / "best"
+    return Checkpoint(link.resolve(), int(link.resolve().name.removeprefix("step"))) if link.exists() else None
 
 
 def read_state(checkpoint: Checkpoint) -> dict:

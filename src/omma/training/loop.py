@@ -70,6 +70,8 @@ class TrainConfig:
     log_every: int = 10
     save_every: int = 500
     eval_every: int = 0  # 0: no evaluation during training
+    monitor: str | None = None  # an evaluated number; the checkpoint where it is largest is kept as `best`
+    patience: int = 0  # evaluations in a row without a new best after which the run stops; 0: never
     tensorboard: bool = False
 
 
@@ -81,7 +83,7 @@ def train(
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
 ) -> Checkpoint:
-    """Runs the config to its last step and returns the final checkpoint.
+    """Runs the config to its last step and returns the final checkpoint, or with config.monitor the best one.
 
     evaluate: called every config.eval_every steps and at the end with the averaged model; its numbers are logged as
     eval.<name>. resume: go on from the run folder's last checkpoint (start afresh where there is none). on_step: called
@@ -112,13 +114,13 @@ def train(
     checkpoints.cut_metrics(run / "metrics.jsonl", start)
     (run / "config.json").write_text(json.dumps(configuration.to_dict(config), indent=2) + "\n")
 
-    def save(step: int) -> Checkpoint:
+    def save(step: int, best: bool = False) -> Checkpoint:
         def write_model(folder: Path) -> None:
             save_pretrained(model, folder, average.state if average else None)
             processor.save(folder)
 
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-        return checkpoints.write(run, step, write_model, state)
+        return checkpoints.write(run, step, write_model, state, best=best)
 
     def run_evaluation() -> dict[str, float]:
         assert evaluate is not None
@@ -129,6 +131,9 @@ def train(
         numbers = {f"eval.{k}": v for k, v in evaluate(model, processor).items()}
         model.load_state_dict(training_weights)
         model.train()
+        if config.monitor and f"eval.{config.monitor}" not in numbers:
+            raise ValueError(f"monitor={config.monitor!r} is not among what is evaluated: "
+                             f"{', '.join(k.removeprefix('eval.') for k in numbers)}")  # fmt: skip
         return numbers
 
     log = Log(run, config, start, progress)
@@ -137,8 +142,10 @@ def train(
             f"{batches.steps_per_epoch} steps an epoch, {device.type}{started_from}"
             f"{f', resumed at step {start}' if previous else ''}")  # fmt: skip
     done = previous
+    watch = Watch(config.monitor, config.patience, checkpoints.read_metrics(run / "metrics.jsonl") if previous else [])
+    stop = start if watch.over else config.steps
     weights = config.losses.active()
-    batch_stream = Prefetch(batches, start, config.steps, config.workers)
+    batch_stream = Prefetch(batches, start, stop, config.workers)
     with log, deterministic(device):
         for batch in batch_stream:
             # ---- one training step
@@ -174,15 +181,44 @@ def train(
                 log.write(finished, loss=float(total.detach()), lr=rate, grad_norm=float(grad_norm),
                           waited=batch_stream.waited, **numbers)  # fmt: skip
             log.advance(finished, float(total.detach()))
-            if finished % config.save_every == 0 and finished < config.steps:
-                done = save(finished)
+            is_best = watch.add(numbers)
+            if finished < config.steps and (finished % config.save_every == 0 or is_best):
+                done = save(finished, is_best)
             if on_step:
                 on_step(finished)
-        if evaluate and start < config.steps:
-            log.write(config.steps, **run_evaluation())
-    if done is None or done.step < config.steps:
-        done = save(config.steps)
-    return done
+            if watch.over:
+                stop = finished
+                log.say(f"stopped at step {stop}: {config.patience} evaluations without a better {config.monitor}")
+                break
+        is_best = False
+        if evaluate and start < config.steps and stop == config.steps:
+            numbers = run_evaluation()
+            log.write(config.steps, **numbers)
+            is_best = watch.add(numbers)
+    if done is None or done.step < stop or is_best:
+        done = save(stop, is_best)
+    return (checkpoints.best(run) or done) if config.monitor else done
+
+
+class Watch:
+    """Whether an evaluated number still grows. past: the metrics of the run so far, when it is resumed."""
+
+    def __init__(self, monitor: str | None, patience: int, past: list[dict]):
+        self.key, self.patience, self.best, self.since = f"eval.{monitor}" if monitor else None, patience, -math.inf, 0
+        for row in past:
+            self.add(row)
+
+    @property
+    def over(self) -> bool:
+        return bool(self.patience) and self.since >= self.patience
+
+    def add(self, row: dict) -> bool:
+        """Whether this row has a new best. A row without the number changes nothing."""
+        if self.key is None or self.key not in row:
+            return False
+        better = row[self.key] > self.best
+        self.best, self.since = (row[self.key], 0) if better else (self.best, self.since + 1)
+        return better
 
 
 # ------------------------------------------------------------------------------------------- before the first step
@@ -203,6 +239,8 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
         raise ValueError(
             f"steps={config.steps} and warmup={config.warmup}: steps must be at least 1 and at least the warm-up"
         )
+    if config.patience and not (config.monitor and config.eval_every):
+        raise ValueError(f"patience={config.patience} waits for a number: give monitor=NAME and eval_every=STEPS")
     run = Path(config.out)
     if checkpoints.latest(run) and not resume:
         raise ValueError(f"{run} holds a run already (step {checkpoints.latest(run).step}). "  # type: ignore[union-attr]
