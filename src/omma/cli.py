@@ -48,6 +48,17 @@ class Store(StrEnum):
     reference = "reference"
 
 
+class Format(StrEnum):
+    hf = "hf"
+    parquet = "parquet"
+    coco = "coco"
+    llava = "llava"
+    csv = "csv"
+    nlvr = "nlvr"
+    webdataset = "webdataset"
+    folder = "folder"
+
+
 class Preset(StrEnum):
     full = "full"
     tiny = "tiny"
@@ -137,10 +148,12 @@ def scenes(
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="Folder of pictures, a .tar of WebDataset form, or a glob of them.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the new table.")],
-    captions: Annotated[str | None, typer.Option(help="JSON key that holds the captions.")] = None,
-    field: Annotated[list[str] | None, typer.Option(help="JSON key to keep as a column; may be repeated.")] = None,
+    source: Annotated[str, typer.Argument(help="Folder of pictures, or data of one of the formats, or a glob.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the table: a new one, or one to add to.")],
+    format: Annotated[Format | None, typer.Option(help="What the source is (default: told by looking at it).")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures that a list names.")] = None,
+    captions: Annotated[str | None, typer.Option(help="Key or column that holds the captions.")] = None,
+    field: Annotated[list[str] | None, typer.Option(help="Key or column to keep; may be repeated.")] = None,
     split: Annotated[str, typer.Option(help="What the column split says.")] = "train",
     language: Annotated[str, typer.Option(help="Language of the captions.")] = "en",
     store: Annotated[Store, typer.Option(help="Keep the pictures' bytes, or where they lie.")] = Store.bytes,
@@ -149,10 +162,12 @@ def ingest(
 ) -> None:
     """Make a table of your pictures.
 
-    A picture that can't be read keeps its row, with the reason in the column status.
+    A picture that can't be read keeps its row, with the reason in the column status. Run it again when the source
+    has grown: what is known stays, what is new is added.
 
     \b
     omma ingest holiday/ tables/holiday
+    omma ingest coco/annotations/captions_val2017.json tables/coco --images coco/val2017
     omma ingest 'shards/*.tar' tables/web --captions caption --field license --workers 2
     """
     from omma.data.ingest import summary
@@ -161,6 +176,8 @@ def ingest(
         table = omma.ingest(
             source,
             out,
+            format=None if format is None else format.value,
+            images=images,
             captions=captions,
             fields=tuple(field or ()),
             split=split,

@@ -7,57 +7,13 @@ import tarfile
 
 import numpy as np
 import pytest
+from picture_files import picture, problems, spoken, statuses, texts, write, write_tar
 from PIL import Image
 
 from omma.data import ingest as module
 from omma.data.ingest import ingest, summary
 from omma.decode import Limits, open_picture
 from omma.table import Table
-
-
-def picture(number, size=(24, 16), format="PNG"):
-    """A picture like no other: number sets its noise."""
-    noise = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    sink = io.BytesIO()
-    Image.fromarray(noise).save(sink, format)
-    return sink.getvalue()
-
-
-def write(folder, files):
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return folder
-
-
-def write_tar(path, members):
-    """members: (name or TarInfo, bytes or what JSON can hold) in order."""
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
-            data = data if isinstance(data, bytes) else json.dumps(data).encode()
-            info.size = len(data) if info.isreg() else 0
-            tar.addfile(info, io.BytesIO(data) if info.isreg() else None)
-    return path
-
-
-def texts(table):
-    return {row["id"]: [caption["text"] for caption in row["captions"]] for row in table.read().to_pylist()}
-
-
-def spoken(table):
-    return {row["id"]: [(caption["language"], caption["text"]) for caption in row["captions"]]
-            for row in table.read().to_pylist()}
-
-
-def statuses(table):
-    return {row["id"]: row["status"] for row in table.read(["id", "status"]).to_pylist()}
-
-
-def problems(table):
-    return "\n".join(summary(table)["problems"])
-
 
 # ---- folders
 
@@ -71,8 +27,8 @@ def test_a_folder_becomes_a_table_with_the_captions_that_lie_beside_the_pictures
     row = Table.open(tmp_path / "out").take(["a.png"]).to_pylist()[0]
     assert (row["bytes"], row["width"], row["height"], row["status"]) == (picture(1), 24, 16, "ok")
     assert (row["source"], row["split"], row["media"], row["uri"]) == ("photos", "train", "image", None)
-    assert summary(table) == {"rows": 3, "status": {"ok": 3}, "split": {"train": 3}, "captions": 4,
-                              "languages": {"en": 4}, "problems": []}
+    assert summary(table) == {"read": 3, "new": 3, "known": 0, "left_out": {}, "rows": 3, "status": {"ok": 3},
+                              "split": {"train": 3}, "captions": 4, "languages": {"en": 4}, "problems": []}
 
 
 def test_a_listing_gives_captions_languages_and_splits_by_path(tmp_path):
@@ -273,7 +229,7 @@ def test_a_gzipped_tar_gives_the_same_rows_whole_and_cut(tmp_path):
     assert "cut.tar.gz is cut off or damaged" in problems(table)
     assert set(statuses(table)) < {"a", "b", "c"}
     assert set(statuses(table).values()) == {"ok"}
-    with pytest.raises(ValueError, match="is packed, so nothing can point into it"):
+    with pytest.raises(ValueError, match="are packed, so nothing can point into it"):
         ingest(packed, tmp_path / "4", store="reference")
 
 
@@ -322,7 +278,7 @@ def test_what_cannot_be_ingested_is_refused_and_leaves_nothing_behind(tmp_path):
     for arguments, options, message in [
             ((tmp_path / "gone", "out"), {}, "there is nothing at .*gone; give a folder"),
             ((tmp_path / "*.tar", "out"), {}, "there is nothing at"),
-            ((source / "a.png", "out"), {}, "is neither a folder nor a .tar"),
+            ((source / "a.png", "out"), {}, "a.png is of no format that omma reads. There are:\n  hf: "),
             ((tmp_path / "empty", "out"), {}, "no pictures in .*empty"),
             ((source, "full"), {}, "there is something at .*full already"),
             ((source, "out"), {"store": "cloud"}, "store='cloud'; a table stores 'bytes' or 'reference'"),
@@ -330,9 +286,9 @@ def test_what_cannot_be_ingested_is_refused_and_leaves_nothing_behind(tmp_path):
         with pytest.raises(ValueError, match=message):
             ingest(arguments[0], tmp_path / arguments[1], **options)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "full", "photos"]
-    ingest(source, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"there is something at .*out already"):
-        ingest(source, tmp_path / "out")
+    Table.create(tmp_path / "made")
+    with pytest.raises(ValueError, match=r"there is something at .*made already: a table that ingest did not make"):
+        ingest(source, tmp_path / "made")
 
 
 def test_an_ingest_that_is_stopped_leaves_no_table_and_one_that_was_killed_can_be_repeated(tmp_path, monkeypatch):

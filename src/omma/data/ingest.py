@@ -2,9 +2,11 @@
 
     table = ingest("photos", "tables/photos")                             # a folder, captions beside the pictures
     table = ingest("shards/*.tar", "tables/web", captions="text,tags", fields=("license",), workers=2)
+    table = ingest("captions_val2017.json", "tables/coco", images="val2017")
     summary(table)                                                        # rows by status and split, captions, problems
 
-The table appears at `out` when all is read, so a killed ingest leaves none that looks complete.
+The table appears at `out` when all is read, so a killed ingest leaves none that looks complete. The kinds of source
+are in `omma.data.formats`.
 """
 
 from __future__ import annotations
@@ -24,72 +26,81 @@ from typing import Any
 
 import pyarrow as pa
 
-from omma.data.readers import Problems, Sample, read_folder, read_json, read_tar, read_text
+from omma.data.annotations import answers, turns
+from omma.data.formats import Asked, Source, recognise
+from omma.data.readers import Problems, Sample, read_json, read_text
 from omma.decode import DEFAULT_LIMITS, Limits, decode
 from omma.jobs import progress_bar, spawned_pool
-from omma.table import Table, some
+from omma.table import Table, digest, some
 
 CAPTION_KEYS = ("captions", "caption", "text")            # the first that a sample has, when none are named
+TURNS = "conversations"                                   # this column is no string: it keeps who says what
+TURN_TYPE = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
 STORES = ("bytes", "reference")
 BATCH = 32                                                # samples sent to a worker at a time
 ENOUGH = 256                                              # pixels: a large picture shows its status at this size too
+
+Named = tuple[Sample, str, bool]                          # a sample, its id, whether the key came before
 
 
 @dataclass(frozen=True)
 class _Options:
     captions: tuple[str, ...]
     fields: tuple[str, ...]
+    columns: tuple[str, ...]                              # the fields and what the sources bring besides
     language: str
     store: str
     limits: Limits
 
 
-def ingest(source: str | Path | Sequence[str | Path], out: str | Path, *, captions: str | Sequence[str] | None = None,
+def ingest(source: str | Path | Sequence[str | Path], out: str | Path, *, format: str | None = None,
+           images: str | Path | None = None, captions: str | Sequence[str] | None = None,
            fields: str | Sequence[str] = (), split: str = "train", split_of: Callable[[str], str | None] | None = None,
            language: str = "en", store: str = "bytes", limits: Limits = DEFAULT_LIMITS, workers: int = 1,
            progress: bool = False) -> Table:
-    """Read source, make the table at out and return it.
+    """Read source, make the table at out and return it; or add to the table that is there what is new in source.
 
-    source: a folder, a .tar of WebDataset form (also .tar.gz), a glob of tars, or a list of these. Captions come from
-    the first of these that a picture has: a captions.csv or captions.jsonl above it (file, caption, and if wanted
-    language, split), a .json or a .txt (one caption a line) of its name. captions: JSON keys that hold captions
-    (text, a list, or {language: text or list}); by default the first there is of captions, caption, text. fields:
-    further JSON keys, each to be a column of strings. split: what that column says, unless a listing says otherwise;
-    split_of(id) overrules both. store: "bytes" in the table, or "reference": uri, offset and length of the bytes in
-    the folder or tar. id: the JSON's "id", else the path or the sample's key; one that comes again gets "#2", "#3"
-    and the status duplicate_key.
+    source: a folder of pictures, Parquet, a folder saved by Hugging Face datasets, COCO captions or LLaVA/ShareGPT
+    .json, a .csv of files and URLs, a .tar of WebDataset form (also .tar.gz, or tars in a tar) or of NLVR; a glob, or a
+    list of these. format: its name in `omma.data.formats.FORMATS`, if it is not to be recognised. images: the folder
+    that listed files lie in, by default looked for beside the list. Files outside of it are never read.
 
-    A picture that can't be used keeps its row with a status (`omma.decode`); one whose text can't be read has bad_text.
-    Raises ValueError when there is nothing to read at source, or something at out already.
+    captions: keys or columns that hold captions (text, a list, or {language: text or list}); by default the first there
+    is of captions, caption, text; "conversations" takes what the assistant says. Beside a picture in a folder they may
+    stand in a captions.csv or captions.jsonl above it (file, caption, and if wanted language, split), a .json or a .txt
+    (one caption a line) of its name. fields: further keys, each to be a column of strings. split: what that column
+    says, unless the source says otherwise; split_of(id) overrules both. store: "bytes" in the table, or "reference":
+    uri, offset and length of the bytes in the folder or tar. id: the sample's "id", else its path or key.
+
+    A picture that can't be used keeps its row with a status (`omma.decode`; empty for a file that isn't there); one
+    whose text can't be read has bad_text. An id that comes again gets "#2", "#3" and the status duplicate_key.
+
+    When out is a table made by ingest from the same keys, samples whose id and picture are in it are known and left as
+    they are; the others are added, all at once. Raises ValueError when there is nothing to read at source, its format
+    is not known, or something else is at out.
     """
-    options = _Options(_names(captions), _names(fields), language, store, limits)
     if store not in STORES:
         raise ValueError(f"store={store!r}; a table stores {' or '.join(map(repr, STORES))}")
-    out, places = Path(out), _places(source)
-    if store == "reference" and (packed := [place for place in places if place.suffix in (".gz", ".tgz")]):
-        raise ValueError(f"{packed[0]} is packed, so nothing can point into it; make it a .tar, or take store='bytes'")
+    out, named, kept = Path(out), _names(captions), _names(fields)
+    asked = Asked(None if images is None else Path(images), (*named, *kept))
+    sources = [recognise(place, format, asked) for place in _places(source)]
+    if store == "reference" and (packed := [source.place for source in sources if source.embedded]):
+        raise ValueError(f"the pictures in {packed[0]} are packed, so nothing can point into it; take store='bytes'")
+    columns = tuple(dict.fromkeys((*kept, *(name for source in sources for name in source.columns),
+                                   *(TURNS for source in sources if source.conversations))))
+    options = _Options(named, kept, columns, language, store, limits)
+    if (out / "manifest.json").is_file():
+        table = _to_be_added_to(out, options)
+        _fill(table, sources, options, split, split_of, workers, progress)
+        return table
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"there is something at {out} already; choose another place, or remove it first")
     part = out.with_name(f".{out.name}.part")
     if (part / "base").exists():                          # an ingest that was killed
         shutil.rmtree(part)
-    problems: Problems = []
-    extra = pa.schema([(name, pa.string()) for name in options.fields])
-    seen: Counter[str] = Counter()                        # which of the named keys any sample has
     try:
-        table = Table.create(part, extra=extra)
-        with progress_bar(out.name, "pictures", progress) as advance:
-            samples = itertools.chain.from_iterable(_samples(place, limits.max_bytes, problems) for place in places)
-            rows = _finished(_rows(samples, options, workers), split, split_of, seen, advance)
-            number = table.append(rows)
-        if not number:
-            raise ValueError(f"no pictures in {some(places)}. {' '.join(problems)}")
-        for name in (*options.captions, *options.fields):
-            if not seen[name]:
-                problems.append(f"no sample has the key {name!r}")
-        note = {"sources": [str(place) for place in places], "captions": list(options.captions), "store": store,
-                "problems": problems}
-        table.append([], info={"ingest": note})
+        extra = pa.schema([(name, TURN_TYPE if name == TURNS else pa.string()) for name in columns])
+        _fill(Table.create(part, extra=extra), sources, options, split, split_of, workers, progress)
         if out.exists():
             out.rmdir()
         os.replace(part, out)
@@ -99,11 +110,51 @@ def ingest(source: str | Path | Sequence[str | Path], out: str | Path, *, captio
     return Table.open(out)
 
 
+def _to_be_added_to(out: Path, options: _Options) -> Table:
+    table = Table.open(out)
+    note = table.info.get("ingest")
+    if note is None:
+        raise ValueError(f"there is something at {out} already: a table that ingest did not make; choose another place")
+    for name, value in (("captions", options.captions), ("columns", options.columns), ("store", options.store)):
+        before = note.get(name, value)
+        if (list(value) if isinstance(value, tuple) else value) != before:
+            raise ValueError(f"{out} was made with {name} {before!r}, and this asks for {value!r}; "
+                             "ingest with the same, or to another place")
+    return table
+
+
+def _fill(table: Table, sources: list[Source], options: _Options, split: str,
+          split_of: Callable[[str], str | None] | None, workers: int, progress: bool) -> None:
+    """Append what is new in the sources, and note what was met."""
+    problems, counts = Problems(), Counter()
+    seen: Counter[str] = Counter()                        # which of the named keys any sample has
+    known = _known(table)
+    with progress_bar(table.uri.name.removeprefix(".").removesuffix(".part"), "pictures", progress) as advance:
+        samples = itertools.chain.from_iterable(
+            source.samples(options.limits.max_bytes, problems) for source in sources)
+        rows = _rows(_identified(samples, known, counts, problems), options, workers)
+        table.append(_finished(rows, split, split_of, seen, advance))
+    if not counts["new"] and not counts["known"]:
+        raise ValueError(f"no pictures in {some([source.place for source in sources])}. {' '.join(problems.lines())}")
+    if counts["new"]:
+        for name in (*options.captions, *options.fields):
+            if not seen[name]:
+                problems.append(f"no sample has the key {name!r}")
+    read = counts["new"] + counts["known"] + problems.left_out.total()
+    note = {"sources": [str(source.place) for source in sources], "formats": [source.format for source in sources],
+            "captions": list(options.captions), "columns": list(options.columns), "store": options.store,
+            "read": read, "new": counts["new"], "known": counts["known"], "left_out": dict(problems.left_out),
+            "problems": problems.lines()}
+    table.append([], info={"ingest": note})
+
+
 def summary(table: Table) -> dict[str, Any]:
-    """Counts for a report: rows, and of them by status and split; captions, by language; problems met at ingest.
+    """Counts for a report: what the last ingest read = new + known + left out by reason; rows, and of them by status
+    and split; captions, by language; problems met at the last ingest.
 
     >>> summary(table)
-    {'rows': 2, 'status': {'ok': 2}, 'split': {'train': 2}, 'captions': 3, 'languages': {'en': 3}, 'problems': []}
+    {'read': 2, 'new': 2, 'known': 0, 'left_out': {}, 'rows': 2, 'status': {'ok': 2}, 'split': {'train': 2},
+     'captions': 3, 'languages': {'en': 3}, 'problems': []}
     """
     status: Counter[str] = Counter()
     split: Counter[str] = Counter()
@@ -112,9 +163,11 @@ def summary(table: Table) -> dict[str, Any]:
         status.update(batch["status"].to_pylist())
         split.update(batch["split"].to_pylist())
         languages.update(caption["language"] for row in batch["captions"].to_pylist() for caption in row or ())
-    problems = table.info.get("ingest", {}).get("problems", [])
-    return {"rows": table.num_rows, "status": dict(status.most_common()), "split": dict(split.most_common()),
-            "captions": languages.total(), "languages": dict(languages.most_common()), "problems": problems}
+    note = {"read": None, "new": None, "known": None, "left_out": {}, "problems": []} | table.info.get("ingest", {})
+    last = {name: note[name] for name in ("read", "new", "known", "left_out")}
+    return {**last, "rows": table.num_rows, "status": dict(status.most_common()), "split": dict(split.most_common()),
+            "captions": languages.total(), "languages": dict(languages.most_common()),
+            "problems": note["problems"]}
 
 
 def _names(keys: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -128,19 +181,50 @@ def _places(source: str | Path | Sequence[str | Path]) -> list[Path]:
     for entry in [source] if isinstance(source, str | Path) else source:
         found = [Path(entry)] if Path(entry).exists() else sorted(Path(name) for name in glob.glob(str(entry)))
         if not found:
-            raise ValueError(f"there is nothing at {entry}; give a folder of pictures, a .tar, or a glob of tars")
+            raise ValueError(f"there is nothing at {entry}; give a folder of pictures, a file of data, or a glob")
         places += found
-    for place in places:
-        if not place.is_dir() and not place.name.endswith((".tar", ".tar.gz", ".tgz")):
-            raise ValueError(f"{place} is neither a folder nor a .tar; put pictures into a folder and give that")
     return places
 
 
-def _samples(place: Path, max_bytes: int, problems: Problems) -> Iterator[Sample]:
-    return read_folder(place, max_bytes, problems) if place.is_dir() else read_tar(place, max_bytes, problems)
+def _known(table: Table) -> dict[str, str]:
+    """id -> what tells its picture from another, for the rows that are there already."""
+    columns = ["id", "bytes", "uri", "offset", "length"]
+    return {row["id"]: _mark(row["bytes"], row["uri"], row["offset"], row["length"])
+            for batch in table.scan(columns, batch_rows=BATCH) for row in batch.to_pylist()}
 
 
-def _rows(samples: Iterator[Sample], options: _Options, workers: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
+def _mark(data: bytes | None, uri: str | None, offset: int | None, length: int | None) -> str:
+    return digest(data) if data is not None else f"{uri} {offset} {length}"
+
+
+def _identified(samples: Iterator[Sample], known: dict[str, str], counts: Counter[str],
+                problems: Problems) -> Iterator[Named]:
+    """One id a sample, and only the samples that are not known. The same key with another picture is another row."""
+    taken: set[str] = set()
+    for sample in samples:
+        name, number = _name_of(sample), 1
+        key = name
+        while key in taken or (key in known and known[key] not in _marks(sample)):
+            number += 1
+            key = f"{name}#{number}"
+        taken.add(key)
+        if key in known:
+            counts["known"] += 1
+            continue
+        counts["new"] += 1
+        if number > 1:
+            problems.note("keys came before", name)
+        yield sample, key, number > 1
+
+
+def _marks(sample: Sample) -> tuple[str, str]:
+    """As `_mark` of its row, whether that stores the bytes or refers to them."""
+    uri = None if sample.path is None else str(sample.path.resolve())
+    offset = None if sample.path is None else sample.offset
+    return _mark(sample.data, uri, offset, sample.length), _mark(None, uri, offset, sample.length)
+
+
+def _rows(samples: Iterator[Named], options: _Options, workers: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """_make_row of each sample, in order; with workers, a few batches ahead and no more."""
     make = functools.partial(_make_rows, options=options)
     batches = iter(lambda: list(itertools.islice(samples, BATCH)), [])
@@ -161,29 +245,33 @@ def _rows(samples: Iterator[Sample], options: _Options, workers: int) -> Iterato
 def _finished(rows: Iterator[tuple[dict[str, Any], list[str]]], split: str,
               split_of: Callable[[str], str | None] | None, seen: Counter[str],
               advance: Callable[[int, int | None], None]) -> Iterator[dict[str, Any]]:
-    """What needs all rows in one place: one id a row, the split, which keys there were."""
-    taken: set[str] = set()
+    """What is not for a worker: the split, and which keys there were."""
     for row, keys in rows:
         seen.update(keys)
-        name, number = row["id"], 1
-        while row["id"] in taken:
-            number += 1
-            row["id"], row["status"] = f"{name}#{number}", "duplicate_key"
-        taken.add(row["id"])
         row["split"] = split_of(row["id"]) if split_of else row["split"] or split
         advance(1, None)
         yield row
 
 
-def _make_rows(samples: list[Sample], options: _Options) -> list[tuple[dict[str, Any], list[str]]]:
-    return [_make_row(sample, options) for sample in samples]
+def _make_rows(samples: list[Named], options: _Options) -> list[tuple[dict[str, Any], list[str]]]:
+    return [_make_row(sample, name, again, options) for sample, name, again in samples]
 
 
-def _make_row(sample: Sample, options: _Options) -> tuple[dict[str, Any], list[str]]:
+def _name_of(sample: Sample) -> str:
+    name = _meta(sample)[0].get("id")
+    name = _scalar(name) if isinstance(name, str | int) and not isinstance(name, bool) else None
+    return name or sample.key.encode("utf-8", "replace").decode()
+
+
+def _make_row(sample: Sample, name: str, again: bool, options: _Options) -> tuple[dict[str, Any], list[str]]:
     """One sample -> its row without split rules, and which of the named JSON keys it has."""
     meta, bad_text = _meta(sample)
+    bad_text |= sample.bad_text
     captions: list[tuple[str, str]] = []
+    said = None
     try:
+        if TURNS in options.columns and meta.get(TURNS) is not None:
+            said = turns(meta[TURNS])
         captions = _captions_of(sample, meta, options)
     except (ValueError, RecursionError):                  # a text that is none
         bad_text = True
@@ -195,16 +283,17 @@ def _make_row(sample: Sample, options: _Options) -> tuple[dict[str, Any], list[s
         status, width, height = found.status, found.width or None, found.height or None
         if bad_text and found.image is not None:
             status = "bad_text"
-    name = meta.get("id")
-    name = _scalar(name) if isinstance(name, str | int) and not isinstance(name, bool) else None
     row: dict[str, Any] = {
-        "id": name or sample.key, "captions": [{"text": text, "language": code} for text, code in captions],
+        "id": name, "captions": [{"text": text, "language": code} for text, code in captions],
         "source": sample.source, "split": _scalar(sample.listed[0].get("split")) if sample.listed else None,
-        "width": width, "height": height, "status": status, **{key: _scalar(meta.get(key)) for key in options.fields}}
-    if options.store == "bytes" and sample.data is not None:
+        "width": width, "height": height, "status": "duplicate_key" if again else status,
+        **{key: said if key == TURNS else _scalar(meta.get(key)) for key in options.columns}}
+    if sample.data is not None and (options.store == "bytes" or sample.path is None):
         row["bytes"] = sample.data
-    else:
+    elif sample.path is not None:
         row |= {"uri": str(sample.path.resolve()), "offset": sample.offset, "length": sample.length}
+    else:
+        row["length"] = sample.length
     return row, [key for key in (*options.captions, *options.fields) if meta.get(key) is not None]
 
 
@@ -236,7 +325,8 @@ def _captions_of(sample: Sample, meta: dict[str, Any], options: _Options) -> lis
 
 def _by_key(row: dict[str, Any], options: _Options, language: str) -> list[tuple[str, str]]:
     named = options.captions or [key for key in CAPTION_KEYS if row.get(key) is not None][:1]
-    return [caption for key in named for caption in _texts(row.get(key), language)]
+    return [caption for key in named for caption in _texts(
+        answers(row[key]) if key == TURNS and row.get(key) is not None else row.get(key), language)]
 
 
 def _texts(value: Any, language: str) -> list[tuple[str, str]]:
@@ -263,7 +353,7 @@ def _scalar(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         text = value
     else:
-        text = json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value, ensure_ascii=False, default=str)
     try:
         return None if text is None else text.encode().decode()
     except UnicodeEncodeError:

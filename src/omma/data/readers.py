@@ -1,12 +1,13 @@
 """What lies in a folder or a WebDataset tar: samples of one picture and the texts beside it. Nothing is ever unpacked.
 
 A tar is indexed by its headers, then read in order; members that are links or devices, or whose names are absolute or
-climb out by "..", are left alone. What could not be used is told in `problems`, not raised: one bad shard of a thousand
-is no reason to stop.
+climb out by "..", are left alone. A tar in a tar is read where it lies. What could not be used is told in `problems`,
+not raised: one bad shard of a thousand is no reason to stop.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -23,6 +24,8 @@ from typing import Any
 
 PICTURE_SUFFIXES = {"png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif"}
 TEXT_SUFFIXES = {"json", "txt"}
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+DEPTH = 3                                                 # tars in tars in tars: deeper is an accident or an attack
 LISTINGS = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file", "file_name", "image")
 MAX_TEXT = 1 << 20                                        # bytes; a longer text beside a picture is no caption
@@ -30,20 +33,45 @@ MAX_TEXT = 1 << 20                                        # bytes; a longer text
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture as found. data is None when the file is larger than the reader's limit or can't be read."""
+    """One picture as found. data is None when the file is larger than the reader's limit or can't be read.
+
+    path, offset, length: where the bytes lie; path is None where nothing can point to them, as in a Parquet page.
+    listed: what a listing says of it, a row a caption. bad_text: a text of it was no text.
+    """
 
     key: str
     source: str
-    path: Path
+    path: Path | None
     offset: int
     length: int
     data: bytes | None
     json: bytes | None = None
     txt: bytes | None = None
     listed: tuple[dict[str, Any], ...] = ()
+    bad_text: bool = False
 
 
-Problems = list[str]                                      # what was left out, and why: lines for people
+class Problems(list[str]):
+    """What went wrong while reading, in lines for people. left_out: reason -> number of samples that make no row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left_out: Counter[str] = Counter()
+        self._often: dict[str, tuple[int, str]] = {}
+
+    def note(self, what: str, example: str) -> None:
+        """One of what may be thousands: `lines` has their number and the first as an example."""
+        number, first = self._often.get(what, (0, example))
+        self._often[what] = number + 1, first
+
+    def lines(self) -> list[str]:
+        found = [*self, *(f"{number} {what}, such as {first}" for what, (number, first) in self._often.items())]
+        return [line.encode("utf-8", "backslashreplace").decode() for line in found]
+
+    def leave_out(self, reason: str, number: int, line: str) -> None:
+        if number:
+            self.left_out[reason] += number
+            self.append(line)
 
 
 def read_folder(folder: Path, max_bytes: int, problems: Problems) -> Iterator[Sample]:
@@ -59,10 +87,10 @@ def read_folder(folder: Path, max_bytes: int, problems: Problems) -> Iterator[Sa
             stem, _, suffix = name.rpartition(".")
             if not stem or name.startswith(".") or suffix.lower() not in PICTURE_SUFFIXES:
                 continue
-            texts = {kind: _read_file(here / f"{stem}.{kind}", MAX_TEXT + 1, problems)[0]
+            texts = {kind: read_file(here / f"{stem}.{kind}", MAX_TEXT + 1, problems)[0]
                      for kind in TEXT_SUFFIXES if f"{stem}.{kind}" in present}
             path = here / name
-            data, size = _read_file(path, max_bytes, problems)
+            data, size = read_file(path, max_bytes, problems)
             key = _readable(path.relative_to(folder).as_posix())
             rows = tuple(listed.pop(os.path.normpath(path), ()))
             yield Sample(key, folder.name, path, 0, size, data, texts.get("json"), texts.get("txt"), rows)
@@ -70,7 +98,7 @@ def read_folder(folder: Path, max_bytes: int, problems: Problems) -> Iterator[Sa
         problems.append(f"{len(listed)} files of a listing are not there, such as {next(iter(listed))}")
 
 
-def _read_file(path: Path, most: int, problems: Problems) -> tuple[bytes | None, int]:
+def read_file(path: Path, most: int, problems: Problems) -> tuple[bytes | None, int]:
     """(bytes, size); bytes are None for a picture above most, and a text is cut there."""
     try:
         size = path.stat().st_size
@@ -79,6 +107,27 @@ def _read_file(path: Path, most: int, problems: Problems) -> tuple[bytes | None,
     except OSError as error:
         problems.append(f"{path} can't be read: {error.strerror}")
         return None, 0
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the pictures lie that a listing names: below root, and nothing else on this machine."""
+
+    root: Path
+
+    def sample(self, name: Any, key: str, source: str, rows: tuple[dict[str, Any], ...], max_bytes: int,
+               problems: Problems, bad_text: bool = False) -> Sample:
+        """The picture called name with what is listed of it. One that isn't there is a sample of no bytes, and told."""
+        path = self.root / name if isinstance(name, str) and name and "\0" not in name else None
+        if path is not None and self.root.resolve() not in path.resolve().parents:
+            problems.note(f"files lie outside {self.root} and are not read", str(name))
+            path = None
+        if path is None or not path.is_file():
+            if path is not None:
+                problems.note(f"files are not there in {self.root}", str(name))
+            return Sample(key, source, path, 0, 0, b"", listed=rows, bad_text=bad_text)
+        data, size = read_file(path, max_bytes, problems)
+        return Sample(key, source, path, 0, size, data, listed=rows, bad_text=bad_text)
 
 
 def _read_listing(path: Path, listed: dict[str, list[dict[str, Any]]], problems: Problems) -> None:
@@ -116,29 +165,92 @@ class _Group:
 def read_tar(path: Path, max_bytes: int, problems: Problems) -> Iterator[Sample]:
     """The samples of a WebDataset tar (also gzipped): members of one name up to the last dot, one of them a picture.
 
-    A key that comes twice gives two samples. Of a tar that is cut off or damaged, the complete samples are given.
+    Tars in the tar follow, each as if it lay beside the others. A key that comes twice gives two samples. Of a tar that
+    is cut off or damaged, the complete samples are given.
     """
-    packed = path.suffix in (".gz", ".tgz")
-    with gzip.open(path) if packed else open(path, "rb") as file:
-        groups = _index(file, None if packed else path.stat().st_size, path, problems)
-        alone = [group.key for group in groups if "picture" not in group.slots]
-        if alone:
-            problems.append(f"{path.name}: {len(alone)} samples have no picture, such as {alone[0]}")
-        groups = [group for group in groups if "picture" in group.slots]
-        for group in sorted(groups, key=lambda group: group.slots["picture"][0]):
-            found: dict[str, bytes | None] = {}
-            for slot, (offset, length) in sorted(group.slots.items(), key=lambda item: item[1]):
-                file.seek(offset)
-                found[slot] = file.read(min(length, MAX_TEXT + 1)) if slot != "picture" else (
-                    file.read(length) if length <= max_bytes else None)
-            offset, length = group.slots["picture"]
-            yield Sample(group.key, path.name, path, offset, length, found["picture"], found.get("json"),
-                         found.get("txt"))
+    with _opened(path.name, open(path, "rb")) as file:
+        yield from _read_tar(file, path.name, None if is_packed(path.name) else path, 0, max_bytes, problems, 1)
 
 
-def _index(file: Any, total: int | None, path: Path, problems: Problems) -> list[_Group]:
-    """The groups of a tar from its headers. total: bytes of the file; None when it is packed and can't be known."""
+def is_packed(name: str) -> bool:
+    return name.endswith((".gz", ".tgz"))
+
+
+@contextlib.contextmanager
+def _opened(name: str, file: Any) -> Iterator[Any]:
+    with file:
+        if not is_packed(name):
+            yield file
+        else:
+            with gzip.open(file) as unpacked:
+                yield unpacked
+
+
+def _read_tar(file: Any, name: str, path: Path | None, start: int, max_bytes: int, problems: Problems,
+              depth: int) -> Iterator[Sample]:
+    """path, start: the file that holds the tar's bytes as they are and where in it they begin, None in packed ones."""
+    total = file.seek(0, io.SEEK_END) if path is not None else None
+    file.seek(0)
+    groups, shards = _index(file, total, name, problems)
+    alone = [group.key for group in groups if "picture" not in group.slots]
+    problems.leave_out("no picture", len(alone),
+                       f"{name}: {len(alone)} samples have no picture, such as {next(iter(alone), '')}")
+    groups = [group for group in groups if "picture" in group.slots]
+    for group in sorted(groups, key=lambda group: group.slots["picture"][0]):
+        found: dict[str, bytes | None] = {}
+        for slot, (offset, length) in sorted(group.slots.items(), key=lambda item: item[1]):
+            file.seek(offset)
+            found[slot] = file.read(min(length, MAX_TEXT + 1)) if slot != "picture" else (
+                file.read(length) if length <= max_bytes else None)
+        offset, length = group.slots["picture"]
+        yield Sample(group.key, name, path, start + offset, length, found["picture"], found.get("json"),
+                     found.get("txt"))
+    if shards and depth == DEPTH:
+        problems.append(f"{name}: {len(shards)} tars lie more than {DEPTH} deep and are not read")
+        return
+    for shard, (offset, length) in shards.items():
+        inner = shard.rpartition("/")[2]
+        whole = path is not None and not is_packed(inner)
+        if path is None:                                  # going back in a packed file means unpacking it once more
+            file.seek(offset)
+            window: Any = io.BytesIO(file.read(length))
+        else:
+            window = io.BufferedReader(_Window(file, offset, length))
+        with _opened(inner, window) as tar:
+            yield from _read_tar(tar, inner, path if whole else None, start + offset if whole else 0, max_bytes,
+                                 problems, depth + 1)
+
+
+class _Window(io.RawIOBase):
+    """length bytes of a file from start, as a file of its own; nothing is copied."""
+
+    def __init__(self, file: Any, start: int, length: int):
+        self._file, self._start, self._length, self._at = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._start + self._at)
+        data = self._file.read(max(0, min(len(buffer), self._length - self._at)))
+        buffer[:len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _index(file: Any, total: int | None, name: str,
+           problems: Problems) -> tuple[list[_Group], dict[str, tuple[int, int]]]:
+    """The groups of a tar and the tars in it, from its headers. total: bytes of the file; None when it is packed and
+    can't be known."""
     groups: dict[str, list[_Group]] = {}
+    shards: dict[str, tuple[int, int]] = {}
     count = skipped = 0
     broken = ""
     group = None
@@ -147,11 +259,15 @@ def _index(file: Any, total: int | None, path: Path, problems: Problems) -> list
             for member in tar:
                 count += 1
                 group = None
-                name = _member_name(member)
-                if name is None:
+                plain = _member_name(member)
+                if plain is None:
                     skipped += not member.isdir()
                     continue
-                key, _, suffix = name.rpartition(".")
+                if plain.endswith(SHARD_SUFFIXES):
+                    ends = member.size if total is None else min(member.size, total - member.offset_data)
+                    shards[plain] = member.offset_data, ends
+                    continue
+                key, _, suffix = plain.rpartition(".")
                 suffix = suffix.lower()
                 slot = "picture" if suffix in PICTURE_SUFFIXES else suffix
                 if not key or (slot != "picture" and slot not in TEXT_SUFFIXES):
@@ -173,11 +289,11 @@ def _index(file: Any, total: int | None, path: Path, problems: Problems) -> list
     samples = [group for of_key in groups.values() for group in of_key]
     if broken:
         samples = _without_cut_off(samples)
-        problems.append(f"{path.name} is cut off or damaged after {count} members ({broken}): "
+        problems.append(f"{name} is cut off or damaged after {count} members ({broken}): "
                         f"{sum('picture' in group.slots for group in samples)} complete samples are kept")
     if skipped:
-        problems.append(f"{path.name}: {skipped} links, devices and members with unsafe names are left out")
-    return samples
+        problems.append(f"{name}: {skipped} links, devices and members with unsafe names are left out")
+    return samples, shards
 
 
 def _without_cut_off(samples: list[_Group]) -> list[_Group]:
