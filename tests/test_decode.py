@@ -1,5 +1,6 @@
 """Decoding good pictures: the pixels a person would see, whatever the depth, mode, alpha, orientation or frames."""
 
+import errno
 import io
 import pickle
 import struct
@@ -173,6 +174,16 @@ def test_a_row_is_opened_from_its_bytes_its_file_or_a_part_of_a_file(tmp_path):
 def test_a_file_that_is_gone_is_the_tables_error_and_not_a_bad_picture(tmp_path):
     with pytest.raises(ValueError, match=r"picture 'p7' is in .*gone.png, which can't be read .*put the file back"):
         open_picture({"id": "p7", "uri": "gone.png"}, tmp_path)
+
+
+def test_too_many_open_files_are_no_fault_of_the_table(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    (tmp_path / "a.png").write_bytes(encoded(PICTURE))
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(OSError, match="Too many open files"):
+        open_picture({"uri": "a.png"}, tmp_path)
 
 
 def test_what_is_decoded_can_be_sent_to_another_process():

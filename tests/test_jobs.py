@@ -1,5 +1,6 @@
 """Jobs: a column is computed once, stale results are never mixed in, and a bad row costs that row."""
 
+import errno
 import functools
 import importlib
 import os
@@ -147,10 +148,16 @@ def test_a_result_made_from_other_rows_is_not_taken_for_this_tables(table, tmp_p
 
 
 def test_a_damaged_result_is_computed_again(table):
-    report = run(table, op())
-    table.sidecar_path("n", report.fingerprint, table.chunks[2]).write_bytes(b"PAR1 no more")
-    assert run(table, op()).chunks_done == 1
-    assert column(table) == [2 * i for i in range(35)]
+    path = table.sidecar_path("n", run(table, op()).fingerprint, table.chunks[2])
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    damage = [b"", b"PAR1 no more", whole[:-1], whole[: len(whole) // 2]]
+    damage += [whole[:at] + bytes(8) + whole[at + 8:] for at in range(footer, footer + 40, 8)]
+    for data in damage:
+        path.write_bytes(data)
+        assert run(table, op()).chunks_done == 1
+        assert column(table) == [2 * i for i in range(35)]
+        assert path.read_bytes() == whole
 
 
 def test_the_fingerprint_follows_what_the_code_uses_and_not_where_it_stands(table, tmp_path, monkeypatch):
@@ -209,6 +216,21 @@ def test_an_op_that_always_raises_is_stopped_in_its_first_chunk(table):
     with pytest.raises(ValueError, match=r"4 rows, where 3 are allowed: p0: KeyError: 'colour', p1: KeyError"):
         run(table, op(broken), max_error_rate=0.1)
     assert len(calls) < 15
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
+def test_what_the_machine_ran_out_of_is_no_rows_fault_and_leaves_no_null(table, number):
+    def once(batch):
+        calls.append(batch.num_rows)
+        if len(calls) == 2:
+            raise OSError(number, os.strerror(number))
+        return batch["width"]
+
+    with pytest.raises(OSError, match=os.strerror(number)):
+        run(table, op(once), max_error_rate=1.0)
+    assert calls == [10, 10]
+    report = run(table, op(once), max_error_rate=1.0)
+    assert (report.chunks_done, report.failed_rows, column(table)) == (3, 0, list(range(35)))
 
 
 @pytest.mark.parametrize(("function", "message"), [

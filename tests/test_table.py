@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import pickle
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -354,6 +355,16 @@ def test_two_writers_that_opened_the_same_state_lose_nothing_of_each_other(table
     assert "n" in table.columns
     with pytest.raises(ValueError, match=r"duplicate ids in .*: theirs"):
         table.append([{"id": "theirs"}])
+
+
+def test_a_table_that_was_removed_and_made_again_is_searched_anew(table):
+    assert names(table.take(["p3"])) == ["p3"]
+    shutil.rmtree(table.uri)
+    Table.create(table.uri).append({"id": f"q{i}", "width": 100 + i} for i in range(40))
+    table.refresh()
+    assert table.take(["q3"], ["width"])["width"].to_pylist() == [103]
+    with pytest.raises(ValueError, match="1 of 1 ids are not in"):
+        table.take(["p3"])
 
 
 def append_many(uri, name):

@@ -11,6 +11,7 @@ called one by one, so what a host program set in Pillow, such as `Image.MAX_IMAG
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import threading
@@ -149,7 +150,8 @@ def open_picture(row: Mapping[str, Any] | bytes, root: Path | None = None, limit
                  target: int | None = None) -> Decoded:
     """The picture of a table's row: its bytes, or the file at its uri (from offset, length bytes; relative to root).
 
-    Raises ValueError when the row names a file that can't be read: then the table is wrong, not the picture.
+    Raises ValueError when the row names a file that can't be read: then the table is wrong, not the picture; OSError
+    when too many files are open, which says nothing about either.
     """
     if isinstance(row, bytes):
         return decode(row, limits, target)
@@ -168,6 +170,8 @@ def _fetch(row: Mapping[str, Any], root: Path | None) -> bytes:
             length = row.get("length")
             return file.read(-1 if length is None else length)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         raise ValueError(f"picture {row.get('id')!r} is in {path}, which can't be read ({error.strerror}); "
                          "put the file back, or ingest again with the bytes stored in the table") from None
 

@@ -12,6 +12,7 @@ from. So a restart is a list of files: what is missing or was made from somethin
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
 import json
@@ -33,6 +34,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from omma.table import Chunk, Table, digest, some
+
+# errors of the machine, not of a row: the next row fares no better, and all rows fare well when it is mended
+MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,8 @@ class _Worker:
         try:
             values = self.op.run(batch, *self.state)
         except Exception as error:                        # whatever an op raises on a bad row is that row's failure
+            if isinstance(error, OSError) and error.errno in MACHINE:
+                raise
             if batch.num_rows > 1:
                 half = batch.num_rows // 2
                 return (self._guarded(batch.slice(0, half), ids.slice(0, half), failures)

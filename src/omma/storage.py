@@ -4,6 +4,8 @@ schema, and the index that finds a row by its id."""
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +27,9 @@ DEFAULTS = {"media": "image", "status": "ok"}
 CHUNK_BYTES = 256 << 20  # a chunk closes early at this size: it must fit in memory
 GROUP_BYTES = 4 << 20  # Parquet row groups of about this size: what `take` reads for a row
 LEFT_OVER = 3600  # seconds; an unfinished file this old belongs to a dead process
+WHAT_TO_DO = {
+    errno.ENOSPC: "make room", errno.EACCES: "write where you may", errno.EROFS: "write where that is possible",
+    errno.EMFILE: "close files or raise the limit (ulimit -n)", errno.EFBIG: "raise the limit (ulimit -f)"}
 
 
 def digest(*parts: bytes | str | pa.Buffer) -> str:
@@ -38,35 +43,73 @@ def digest(*parts: bytes | str | pa.Buffer) -> str:
 
 
 def publish(path: Path, data: bytes | pa.Buffer) -> None:
-    """Write data to path so that a reader sees all of it or none of it, also after a crash."""
+    """Write data to path so that a reader sees all of it or none of it, also after a crash.
+
+    Raises OSError, with path and what to do, when the disk is full, say; path is then as it was.
+    """
     tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    with writing_to(path), _folder(path.parent) as names:  # opened first: after the rename nothing may run out
+        try:
+            with open(tmp, "wb") as file:
+                file.write(memoryview(data))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(tmp, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                tmp.unlink(missing_ok=True)
+            raise
+        names.sync()
+
+
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """An OSError inside is raised again with path and the next step; a write that fails by itself names neither."""
     try:
-        with open(tmp, "wb") as file:
-            file.write(memoryview(data))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    except BaseException:
-        tmp.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        yield
+    except OSError as error:
+        todo = WHAT_TO_DO.get(error.errno or 0, "mend that")
+        raise OSError(error.errno, f"{error.strerror or error}; {todo} and run it again: what was written before is "
+                                   "kept", str(path)) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in folder durable; a rename alone may be lost with the power."""
+class _Names:
+    """The names in a folder, which are durable only when synced: a rename alone may be lost with the power."""
+
+    def __init__(self, handle: int | None):
+        self.handle = handle
+
+    def sync(self) -> None:
+        if self.handle is not None:
+            os.fsync(self.handle)
+
+
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[_Names]:
     if os.name == "nt":                                   # a folder can't be opened there
+        yield _Names(None)
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        yield _Names(handle)
     finally:
         os.close(handle)
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in folder durable."""
+    with _folder(folder) as names:
+        names.sync()
+
+
 def make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        sync_folder(folder.parent)
+    """Make folder and those above it that are missing, durably. Raises OSError with its name and what to do."""
+    missing = [place for place in (folder, *folder.parents) if not place.is_dir()]
+    if missing:
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for place in missing:
+                sync_folder(place.parent)
 
 
 def sweep(folder: Path) -> None:

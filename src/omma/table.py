@@ -44,8 +44,10 @@ from omma.storage import (
     read_parquet,
     some,
     sweep,
+    sync_folder,
     to_parquet,
     unpack,
+    writing_to,
 )
 from omma.where import Predicate, no_column, parse
 
@@ -82,8 +84,8 @@ class Table:
 
     def __init__(self, uri: str | Path, manifest: dict[str, Any]):
         self.uri = Path(uri)
-        self._use(manifest)
         self._rows = RowIndex()
+        self._use(manifest)
 
     def __getstate__(self) -> dict[str, Any]:             # a worker process works on the very snapshot it was handed
         return {"uri": self.uri, "manifest": self._manifest}
@@ -119,6 +121,8 @@ class Table:
             schema = schema.append(field)
         make_folder(uri / "base")
         with _writing(uri):
+            sync_folder(uri)                              # a killed process may have made them and not come to this
+            sync_folder(uri.parent)
             if (uri / "manifest.json").exists():
                 raise ValueError(f"there is a table at {uri} already; open it with Table.open, or choose another place")
             publish_manifest(uri, {"kind": kind, "chunk_rows": chunk_rows, "schema": pack(schema), "chunks": [],
@@ -136,9 +140,12 @@ class Table:
         return self
 
     def _use(self, manifest: dict[str, Any]) -> None:
+        before = getattr(self, "_chunks", [])
         self._manifest = manifest
         self._base = unpack(manifest["schema"])
         self._chunks = [Chunk(*entry) for entry in manifest["chunks"]]
+        if self._chunks[: len(before)] != before:         # it was removed and made again meanwhile
+            self._rows = RowIndex()
         self._added = {name: unpack(entry["arrow"]).field(0) for name, entry in manifest["columns"].items()}
 
     @contextlib.contextmanager
@@ -208,6 +215,7 @@ class Table:
         added = 0
         with self._commit() as manifest:
             sweep(self.uri / "base")
+            sweep(self.uri)
             index, self._rows = self._index(), RowIndex()            # put back only once all went well
             for block in blocks(rows, self._base, self._manifest["chunk_rows"], self.uri):
                 self._check_ids(block["id"].to_pylist(), index)
@@ -303,13 +311,20 @@ class Table:
     def sidecar_note(self, name: str, fingerprint: str, chunk: Chunk,
                      needs: Sequence[str] = ()) -> dict[str, Any] | None:
         """The note of a chunk's result, None when there is none or it was made from other rows."""
+        path = self.sidecar_path(name, fingerprint, chunk)
         try:
-            metadata = pq.read_schema(self.sidecar_path(name, fingerprint, chunk)).metadata or {}
-        except (FileNotFoundError, pa.ArrowInvalid):      # absent, or damaged on the disk: to be computed
+            metadata = pq.read_schema(path).metadata or {}
+            if metadata[b"inputs"].decode() != self.input_key(chunk, needs):
+                return None
+            return json.loads(metadata[b"note"])
+        except FileNotFoundError:
             return None
-        if metadata.get(b"inputs", b"").decode() != self.input_key(chunk, needs):
+        except OSError as error:
+            if error.errno is not None:                   # too many open files, no permission: it may be there
+                raise
+            return None                                   # damaged on the disk: to be computed again
+        except (pa.ArrowException, ValueError, KeyError):
             return None
-        return json.loads(metadata[b"note"])
 
     def commit_column(self, name: str, fingerprint: str, type: pa.DataType, *, needs: Sequence[str] = (),
                       info: dict[str, Any] | None = None, covers: int | None = None) -> list[Chunk]:
@@ -322,6 +337,9 @@ class Table:
             behind = [chunk for chunk in reach if self.sidecar_note(name, fingerprint, chunk, needs) is None]
             if not behind:
                 sweep(self.uri / "cols" / f"{quote(name, safe='')}@{fingerprint}")
+                if reach:                                 # the way to the files is durable before they are named
+                    sync_folder(self.uri / "cols")
+                    sync_folder(self.uri)
                 manifest["columns"][name] = {
                     "fingerprint": fingerprint, "arrow": pack(pa.schema([pa.field(name, type)])), "chunks": len(reach),
                     "created": round(time.time(), 3), "info": info or {}}
@@ -514,7 +532,9 @@ class View:
 @contextlib.contextmanager
 def _writing(uri: Path) -> Iterator[None]:
     """Writers take turns. The lock dies with its process, so there is nothing to clean up after kill -9."""
-    with open(uri / ".lock", "a") as lock:
+    with writing_to(uri):
+        lock = open(uri / ".lock", "a")  # noqa: SIM115
+    with lock:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
