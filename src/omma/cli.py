@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -109,6 +110,8 @@ def scenes(
     colour: Annotated[list[str] | None, typer.Option(help="A colour to draw with, of all; may be repeated.")] = None,
     split_design: Annotated[str, typer.Option(help="How train and test differ: iid, cogent, ...; see the page.")] = "",
     secret_file: Annotated[Path | None, typer.Option(help="File whose text is the seed of the design fresh.")] = None,
+    together: Annotated[list[str] | None, typer.Option(help="Kinds in company: cup,ball,0.9; repeatable.")] = None,
+    export: Annotated[list[str] | None, typer.Option(help="Also write OUT/mmvp, mmvp-vlm, pope or nlvr2.")] = None,
     seed: Seed = 0,
     workers: Workers = 1,
     as_json: Json = False,
@@ -121,10 +124,14 @@ def scenes(
     omma scenes scenes/train --pictures 5000 --pairs 200
     omma scenes scenes/test --pictures 500 --pairs 50 --seed 1 --split test
     omma scenes scenes/unseen --pairs 400 --split-design cogent --split test
+    omma scenes scenes/bench --pairs 15 --export mmvp --export mmvp-vlm --export pope
     """
+    from omma.scenes.export import LAYOUTS, export_scenes
     from omma.scenes.sources import write_scenes
 
     with working(as_json):
+        if unknown := [name for name in export or () if name not in LAYOUTS]:
+            raise ValueError(f"no layout {unknown[0]!r}; there are {', '.join(LAYOUTS)}")
         drawn, items = write_scenes(
             out,
             pictures=pictures,
@@ -136,14 +143,25 @@ def scenes(
             colours=tuple(colour or ()),
             split_design=split_design,
             secret=secret_file.read_text(encoding="utf-8").strip() if secret_file else None,
+            together=[company(text) for text in together or ()],
             workers=workers,
             progress=True,
         )
-    result = {
+        exported = {name: export_scenes(out, name) for name in export or ()}
+    result: dict[str, Any] = {
         "pictures": {"path": str(drawn.uri), "rows": drawn.num_rows},
         "items": {"path": str(items.uri), "rows": items.num_rows},
+        **exported,
     }
     answer(as_json, result, lambda: facts_table("scenes", result))
+
+
+def company(text: str) -> tuple[str, str, float]:
+    """ "cup,ball,0.9" -> two kinds and how often one brings the other."""
+    match text.split(","):
+        case [one, other, share] if re.fullmatch(r"[01]|0?\.\d+", share):
+            return one, other, float(share)
+    raise ValueError(f"--together {text!r}: write two kinds and a probability, as in cup,ball,0.9")
 
 
 @app.command()

@@ -187,13 +187,16 @@ GROUPED = tuple(kind.noun for kind in KINDS.values() if kind.group)
 class Cast:
     """The kinds and colours that may appear: everything, or a part of it for a smaller world or a held-out split.
 
-    Of the groups of equal things in a picture one has at least `least` members and none more than `most`.
+    Of the groups of equal things in a picture one has at least `least` members and none more than `most`. Each
+    (kind, other, share) in `together` makes the one stand beside the other more often than chance would have it: where
+    one of them appears among several things, it gets the other as company with this probability.
     """
 
     kinds: tuple[str, ...] = tuple(KINDS)
     colours: tuple[str, ...] = tuple(COLOURS)
     least: int = 1
     most: int = 4
+    together: tuple[tuple[str, str, float], ...] = ()
 
     @property
     def grouped(self) -> list[str]:
@@ -209,15 +212,22 @@ EVERYTHING = Cast()
 BY_ATTRIBUTE = ("orientation", "presence", "state", "structure", "text", "viewpoint")
 
 
-def cast(kinds: Sequence[str] = (), colours: Sequence[str] = ()) -> Cast:
+def cast(
+    kinds: Sequence[str] = (), colours: Sequence[str] = (), together: Sequence[tuple[str, str, float]] = ()
+) -> Cast:
     """The cast of these kinds and colours (none: all). ValueError for an unknown one, and for too few: every pattern
     needs a kind that shows it, and pairs need four kinds, two of them such that stand in groups, and four colours.
+    Also for company (`together`) of a kind that is not in the cast, and for a share outside 0 to 1.
     """
     for what, chosen, known in (("kind", kinds, KINDS), ("colour", colours, COLOURS)):
         if unknown := [name for name in chosen if name not in known]:
             raise ValueError(f"no {what} {unknown[0]!r}; there are {', '.join(known)}")
     listed = lambda chosen, known: tuple(name for name in known if not chosen or name in chosen)
-    made = Cast(listed(kinds, KINDS), listed(colours, COLOURS))
+    made = Cast(listed(kinds, KINDS), listed(colours, COLOURS), together=tuple(together))
+    for one, other, share in together:
+        if one == other or not {one, other} <= set(made.kinds) or not 0 <= share <= 1:
+            raise ValueError(f"together {one}, {other}, {share}: name two different kinds of "
+                             f"{', '.join(made.kinds)}, and a probability")  # fmt: skip
     lacking = [pattern for pattern in BY_ATTRIBUTE if not made.carriers(pattern)]
     if lacking:
         who = ", ".join(dict.fromkeys(kind for kind, _ in EVERYTHING.carriers(lacking[0])))

@@ -97,6 +97,7 @@ def write_scenes(
     colours: Sequence[str] = (),
     split_design: str = "",
     secret: str | None = None,
+    together: Sequence[tuple[str, str, float]] = (),
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -106,6 +107,9 @@ def write_scenes(
     plain pictures "statement" items whose texts are true of one picture and false of another.
 
     kinds, colours: what may appear (see kinds.py), all when empty; a smaller world is learned from fewer pictures.
+
+    together: kinds that stand in one picture more often than by chance, each with a probability (kinds.Cast); plain
+    pictures only.
 
     split_design: the design (splits.py) of which `split`, "train" or "test", is drawn; the sides are disjoint for all
     seeds. `fresh` has a test side only and takes, in place of the seed, a secret of 16 characters or more, by default
@@ -135,7 +139,7 @@ def write_scenes(
         key = secret_seed(secret)
         prefix = f"fresh-{public_name(key)}"
     patterns = made_for.patterns(split) if made_for else PATTERNS
-    who = cast(kinds, colours)
+    who = cast(kinds, colours, together)
     shared = Task(None, 0, 0, key, size, split, mode, check and pairs >= ENOUGH, pictures,
                   made_for.cast(split, who) if made_for else who, prefix, split_design)  # fmt: skip
     info = {"split_design": split_design, "side": split} if made_for else None

@@ -40,8 +40,12 @@ def reframe(text: str, *key: object) -> str:
     if text.endswith("?"):
         return rng.choice(QUESTION_FRAMES).format(text)
     core = OPENINGS.sub("", text)
-    clause = re.match(r"the .+? (is|has|says) ", core)
-    return rng.choice(CLAUSE_FRAMES if clause else NOUN_FRAMES).format(core)
+    return rng.choice(CLAUSE_FRAMES if is_clause(core) else NOUN_FRAMES).format(core)
+
+
+def is_clause(core: str) -> bool:
+    """Is this "the red cup is full" rather than "a full red cup"?"""
+    return re.match(r"the .+? (is|has|says) ", core) is not None
 
 
 def rename(text: str) -> str:

@@ -177,6 +177,19 @@ def assemble(rng: random.Random, things: list[Thing]) -> World | None:
     )
 
 
+def keep_company(rng: random.Random, things: list[Thing], one: str, other: str, share: float) -> None:
+    """Where one of two kinds stands among several things without the other, turn one of the rest into the other."""
+    kinds = {thing.kind for thing in things}
+    lacking = [kind for kind in (one, other) if kind not in kinds]
+    if len(things) < 2 or len(lacking) != 1 or rng.random() >= share:
+        return
+    present = one if lacking == [other] else other
+    alike = [i for i, thing in enumerate(things) if thing.kind == present]
+    kept = rng.choice(alike)
+    i = rng.choice([i for i in range(len(things)) if i != kept])
+    things[i] = replace(things[i], kind=lacking[0], attributes=sample_attributes(rng, lacking[0]))
+
+
 def sample_world(*key: object, cast: Cast = EVERYTHING) -> World:
     """A random world of one to four different things, or of one to two groups of equal things: a function of the
     key."""
@@ -198,5 +211,7 @@ def sample_world(*key: object, cast: Cast = EVERYTHING) -> World:
                 kind = rng.choice(cast.kinds)
                 colour = rng.choice(cast.colours)
                 things.append(Thing(kind, colour, 0, 0, radius, sample_attributes(rng, kind)))
+            for one, other, share in cast.together:
+                keep_company(rng, things, one, other, share)
         if world := assemble(rng, things):
             return world
