@@ -47,7 +47,7 @@ BESIDE_PUBLIC = {
         "omma.data.ingest",
         "omma.decode",
         "omma.scenes.sources",
-        "omma.scenes.export",
+        "omma.scenes.layouts",
         "omma.training.recipes",
         "omma.eval.report",
     },

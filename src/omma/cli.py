@@ -126,7 +126,7 @@ def scenes(
     omma scenes scenes/unseen --pairs 400 --split-design cogent --split test
     omma scenes scenes/bench --pairs 15 --export mmvp --export mmvp-vlm --export pope
     """
-    from omma.scenes.export import LAYOUTS, export_scenes
+    from omma.scenes.layouts import LAYOUTS, export_scenes
     from omma.scenes.sources import write_scenes
 
     with working(as_json):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omma.scenes.export import LAYOUTS, export_scenes
+from omma.scenes.layouts import LAYOUTS, export_scenes
 from omma.scenes.kinds import EVERYTHING, PATTERNS, cast
 from omma.scenes.sources import write_scenes
 from omma.scenes.world import sample_world
