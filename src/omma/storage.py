@@ -98,7 +98,7 @@ def _folder(folder: Path) -> Iterator[_Names]:
 
 def sync_folder(folder: Path) -> None:
     """Make the names in folder durable."""
-    with _folder(folder) as names:
+    with writing_to(folder), _folder(folder) as names:
         names.sync()
 
 
@@ -108,8 +108,8 @@ def make_folder(folder: Path) -> None:
     if missing:
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for place in missing:
-                sync_folder(place.parent)
+        for place in missing:
+            sync_folder(place.parent)
 
 
 def sweep(folder: Path) -> None:

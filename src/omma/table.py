@@ -122,7 +122,8 @@ class Table:
         make_folder(uri / "base")
         with _writing(uri):
             sync_folder(uri)                              # a killed process may have made them and not come to this
-            sync_folder(uri.parent)
+            with contextlib.suppress(PermissionError):    # a folder may be entered by those who can't list it
+                sync_folder(uri.parent)
             if (uri / "manifest.json").exists():
                 raise ValueError(f"there is a table at {uri} already; open it with Table.open, or choose another place")
             publish_manifest(uri, {"kind": kind, "chunk_rows": chunk_rows, "schema": pack(schema), "chunks": [],

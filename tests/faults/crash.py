@@ -11,6 +11,7 @@ the action has returned. What the disk then looks like:
 
 import builtins
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from omma.jobs import Op, run
 from omma.table import Table
@@ -58,6 +60,34 @@ def job(uri: Path) -> None:
 
 ACTIONS: dict[str, Callable[[Path], None]] = {
     "create": create, "append": append, "add_column": add_column, "replace_column": replace_column, "job": job}
+
+
+def start(place: Path, action: str) -> Path:
+    """The table to which the action will be done; none for one that makes it."""
+    if action != "create":
+        table = Table.create(place, chunk_rows=ROWS)
+        table.append({"id": f"p{i}", "width": i} for i in range(2 * ROWS))
+        table.add_column("there", list(range(2 * ROWS)))
+    return place
+
+
+def state(uri: Path):
+    """All that a reader can see, None when there is no table."""
+    if not (uri / "manifest.json").exists():
+        with pytest.raises(ValueError, match="no table at"):
+            Table.open(uri)
+        return None
+    table = Table.open(uri)
+    return table.read().to_pylist(), table.schema.to_string(), table.chunks, table.info
+
+
+def files(uri: Path) -> dict[str, bytes]:
+    """Path -> bytes of all that the manifest names, and the manifest without the times in it."""
+    found = {str(path.relative_to(uri)): path.read_bytes() for path in uri.rglob("*.parquet")}
+    manifest = json.loads((uri / "manifest.json").read_bytes())
+    for column in manifest["columns"].values():
+        del column["created"]
+    return found | {"manifest": json.dumps({**manifest, "checksum": ""}).encode()}
 
 
 class Disk:
