@@ -46,8 +46,9 @@ BESIDE_PUBLIC = {
         "omma.config",
         "omma.data.ingest",
         "omma.decode",
-        "omma.scenes.sources",
         "omma.scenes.layouts",
+        "omma.scenes.looks",
+        "omma.scenes.sources",
         "omma.training.recipes",
         "omma.eval.report",
     },
@@ -56,6 +57,7 @@ BESIDE_PUBLIC = {
 ONLY_IN = {
     "transformers": {"omma.models.pretrained", "omma.models.vlm", "omma.sparse.patch"},
     "peft": {"omma.models.vlm"},
+    "lance": {"omma.data.export"},
 }
 NEVER = {"torchvision", "timm", "trl", "accelerate", "lightning", "pytorch_lightning"}
 

@@ -12,7 +12,7 @@ import omma
 from omma import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
-VERBS = ("demo", "scenes", "ingest", "embed", "search", "train", "eval", "show")
+VERBS = ("demo", "scenes", "ingest", "export", "embed", "search", "train", "eval", "show")
 
 
 def omma_says(capsys, *args) -> tuple[int, str, str]:
@@ -31,7 +31,7 @@ def test_help_is_quick_because_it_loads_no_torch_and_no_arrow():
 def test_help_names_every_verb_and_the_exit_codes(capsys):
     code, out, _ = omma_says(capsys, "--help")
     assert code == 0
-    assert [line.split()[0] for line in out.split("Commands:")[1].splitlines()[1:9]] == list(VERBS)
+    assert [line.split()[0] for line in out.split("Commands:")[1].splitlines()[1 : len(VERBS) + 1]] == list(VERBS)
     assert "2 bad usage or input" in " ".join(out.split())
 
 

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _MODULES equal
+    from omma.data.export import export
     from omma.data.ingest import ingest
     from omma.embedding import embed
     from omma.eval.run import Report, evaluate
@@ -28,6 +29,7 @@ __all__ = [
     "TrainConfig",
     "embed",
     "evaluate",
+    "export",
     "ingest",
     "load_encoder",
     "search",
@@ -44,6 +46,7 @@ _MODULES = {
     "VLM": "omma.models.pretrained",
     "embed": "omma.embedding",
     "evaluate": "omma.eval.run",
+    "export": "omma.data.export",
     "ingest": "omma.data.ingest",
     "load_encoder": "omma.models.pretrained",
     "search": "omma.retrieval.index",

@@ -60,6 +60,13 @@ class Format(StrEnum):
     folder = "folder"
 
 
+class Target(StrEnum):
+    webdataset = "webdataset"
+    hf = "hf"
+    parquet = "parquet"
+    lance = "lance"
+
+
 class Preset(StrEnum):
     full = "full"
     tiny = "tiny"
@@ -111,6 +118,7 @@ def scenes(
     split_design: Annotated[str, typer.Option(help="How train and test differ: iid, cogent, ...; see the page.")] = "",
     secret_file: Annotated[Path | None, typer.Option(help="File whose text is the seed of the design fresh.")] = None,
     together: Annotated[list[str] | None, typer.Option(help="Kinds in company: cup,ball,0.9; repeatable.")] = None,
+    look: Annotated[list[str] | None, typer.Option(help="style=sketch, clutter=2, noise=8, ...; repeatable.")] = None,
     export: Annotated[list[str] | None, typer.Option(help="Also write OUT/mmvp, mmvp-vlm, pope or nlvr2.")] = None,
     seed: Seed = 0,
     workers: Workers = 1,
@@ -127,6 +135,7 @@ def scenes(
     omma scenes scenes/bench --pairs 15 --export mmvp --export mmvp-vlm --export pope
     """
     from omma.scenes.layouts import LAYOUTS, export_scenes
+    from omma.scenes.looks import Look
     from omma.scenes.sources import write_scenes
 
     with working(as_json):
@@ -144,6 +153,7 @@ def scenes(
             split_design=split_design,
             secret=secret_file.read_text(encoding="utf-8").strip() if secret_file else None,
             together=[company(text) for text in together or ()],
+            look=Look.parse(dict(setting(text) for text in look or ())),
             workers=workers,
             progress=True,
         )
@@ -154,6 +164,14 @@ def scenes(
         **exported,
     }
     answer(as_json, result, lambda: facts_table("scenes", result))
+
+
+def setting(text: str) -> tuple[str, str]:
+    """ "noise=8" -> name and value."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--look {text!r}: write a name and a value, as in style=sketch")
+    return name, value
 
 
 def company(text: str) -> tuple[str, str, float]:
@@ -207,6 +225,28 @@ def ingest(
         counts = summary(table)
     result = {"table": str(table.uri), **counts}
     answer(as_json, result, lambda: facts_table("ingest", result))
+
+
+@app.command()
+def export(
+    table: Annotated[Path, typer.Argument(help="Table of pictures.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    to: Annotated[Target, typer.Option(help="Tars, a Hugging Face dataset folder, Parquet files, or Lance.")],
+    where: Where = None,
+    column: Annotated[list[str] | None, typer.Option(help="Column to write, of all; may be repeated.")] = None,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Close a file when its pictures have so many MB.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Write a table's pictures for other tools.
+
+    \b
+    omma export tables/holiday shards --to webdataset --where "status == 'ok'"
+    omma export tables/holiday saved --to hf
+    """
+    with working(as_json):
+        done = omma.export(table, out, to=to.value, where=where, columns=column, shard_bytes=shard_mb << 20)
+    result = dataclasses.asdict(done)
+    answer(as_json, result, lambda: facts_table("export", result))
 
 
 @app.command()
@@ -417,8 +457,8 @@ def first_line(function: Callable) -> str:
 def explain(error: BaseException) -> int:
     """Print the error for the person it concerns and give its exit code.
 
-    A ValueError that omma itself raised, or a missing file, is the user's to mend: the message and no traceback. A
-    ValueError out of a library is ours, and its traceback is what we need to see.
+    A ValueError that omma itself raised, an extra that isn't installed, or a missing file, is the user's to mend: the
+    message and no traceback. A ValueError out of a library is ours, and its traceback is what we need to see.
     """
     loop = sys.modules.get("omma.training.loop")
     if loop is not None and isinstance(error, loop.NonFiniteLoss):
@@ -427,7 +467,7 @@ def explain(error: BaseException) -> int:
     if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
         print(f"omma: {error.strerror}: {error.filename}" if error.filename else f"omma: {error}", file=sys.stderr)
         return BAD_INPUT
-    if isinstance(error, ValueError) and raised_by_omma(error):
+    if isinstance(error, ValueError | ImportError) and raised_by_omma(error):  # ImportError: an extra to install
         print(f"omma: {error}", file=sys.stderr)
         return BAD_INPUT
     traceback.print_exception(error, file=sys.stderr)
