@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.data.ingest import ingest
     from omma.embedding import embed
     from omma.eval.run import Report, evaluate
+    from omma.folder import Fit, fit
     from omma.models.pretrained import VLM, Encoder, load_encoder
     from omma.retrieval.index import Hit, search
     from omma.table import Table
@@ -23,6 +24,7 @@ __all__ = [
     "VLM",
     "Checkpoint",
     "Encoder",
+    "Fit",
     "Hit",
     "Report",
     "Table",
@@ -30,6 +32,7 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "fit",
     "ingest",
     "load_encoder",
     "search",
@@ -39,6 +42,7 @@ __all__ = [
 _MODULES = {
     "Checkpoint": "omma.training.checkpoint",
     "Encoder": "omma.models.pretrained",
+    "Fit": "omma.folder",
     "Hit": "omma.retrieval.index",
     "Report": "omma.eval.run",
     "Table": "omma.table",
@@ -47,6 +51,7 @@ _MODULES = {
     "embed": "omma.embedding",
     "evaluate": "omma.eval.run",
     "export": "omma.data.export",
+    "fit": "omma.folder",
     "ingest": "omma.data.ingest",
     "load_encoder": "omma.models.pretrained",
     "search": "omma.retrieval.index",

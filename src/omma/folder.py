@@ -1,0 +1,186 @@
+"""From a folder of pictures with captions to an eye trained on them: `omma train vlmo data=FOLDER`.
+
+Reads the pictures, holds some back so that no version of one stands on both sides, picks a size for the data and the
+machine, trains until the held-out pictures are found no better, measures on them, and writes a report. Everything goes
+into one folder; an interrupted fit goes on where it stopped.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+import omma
+from omma.config import apply
+from omma.data.split import HELD_OUT, TRAIN, Split, split
+from omma.decode import open_picture
+from omma.eval.report import write_html
+from omma.models.pretrained import VLMoEncoder, pick_device
+from omma.training.recipes import load_recipe
+
+FEWEST = 40        # usable pictures; with fewer there is nothing to measure on
+PASSES = 60        # over the training pictures, unless the held-out ones say that it is enough
+MOST_CPU, MOST_GPU = 400_000, 30_000_000   # samples: under an hour for a CPU of two cores
+CHECKED = 500      # held-out pictures that are searched during training
+PATIENCE = 5
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit left. checkpoint: the folder of the best one; report: the page; recall: of text to picture at 10."""
+
+    table: str
+    checkpoint: str
+    report: str
+    pictures: dict[str, int]
+    near_duplicates: int
+    step: int
+    recall_at_10: float
+    chance_at_10: float
+    next: str
+
+
+def fit(data: str | Path, out: str | Path = "runs/vlmo", *, changes: Sequence[str] = (), toml: str | Path | None = None,
+        device: str = "auto", resume: bool = False, progress: bool = True) -> Fit:  # fmt: skip
+    """Trains an eye on a folder of pictures with captions, a tar, or a table.
+
+    changes: key=value pairs over the settings that are chosen (`omma.TrainConfig`); toml: a file of such. resume: go on
+    where the fit in `out` stopped. Raises ValueError for data that cannot be trained on, and when `out` holds
+    something and resume is not asked for.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise ValueError(f"there is something at {out} already. Continue it with --resume, or give another out=FOLDER")
+    say = Console(file=sys.stderr, quiet=not progress, highlight=False)
+    out.mkdir(parents=True, exist_ok=True)
+    table = find_table(Path(data), out, say, progress)
+    sides = split(table, progress=progress)
+    tell_split(say, sides)
+    usable = sum(sides.pictures.values())
+    if usable < FEWEST:
+        raise ValueError(f"{usable} usable pictures with captions in {data} ({sides.unusable} left out); an eye takes "
+                         f"{FEWEST} to train and be measured. Look at them: omma show {table.uri}")  # fmt: skip
+    config = choose(sides.pictures[TRAIN], typical_side(table), pick_device(device).type)
+    config = apply(config, [f"data={table.uri}", f"out={out / 'run'}", f"device={device}", *changes], toml=toml)
+    say.print(f"width {config.model.hidden_size}, {config.model.num_layers} layers, {config.model.image_size} px, "
+              f"at most {config.steps} steps of {config.batch_size}")  # fmt: skip
+    best = omma.train(config, evaluate=finds(table), resume=resume, progress=progress)
+    held_out = table.select(f"fold == '{HELD_OUT}'")
+    encoder = omma.load_encoder(best.path, device=device)
+    report = omma.evaluate(encoder, "retrieval", data=held_out, out=out / "reports" / "retrieval", progress=progress)
+    page = write_html(out / "report.html", runs=[report], training=[("vlmo", best.metrics_path)], pictures=held_out)
+    recall = report.metrics["scores"]["itc"]["model"]
+    place, eye = quote(str(table.uri)), quote(str(best.path))
+    return Fit(
+        table=str(table.uri),
+        checkpoint=str(best.path),
+        report=str(page),
+        pictures=sides.pictures,
+        near_duplicates=sides.together,
+        step=best.step,
+        recall_at_10=recall["t2i"]["recall@10"]["value"],
+        chance_at_10=recall["t2i"]["recall@10"]["chance"],
+        next=f"omma embed {place} --encoder {eye} && "
+        f"omma search {place} {quote(first_caption(held_out))} --encoder {eye}",
+    )
+
+
+def find_table(data: Path, out: Path, say: Console, progress: bool) -> Any:
+    """The table of pictures at `data`, or one made of the pictures there."""
+    if (data / "manifest.json").exists():
+        return omma.Table.open(data)
+    if (out / "table" / "manifest.json").exists():  # an earlier part of this fit
+        return omma.Table.open(out / "table")
+    if not data.exists():
+        raise ValueError(f"no data at {data}: give a folder of pictures with captions beside them, a .tar, or a table")
+    say.print(f"reading {data}")
+    return omma.ingest(data, out / "table", progress=progress)
+
+
+def tell_split(say: Console, sides: Split) -> None:
+    say.print(f"{sides.pictures[TRAIN]} pictures to train on, {sides.pictures[HELD_OUT]} held out; "
+              f"{sides.together} are near-duplicates or minimal pairs and stay together ({sides.families} families); "
+              f"{sides.unusable} can't be used")  # fmt: skip
+
+
+def typical_side(table: Any, sample: int = 200) -> float:
+    """The median of the shorter sides, in pixels, of the first usable pictures."""
+    sides: list[int] = []
+    for record in table.scan(["id", "bytes", "uri", "offset", "length"], where="fold is not None"):
+        for row in pa.Table.from_batches([record]).to_pylist():
+            image = open_picture(row, Path(table.uri)).image
+            sides += [min(image.size)] if image else []
+            if len(sides) == sample:
+                return float(np.median(sides))
+    return float(np.median(sides))
+
+
+def choose(pictures: int, side: float, device: str) -> omma.TrainConfig:
+    """Settings for so many training pictures of so many pixels on a device ("cpu", "cuda", "mps").
+
+    Stage 3 from random weights. Small data gets the small model, since a larger one would learn it by heart; a CPU
+    gets no more pixels than it can train on in an hour, and no picture is enlarged for it.
+    """
+    cpu = device == "cpu"
+    if cpu or pictures < 20_000:
+        width, layers, heads, size = (128, 4, 2, 96) if pictures < 20_000 else (192, 6, 3, 128)
+    elif pictures < 500_000:
+        width, layers, heads, size = 384, 12, 6, 160
+    else:
+        width, layers, heads, size = 768, 12, 12, 224
+    patch = 8 if side <= 72 else 16
+    size = 64 if side <= 72 else size
+    batch = min(64 if cpu else 256, pictures // 2 * 2)
+    steps = max(100, min(pictures * PASSES, MOST_CPU if cpu else MOST_GPU) // batch)
+    every = max(20, steps // 25)
+    return apply(
+        load_recipe("vlmo-nano-vl"),
+        [
+            "recipe=vlmo", f"dataset.where=fold == '{TRAIN}'",
+            f"model.hidden_size={width}", f"model.num_layers={layers}", f"model.num_heads={heads}",
+            f"model.image_size={size}", f"model.patch_size={patch}",
+            f"batch_size={batch}", f"steps={steps}", f"warmup={min(100, steps // 10)}",
+            f"eval_every={every}", f"save_every={every}", "monitor=mrr", f"patience={PATIENCE}",
+        ],
+    )  # fmt: skip
+
+
+def finds(table: Any) -> Any:
+    """The evaluation during training: how well held-out pictures and captions find each other.
+
+    Mean reciprocal rank, both ways, of a picture among up to CHECKED and its first caption; a tie counts half. It
+    changes smoothly where recall jumps.
+    """
+    rows = [row for record in table.scan(["id", "bytes", "uri", "offset", "length", "captions"],
+                                         where=f"fold == '{HELD_OUT}'")
+            for row in pa.Table.from_batches([record]).to_pylist()]  # fmt: skip
+    rows = rows[:: -(-len(rows) // CHECKED)]
+    images = [image for row in rows if (image := open_picture(row, Path(table.uri)).image)]
+    texts = [row["captions"][0]["text"] for row in rows]
+
+    def evaluate(model: Any, processor: Any) -> dict[str, float]:
+        encoder = VLMoEncoder(model, processor, "vlmo", device=next(model.parameters()).device.type)
+        return {"mrr": mean_reciprocal_rank(encoder.encode_image(images) @ encoder.encode_text(texts).T, texts)}
+
+    return evaluate
+
+
+def mean_reciprocal_rank(scores: np.ndarray, texts: Sequence[str]) -> float:
+    """scores: (n, n), pictures by captions, matching on the diagonal. Equal captions never compete."""
+    words = np.unique(np.asarray(texts), return_inverse=True)[1]
+    rival = words[:, None] != words[None]
+    right = np.diag(scores)
+    ranks = []
+    for s, own in ((scores, right[:, None]), (scores.T, right[:, None])):
+        ranks.append(1 + (rival & (s > own)).sum(axis=1) + 0.5 * (rival & (s == own)).sum(axis=1))
+    return float(np.mean([1 / rank for rank in ranks]))
+
+
+def first_caption(view: Any) -> str:
+    return next(iter(view.scan(columns=["captions"])))["captions"][0].as_py()[0]["text"]
