@@ -118,6 +118,7 @@ def scenes(
     split_design: Annotated[str, typer.Option(help="How train and test differ: iid, cogent, ...; see the page.")] = "",
     secret_file: Annotated[Path | None, typer.Option(help="File whose text is the seed of the design fresh.")] = None,
     together: Annotated[list[str] | None, typer.Option(help="Kinds in company: cup,ball,0.9; repeatable.")] = None,
+    look: Annotated[list[str] | None, typer.Option(help="style=sketch, clutter=2, noise=8, ...; repeatable.")] = None,
     export: Annotated[list[str] | None, typer.Option(help="Also write OUT/mmvp, mmvp-vlm, pope or nlvr2.")] = None,
     seed: Seed = 0,
     workers: Workers = 1,
@@ -134,6 +135,7 @@ def scenes(
     omma scenes scenes/bench --pairs 15 --export mmvp --export mmvp-vlm --export pope
     """
     from omma.scenes.layouts import LAYOUTS, export_scenes
+    from omma.scenes.looks import Look
     from omma.scenes.sources import write_scenes
 
     with working(as_json):
@@ -151,6 +153,7 @@ def scenes(
             split_design=split_design,
             secret=secret_file.read_text(encoding="utf-8").strip() if secret_file else None,
             together=[company(text) for text in together or ()],
+            look=Look.parse(dict(setting(text) for text in look or ())),
             workers=workers,
             progress=True,
         )
@@ -161,6 +164,14 @@ def scenes(
         **exported,
     }
     answer(as_json, result, lambda: facts_table("scenes", result))
+
+
+def setting(text: str) -> tuple[str, str]:
+    """ "noise=8" -> name and value."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--look {text!r}: write a name and a value, as in style=sketch")
+    return name, value
 
 
 def company(text: str) -> tuple[str, str, float]:

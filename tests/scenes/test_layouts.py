@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omma.scenes.layouts import LAYOUTS, export_scenes
 from omma.scenes.kinds import EVERYTHING, PATTERNS, cast
+from omma.scenes.layouts import LAYOUTS, export_scenes
 from omma.scenes.sources import write_scenes
 from omma.scenes.world import sample_world
 from omma.table import Table

@@ -67,7 +67,7 @@ def test_training_still_shows_every_kind_colour_value_and_relation(name):
             assert {(attribute, v) for v in spec.values} <= values
 
 
-@pytest.mark.parametrize("name", ["iid", "template", "synonym", "fresh", "scale", "pattern-out:text"])
+@pytest.mark.parametrize("name", ["iid", "template", "synonym", "style", "fresh", "scale", "pattern-out:text"])
 def test_where_content_does_not_decide_the_hash_of_the_world_does(name):
     for side in ("train", "test"):
         assert {hashed(world) for world in worlds(name, side, 40)} == {side}

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from omma.scenes.kinds import COLOURS, KINDS
+from omma.scenes.looks import FLAT, Look, scatter, stylise
 from omma.scenes.pen import Pen
 from omma.scenes.shapes import SHAPES
 from omma.scenes.world import World
@@ -25,17 +26,20 @@ def part_code(kind: str, attribute: str) -> int:
 
 
 def draw(
-    world: World, size: int = 128, picture: bool = True, ids: bool = True
+    world: World, size: int = 128, picture: bool = True, ids: bool = True, look: Look = FLAT
 ) -> tuple[Image.Image | None, Image.Image | None]:
     """The picture (RGB) and the id mask (mode L, nearest sample) in one go; what is not asked for is None."""
     if size < 32:
         raise ValueError(f"a scene of {size} pixels shows nothing; the least size is 32")
     wide = size * SUPERSAMPLE
     canvas = Image.new("RGB", (wide, wide), world.backdrop.sky) if picture else None
-    mask = Image.new("L", (wide, wide)) if ids else None
+    styled = picture and look.style != "flat"
+    mask = Image.new("L", (wide, wide)) if ids or styled else None
     paint, mark = ImageDraw.Draw(canvas) if canvas else None, ImageDraw.Draw(mask) if mask else None
     if paint:
         paint.rectangle((0, round(world.backdrop.horizon * wide), wide, wide), fill=world.backdrop.ground)
+        if look.clutter:
+            scatter(paint, world.backdrop, wide, look.clutter)
     line = 2 * round(wide / 128) + 1
     for i in world.order:
         thing = world.things[i]
@@ -51,16 +55,18 @@ def draw(
             codes,
         )
         SHAPES[thing.kind](pen, dict(thing.attributes).get)
+    if canvas and mask and styled:
+        canvas = stylise(canvas, mask, world, look.style)
     if canvas:
         canvas = canvas.reduce(SUPERSAMPLE)
-    if mask:
+    if mask and ids:
         mask = mask.resize((size, size), Image.Resampling.NEAREST)
-    return canvas, mask
+    return canvas, mask if ids else None
 
 
-def render(world: World, size: int = 128) -> Image.Image:
-    """An RGB picture of size x size pixels."""
-    picture, _ = draw(world, size, ids=False)
+def render(world: World, size: int = 128, look: Look = FLAT) -> Image.Image:
+    """An RGB picture of size x size pixels, before any harm is done to it (looks.degrade)."""
+    picture, _ = draw(world, size, ids=False, look=look)
     assert picture is not None
     return picture
 

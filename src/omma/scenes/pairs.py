@@ -7,9 +7,10 @@ its carrier, and every text is true as often as false: a model without the pictu
 Thrush et al. 2022).
 """
 
+import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,13 @@ from omma.scenes.drafts import DRAFTS, Draft
 from omma.scenes.draw import THINGS, draw, part_code
 from omma.scenes.kinds import COLOURS, EVERYTHING, KINDS, PATTERNS, Cast
 from omma.scenes.language import MOST_WORDS, Known, holds
+from omma.scenes.looks import FLAT, Look
+from omma.scenes.pen import TURNS
 from omma.scenes.world import World, facts, generator, name
 
 VISIBLE = 12  # least pixels of the edited part in a picture of 128 x 128, in both pictures
 MODES = ("swap", "single")
+REACH = 1.4  # radii at most from the centre of a thing to its outermost part
 PATIENCE = 5000  # drafts that are tried where only some are admitted
 
 
@@ -60,6 +64,7 @@ def make_pair(
     size: int = 128,
     mode: str = "swap",
     cast: Cast = EVERYTHING,
+    look: Look = FLAT,
     admit: Callable[[Draft], Draft | None] | None = None,
 ) -> tuple[Pair, tuple[Image.Image, Image.Image]]:
     """One checked pair and its two pictures. What fails a check is drawn anew, from the next key.
@@ -75,7 +80,7 @@ def make_pair(
         draft = DRAFTS[pattern](rng, mode == "swap", cast)
         if draft and admit:
             draft = admit(draft)
-        if draft and (done := _finish(rng, draft, pattern, size, mode)):
+        if draft and (done := _finish(rng, draft, pattern, size, mode, look)):
             return done
     if admit:
         raise ValueError(
@@ -104,7 +109,7 @@ def check_facts(draft: Draft, mode: str) -> None:
 
 
 def _finish(
-    rng: random.Random, draft: Draft, pattern: str, size: int, mode: str
+    rng: random.Random, draft: Draft, pattern: str, size: int, mode: str, look: Look
 ) -> tuple[Pair, tuple[Image.Image, Image.Image]] | None:
     """Check a draft against facts and pixels, give its members their roles by lot, and measure it; None rejects it."""
     check_facts(draft, mode)
@@ -119,14 +124,14 @@ def _finish(
     kept = list(dict.fromkeys(kept))
     if len(kept) < 3 or kept[0][0] != draft.claims_a[0].text:
         return None
-    drawn = [draw(world, size) for world in (draft.a, draft.b)]
+    drawn = [draw(world, size, look=look) for world in (draft.a, draft.b)]
     pictures = [np.asarray(picture, np.int16) for picture, _ in drawn]
     masks = [np.asarray(mask) for _, mask in drawn]
     least = VISIBLE * (size / 128) ** 2
     object_px = min(int((m % THINGS == i + 1).sum()) for m in masks for i in draft.edited)
     # In a swap one of the carriers shows the part in each picture; a single carrier shows it in one of the two.
     part_px = (min if mode == "swap" else max)(_part_pixels(draft, m) for m in masks)
-    changed = (np.abs(pictures[0] - pictures[1]) > 0).any(axis=2)
+    changed: np.ndarray = (pictures[0] != pictures[1]).any(axis=2)
     outside = ~_boxes(draft, masks, margin=3)
     if part_px < least or changed.sum() < least or (changed & outside).any():
         return None
@@ -140,6 +145,16 @@ def _finish(
         "margin": None if draft.margin is None else round(float(draft.margin), 4),
         "text_px": _text_height(draft, size) if draft.words else None,
         "num_words": len(kept[0][0].split()),
+        "part_patches": _patches(changed),
+        "angle": _angle(draft, pattern),
+        "occlusion": round(max(_occlusions(draft, size)), 4),
+        "distractors": len(draft.a.things) - len(draft.edited),
+        "same_kind": _similar(draft, "kind"),
+        "same_colour": _similar(draft, "colour"),
+        "object_size": round(min(draft.a.things[i].size for i in draft.edited), 4),
+        "size": size,
+        "words": "plain",
+        **asdict(look),
     }
     roles = [0, 1]
     rng.shuffle(roles)
@@ -165,6 +180,44 @@ def _part_pixels(draft: Draft, mask: np.ndarray) -> int:
         code = i + 1 + THINGS * part_code(draft.a.things[i].kind, draft.part)
         counts.append(int((mask == code).sum() if draft.part else (mask % THINGS == i + 1).sum()))
     return max(counts) if draft.part else min(counts)
+
+
+def _patches(changed: np.ndarray, side: int = 16) -> int:
+    """Patches of 16 x 16 pixels in which the two pictures differ."""
+    rows, columns = np.nonzero(changed)
+    return len(set(zip((rows // side).tolist(), (columns // side).tolist(), strict=True)))
+
+
+def _angle(draft: Draft, pattern: str) -> int | None:
+    """Degrees between the two directions of an orientation pair: 90 or 180."""
+    if pattern != "orientation":
+        return None
+    (predicate,) = draft.predicates
+    before, after = (TURNS[world.things[draft.edited[0]].get(predicate) or "right"] for world in (draft.a, draft.b))
+    return 90 * min((before - after) % 4, (after - before) % 4)
+
+
+def _similar(draft: Draft, what: str) -> int:
+    """Things that are not edited, but share the kind or colour of one that is."""
+    edited = {getattr(draft.a.things[i], what) for i in draft.edited}
+    return sum(getattr(t, what) in edited for i, t in enumerate(draft.a.things) if i not in draft.edited)
+
+
+def occlusion(world: World, index: int, size: int = 128) -> float:
+    """Share of a thing's pixels that others hide, by id masks with and without them."""
+    thing = world.things[index]
+    near = lambda o: math.hypot(o.x - thing.x, o.y - thing.y) < REACH * (o.size + thing.size)
+    if not any(near(other) for i, other in enumerate(world.things) if i != index):
+        return 0.0
+    _, alone = draw(replace(world, things=(thing,), order=(0,)), size, picture=False)
+    _, among = draw(world, size, picture=False)
+    whole = int((np.asarray(alone) % THINGS > 0).sum())
+    return 1 - int((np.asarray(among) % THINGS == index + 1).sum()) / whole if whole else 0.0
+
+
+def _occlusions(draft: Draft, size: int) -> Iterator[float]:
+    for world in (draft.a, draft.b):
+        yield from (occlusion(world, i, size) for i in draft.edited if i < len(world.things))
 
 
 def _boxes(draft: Draft, masks: list[np.ndarray], margin: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from omma.jobs import progress_bar
 from omma.scenes.draw import png, render
 from omma.scenes.kinds import PATTERNS, Cast, cast
 from omma.scenes.language import Claim, Known, captions, claims, holds, named
+from omma.scenes.looks import FLAT, Look, degrade
 from omma.scenes.pairs import MODES, Pair, make_pair
 from omma.scenes.probes import ENOUGH, check_balance, probe_features, statistics
 from omma.scenes.splits import Design, check_side, design, public_name, secret_seed
@@ -40,6 +41,21 @@ KNOBS = pa.struct(
         ("margin", pa.float32()),  # position: distance in canvas widths; quantity: difference of the counts
         ("text_px", pa.int32()),  # height of the letters
         ("num_words", pa.int32()),  # of the statement
+        ("part_patches", pa.int32()),  # patches of 16 x 16 pixels that differ
+        ("angle", pa.int32()),  # orientation: degrees between the two directions
+        ("occlusion", pa.float32()),  # share of an edited thing's pixels that others hide
+        ("distractors", pa.int32()),  # things that are not edited
+        ("same_kind", pa.int32()),  # of them those like an edited one
+        ("same_colour", pa.int32()),
+        ("object_size", pa.float32()),  # least radius of an edited thing, as a share of the canvas
+        ("size", pa.int32()),  # of the canvas in pixels
+        ("words", pa.string()),  # plain | template | synonym
+        ("style", pa.string()),  # and the rest of its look, see looks.py
+        ("clutter", pa.int32()),
+        ("noise", pa.float32()),
+        ("blur", pa.float32()),
+        ("jpeg", pa.int32()),
+        ("downscale", pa.int32()),
     ]
 )
 ITEM_COLUMNS = pa.schema([("knobs", KNOBS)])
@@ -63,6 +79,11 @@ class Task:
     cast: Cast
     prefix: str  # of all ids
     split_design: str  # "" for none; a name, as functions don't travel to another process
+    look: Look
+
+    def look_of(self, *key: object) -> Look:
+        """How the pictures of one unit look; the design may have styles of its own."""
+        return self.design.look(self.split, self.look, *key) if self.design else self.look
 
     @property
     def design(self) -> Design | None:
@@ -98,6 +119,7 @@ def write_scenes(
     split_design: str = "",
     secret: str | None = None,
     together: Sequence[tuple[str, str, float]] = (),
+    look: Look = FLAT,
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -107,6 +129,8 @@ def write_scenes(
     plain pictures "statement" items whose texts are true of one picture and false of another.
 
     kinds, colours: what may appear (see kinds.py), all when empty; a smaller world is learned from fewer pictures.
+
+    look: style, clutter and harm (looks.py); the checks of a pair are made before any harm is done to its pictures.
 
     together: kinds that stand in one picture more often than by chance, each with a probability (kinds.Cast); plain
     pictures only.
@@ -141,7 +165,7 @@ def write_scenes(
     patterns = made_for.patterns(split) if made_for else PATTERNS
     who = cast(kinds, colours, together)
     shared = Task(None, 0, 0, key, size, split, mode, check and pairs >= ENOUGH, pictures,
-                  made_for.cast(split, who) if made_for else who, prefix, split_design)  # fmt: skip
+                  made_for.cast(split, who) if made_for else who, prefix, split_design, look)  # fmt: skip
     info = {"split_design": split_design, "side": split} if made_for else None
     out = Path(out)
     tables: list[Table] = []  # what this call made, and takes away again when it fails
@@ -249,9 +273,11 @@ def _plain(made: Made, task: Task, unit: int) -> None:
     ids = [f"{task.prefix}-{i:06d}" for i in numbers]
     for id_, number, world in zip(ids, numbers, worlds, strict=True):
         texts = captions(world, task.seed, number)
+        look = task.look_of(unit)
+        image = degrade(render(world, task.size, look), look, task.seed, number)
         if task.wording:  # of the worlds drawn only such are kept that can be told in other words
             texts = reworded(task.wording, texts, task.seed, number) or []
-        made.pictures.append(_picture(task, id_, world, png(render(world, task.size)), texts, None))
+        made.pictures.append(_picture(task, id_, world, png(image), texts, None))
     if unit % 2 or len(numbers) < 2:
         return
     known = [Known(facts(world)) for world in worlds]
@@ -282,7 +308,8 @@ def _world(task: Task, number: int) -> World:
 
 def _checked_pair(task: Task, pattern: str, number: int) -> tuple[Pair, tuple[Image.Image, Image.Image]]:
     """The pair of this number, on its side of the split and in the words of that side."""
-    common = {"size": task.size, "mode": task.mode, "cast": task.cast}
+    look = task.look_of(pattern, number)
+    common: dict[str, Any] = {"size": task.size, "mode": task.mode, "cast": task.cast, "look": look}
     if not (design := task.design):
         return make_pair(pattern, task.seed, number, **common)
     admit = partial(design.admit, task.split)
@@ -303,6 +330,8 @@ def _pair(made: Made, task: Task, pattern: str, number: int) -> None:
     group = f"{task.prefix}-{pattern}-{number:05d}"
     ids = [f"{group}-a", f"{group}-b"]
     told = (pair.captions_a, pair.captions_b)
+    look = task.look_of(pattern, number)
+    images = [degrade(image, look, task.seed, pattern, number) for image in images]
     for id_, world, image, texts in zip(ids, (pair.a, pair.b), images, told, strict=True):
         data = png(image)
         made.pictures.append(_picture(task, id_, world, data, list(texts), group))

@@ -18,6 +18,7 @@ from hashlib import blake2b
 
 from omma.scenes.drafts import Draft
 from omma.scenes.kinds import COLOURS, KINDS, PATTERNS, Cast
+from omma.scenes.looks import STYLES, Look
 from omma.scenes.world import World, relation, sample_world
 
 SIDES = ("train", "test")
@@ -123,6 +124,12 @@ class Design:
             return world
         return replace(world, things=tuple(replace(t, size=round(SHRUNK * t.size, 4)) for t in world.things))
 
+    def look(self, side: str, look: Look, *key: object) -> Look:
+        """How one unit looks: `style` tests each on a style that it draws by lot, and trains on flat ones."""
+        if self.name != "style":
+            return look
+        return replace(look, style="flat" if side == "train" else STYLES[1 + lot("style", *key) % (len(STYLES) - 1)])
+
     def admits(self, side: str, world: World, of: Sequence[int] | None = None) -> bool:
         """Does the world lie on this side? of: the edited things, which on the test side have to show what is new."""
         if self.name == "scale" and (extent(world) >= SMALLEST) != (side == "train"):
@@ -165,6 +172,7 @@ DESIGNS = {
         Design("count", "six to eight where training had up to five", group_sizes, count, test_patterns=("quantity",)),
         Design("template", "sentences in other frames", wording="template"),
         Design("synonym", "other words for the same things", wording="synonym"),
+        Design("style", "shaded, outlined and sketched pictures where training had flat ones"),
         Design("scale", "things of half the size"),
         Design("fresh", "worlds from a secret seed, which no training can have used"),
     )

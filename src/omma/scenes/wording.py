@@ -79,4 +79,5 @@ def reworded_pair(how: str, pair: Pair, *key: object) -> Pair | None:
     return replace(
         pair, captions_a=tuple(a), captions_b=tuple(b), statement_a=a[0], statement_b=b[0], question=question[0],
         options=options, answer_a=same(pair.answer_a), answer_b=same(pair.answer_b),
+        knobs=pair.knobs | {"words": how, "num_words": len(a[0].split())},
     )  # fmt: skip
