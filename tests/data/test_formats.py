@@ -378,6 +378,45 @@ def test_a_known_id_with_another_picture_is_another_row_once(tmp_path):
     assert len(ingest(two, tmp_path / "out")) == 2
 
 
+@pytest.mark.parametrize("store", ["bytes", "reference"])
+def test_a_picture_that_was_missing_and_has_come_is_a_row_that_can_be_used(tmp_path, store):
+    place = write(tmp_path, {"list.csv": "url,file\nhttps://x.example/1,a.png\nhttps://x.example/2,b.png\n",
+                             "a.png": picture(1)}) / "list.csv"
+    assert statuses(ingest(place, tmp_path / "out", store=store)) == {"a.png": "ok", "b.png": "empty"}
+    write(tmp_path, {"b.png": picture(2)})
+    for new in (1, 0):
+        table = ingest(place, tmp_path / "out", store=store)
+        assert statuses(table) == {"a.png": "ok", "b.png": "empty", "b.png#2": "ok"}
+        assert summary(table)["new"] == new
+
+
+def test_another_conversation_about_a_known_picture_is_added(tmp_path):
+    first = {"id": "x", "image": "a.png", "conversations": TURNS[:2]}
+    place = llava(tmp_path, [first])
+    ingest(place, tmp_path / "out")
+    place.write_text(json.dumps([first, {**first, "conversations": TURNS[2:]}, {**first, "conversations": 5}]))
+    for new in (2, 0):
+        table = ingest(place, tmp_path / "out")
+        assert table.read(["id", "conversations"]).to_pylist() == [
+            {"id": "x", "conversations": TURNS[:2]}, {"id": "x#2", "conversations": TURNS[2:]},
+            {"id": "x#3", "conversations": None}]
+        assert (summary(table)["new"], summary(table)["known"]) == (new, 3 - new)
+
+
+def test_lists_and_columns_that_have_grown_add_their_new_rows(tmp_path):
+    place = coco(tmp_path)
+    ingest(place, tmp_path / "coco")
+    content = json.loads(place.read_text())
+    write(tmp_path / "val", {"c.png": picture(3)})
+    place.write_text(json.dumps({**content, "images": [{"id": 1, "file_name": "c.png"}, *content["images"]]}))
+    assert [*statuses(ingest(place, tmp_path / "coco"))] == ["7", "9", "1"]
+    for number in (2, 3):
+        pq.write_table(pa.table({"image": [picture(i) for i in range(number)]}), tmp_path / "a.parquet")
+        table = ingest(tmp_path / "a.parquet", tmp_path / "rows")
+    assert [*statuses(table)] == ["a-000000", "a-000001", "a-000002"]
+    assert (summary(table)["new"], summary(table)["known"]) == (1, 2)
+
+
 def test_other_keys_or_another_store_do_not_fit_a_table_that_is_there(tmp_path):
     source = write(tmp_path / "photos", {"a.png": picture(1)})
     ingest(source, tmp_path / "out")

@@ -24,10 +24,14 @@ ANSWERING = ("gpt", "assistant", "model", "bot", "chatgpt")   # who speaks in th
 GUESS = 20                                                # entries to look at when a folder of pictures is looked for
 
 
-@functools.lru_cache(maxsize=1)                           # recognised first, then read: parsed once
 def load_json(path: Path) -> Any:
     """What the .json or .jsonl at path holds, None when it is no JSON. Bytes that are no UTF-8 become lone surrogates,
     so they spoil the text they stand in and no other."""
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)                           # recognised first, then read: parsed once
+def _parsed(path: Path, changed: int) -> Any:
     text = _decoded(path.read_bytes())
     try:
         if path.suffix == ".jsonl":
@@ -41,6 +45,13 @@ def _decoded(raw: bytes) -> str:
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return raw.decode("utf-16", "replace")
     return raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+
+
+def _taken(path: Path) -> Any:
+    """As `load_json`, and it is kept in memory no longer than its reader needs it."""
+    content = load_json(path)
+    _parsed.cache_clear()
+    return content
 
 
 def shelf(place: Path, images: Path | None, names: Sequence[Any]) -> Shelf:
@@ -67,7 +78,7 @@ def is_coco(content: Any) -> bool:
 
 def read_coco(place: Path, images: Path | None, max_bytes: int, problems: Problems) -> Iterator[Sample]:
     """One sample an image of the list, with the captions of its annotations in their order. key: the image's id."""
-    content = load_json(place)
+    content = _taken(place)
     pictures = [entry for entry in content["images"] if isinstance(entry, dict) and entry.get("id") is not None]
     wrong = len(content["images"]) - len(pictures)
     problems.leave_out("no picture", wrong, f"{place.name}: {wrong} images have no id")
@@ -117,7 +128,7 @@ def answers(value: Any) -> list[str]:
 
 def read_llava(place: Path, images: Path | None, max_bytes: int, problems: Problems) -> Iterator[Sample]:
     """One sample an entry with one picture; key: its id, else the file's name and the entry's number."""
-    content = load_json(place)
+    content = _taken(place)
     shelved = shelf(place, images, [_only(entry.get("image")) for entry in content if isinstance(entry, dict)])
     without = several = 0
     for number, entry in enumerate(content):

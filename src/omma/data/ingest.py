@@ -11,6 +11,7 @@ are in `omma.data.formats`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import itertools
@@ -75,9 +76,9 @@ def ingest(source: str | Path | Sequence[str | Path], out: str | Path, *, format
     A picture that can't be used keeps its row with a status (`omma.decode`; empty for a file that isn't there); one
     whose text can't be read has bad_text. An id that comes again gets "#2", "#3" and the status duplicate_key.
 
-    When out is a table made by ingest from the same keys, samples whose id and picture are in it are known and left as
-    they are; the others are added, all at once. Raises ValueError when there is nothing to read at source, its format
-    is not known, or something else is at out.
+    When out is a table made by ingest from the same keys, samples whose id and picture (and conversation) are in it are
+    known and left as they are; the others are added, all at once. Raises ValueError when there is nothing to read at
+    source, its format is not known, or something else is at out.
     """
     if store not in STORES:
         raise ValueError(f"store={store!r}; a table stores {' or '.join(map(repr, STORES))}")
@@ -132,7 +133,7 @@ def _fill(table: Table, sources: list[Source], options: _Options, split: str,
     with progress_bar(table.uri.name.removeprefix(".").removesuffix(".part"), "pictures", progress) as advance:
         samples = itertools.chain.from_iterable(
             source.samples(options.limits.max_bytes, problems) for source in sources)
-        rows = _rows(_identified(samples, known, counts, problems), options, workers)
+        rows = _rows(_identified(samples, known, options.columns, counts, problems), options, workers)
         table.append(_finished(rows, split, split_of, seen, advance))
     if not counts["new"] and not counts["known"]:
         raise ValueError(f"no pictures in {some([source.place for source in sources])}. {' '.join(problems.lines())}")
@@ -186,25 +187,36 @@ def _places(source: str | Path | Sequence[str | Path]) -> list[Path]:
     return places
 
 
-def _known(table: Table) -> dict[str, str]:
-    """id -> what tells its picture from another, for the rows that are there already."""
-    columns = ["id", "bytes", "uri", "offset", "length"]
-    return {row["id"]: _mark(row["bytes"], row["uri"], row["offset"], row["length"])
-            for batch in table.scan(columns, batch_rows=BATCH) for row in batch.to_pylist()}
+@dataclass(frozen=True)
+class _Known:
+    """What tells a row that is there from another of its id. empty: its picture was missing, so it may still come."""
+
+    mark: str
+    empty: bool
 
 
-def _mark(data: bytes | None, uri: str | None, offset: int | None, length: int | None) -> str:
-    return digest(data) if data is not None else f"{uri} {offset} {length}"
+def _known(table: Table) -> dict[str, _Known]:
+    columns = ["id", "bytes", "uri", "offset", "length", "status"]
+    said = [TURNS] if TURNS in table.columns else []
+    return {row["id"]: _Known(_mark(row["bytes"], row["uri"], row["offset"], row["length"], row.get(TURNS)),
+                              row["status"] == "empty")
+            for batch in table.scan([*columns, *said], batch_rows=BATCH) for row in batch.to_pylist()}
 
 
-def _identified(samples: Iterator[Sample], known: dict[str, str], counts: Counter[str],
+def _mark(data: bytes | None, uri: str | None, offset: int | None, length: int | None, said: Any) -> str:
+    """Of the picture, and of what is said about it: one picture can have many conversations under one id."""
+    return f"{digest(data) if data is not None else f'{uri} {offset} {length}'} {json.dumps(said)}"
+
+
+def _identified(samples: Iterator[Sample], known: dict[str, _Known], columns: tuple[str, ...], counts: Counter[str],
                 problems: Problems) -> Iterator[Named]:
     """One id a sample, and only the samples that are not known. The same key with another picture is another row."""
     taken: set[str] = set()
     for sample in samples:
-        name, number = _name_of(sample), 1
-        key = name
-        while key in taken or (key in known and known[key] not in _marks(sample)):
+        name, number, again = _name_of(sample), 1, False
+        key, marks = name, _marks(sample, TURNS in columns) if known else ()
+        while key in taken or (key in known and known[key].mark not in marks):
+            again |= key in taken or not known[key].empty
             number += 1
             key = f"{name}#{number}"
         taken.add(key)
@@ -212,16 +224,21 @@ def _identified(samples: Iterator[Sample], known: dict[str, str], counts: Counte
             counts["known"] += 1
             continue
         counts["new"] += 1
-        if number > 1:
+        if again:
             problems.note("keys came before", name)
-        yield sample, key, number > 1
+        yield sample, key, again
 
 
-def _marks(sample: Sample) -> tuple[str, str]:
+def _marks(sample: Sample, with_turns: bool) -> tuple[str, str]:
     """As `_mark` of its row, whether that stores the bytes or refers to them."""
     uri = None if sample.path is None else str(sample.path.resolve())
     offset = None if sample.path is None else sample.offset
-    return _mark(sample.data, uri, offset, sample.length), _mark(None, uri, offset, sample.length)
+    said = None
+    if with_turns:
+        with contextlib.suppress(ValueError):             # then its row has null
+            value = _meta(sample)[0].get(TURNS)
+            said = None if value is None else turns(value)
+    return _mark(sample.data, uri, offset, sample.length, said), _mark(None, uri, offset, sample.length, said)
 
 
 def _rows(samples: Iterator[Named], options: _Options, workers: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
