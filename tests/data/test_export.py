@@ -128,6 +128,17 @@ def test_what_was_exported_is_ingested_back_with_the_same_bytes_captions_and_sta
 
 
 @pytest.mark.parametrize("to", [name for name in TARGETS if name != "lance"])
+def test_conversations_go_out_and_come_back(tmp_path, to):
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A cat."}]
+    entries = [{"id": "x", "image": "a.png", "conversations": turns}]
+    write(tmp_path, {"a.png": picture(1), "chat.json": json.dumps(entries)})
+    export(ingest(tmp_path / "chat.json", tmp_path / "table"), tmp_path / "out", to=to)
+    back = ingest(tmp_path / "out", tmp_path / "back", fields="conversations", captions="conversations")
+    assert back.read(["id", "conversations"]).to_pylist() == [{"id": "x", "conversations": turns}]
+    assert spoken(back) == {"x": [("en", "A cat.")]}
+
+
+@pytest.mark.parametrize("to", [name for name in TARGETS if name != "lance"])
 def test_files_close_at_the_size_asked_for_and_together_hold_every_row_in_order(tmp_path, to):
     made = Table.create(tmp_path / "table")
     for start in range(0, 6, 2):

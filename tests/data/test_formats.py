@@ -1,5 +1,6 @@
 """Every kind of source becomes the table it says it is: recognised by looking, read row by row, counted to the last."""
 
+import gzip
 import io
 import json
 import os
@@ -200,6 +201,14 @@ def test_a_saved_data_set_that_is_cut_off_keeps_the_rows_before_the_cut(tmp_path
     assert f"{last.name} is damaged after 0 rows" in problems(table)
 
 
+def test_a_saved_data_set_without_its_list_of_files_is_an_error_and_a_state_of_something_else_is_none(tmp_path):
+    write(tmp_path / "run", {"state.json": '{"step": 3}', "a.png": picture(1)})
+    assert recognise(tmp_path / "run").format == "folder"
+    write(tmp_path / "saved", {"dataset_dict.json": '{"splits": ["train"]}'})
+    with pytest.raises(ValueError, match=r"train has no state.json that lists its Arrow files"):
+        ingest(tmp_path / "saved", tmp_path / "out")
+
+
 # ---- COCO captions
 
 def test_coco_gives_a_row_a_picture_with_all_its_captions_and_finds_the_folder_of_pictures(tmp_path):
@@ -329,6 +338,23 @@ def test_tars_in_a_tar_give_the_rows_that_they_give_side_by_side(tmp_path):
             file.seek(row["offset"])
             assert file.read(row["length"]) == whole["bytes"]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["1", "2", "3", "apart", "deep.tar", "pile.tar"]
+
+
+@pytest.mark.parametrize("packed", ["outer", "inner", "both"])
+def test_tars_in_a_tar_may_be_gzipped_and_then_their_pictures_are_stored(tmp_path, packed):
+    (tmp_path / "apart").mkdir()
+    apart = shards(tmp_path / "apart")
+    expected = ingest(tmp_path / "apart", tmp_path / "1").read().drop_columns("source")
+    inner = [(f"{path.name}.gz" if packed != "outer" else path.name,
+              gzip.compress(path.read_bytes()) if packed != "outer" else path.read_bytes()) for path in apart]
+    place = write_tar(tmp_path / "pile.tar", inner)
+    if packed != "inner":
+        (tmp_path / "pile.tar.gz").write_bytes(gzip.compress(place.read_bytes()))
+        place = tmp_path / "pile.tar.gz"
+    assert ingest(place, tmp_path / "2").read().drop_columns("source").equals(expected)
+    if packed == "inner":
+        referred = ingest(place, tmp_path / "3", store="reference").read()
+        assert referred["bytes"].to_pylist() == expected["bytes"].to_pylist()
 
 
 def test_a_pile_of_tars_cut_in_the_second_keeps_the_first_whole(tmp_path):

@@ -66,18 +66,28 @@ def parquet_files(place: Path) -> list[Path]:
 
 def saved_parts(place: Path) -> list[tuple[Path, str | None]]:
     """(Folder, split) of each data set that was saved at place; none when it is no such folder."""
-    if (place / "dataset_dict.json").is_file():
-        splits = json.loads((place / "dataset_dict.json").read_bytes())["splits"]
-        return [(place / name, name) for name in splits]
-    if (place / "state.json").is_file():
-        return [(place, json.loads((place / "state.json").read_bytes()).get("_split"))]
-    return []
+    splits = _object(place / "dataset_dict.json").get("splits")
+    if isinstance(splits, list):
+        return [(place / name, name) for name in splits if isinstance(name, str)]
+    state = _object(place / "state.json")
+    return [(place, state.get("_split"))] if "_data_files" in state else []
 
 
 def arrow_files(folder: Path) -> list[Path]:
     """The Arrow files of one saved data set, in order."""
-    state = json.loads((folder / "state.json").read_bytes())
-    return [folder / Path(entry["filename"]).name for entry in state["_data_files"]]
+    files = _object(folder / "state.json").get("_data_files")
+    if not isinstance(files, list) or not all(isinstance(entry, dict) and "filename" in entry for entry in files):
+        raise ValueError(f"{folder} has no state.json that lists its Arrow files; save the data set again")
+    return [folder / Path(entry["filename"]).name for entry in files]
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, an empty one when there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def schema_of(path: Path) -> pa.Schema:
@@ -123,10 +133,7 @@ def read_saved(place: Path, images: Path | None, wanted: Sequence[str], max_byte
 
 
 def _label_names(folder: Path) -> dict[str, list[str]]:
-    try:
-        features = json.loads((folder / "dataset_info.json").read_bytes()).get("features") or {}
-    except (OSError, ValueError):
-        return {}
+    features = _object(folder / "dataset_info.json").get("features") or {}
     return {name: feature["names"] for name, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")}
 

@@ -86,7 +86,8 @@ def _of_columns(name: str, place: Path, files: list[Path],
             continue
         column = arrow.picture_column(schema)
         return Source(name, place, reader, ("url",) if "url" in schema.names else (),
-                      "conversations" in schema.names or "messages" in schema.names,
+                      any(name in schema.names and pa.types.is_list(schema.field(name).type)
+                          for name in ("conversations", "messages")),
                       column is not None and column.form != "path")
     return Source(name, place, reader)
 
