@@ -15,9 +15,11 @@ from picture_files import picture, problems, spoken, statuses, texts, write, wri
 from PIL import Image
 
 from omma import cli
+from omma.data import ingest as module
 from omma.data.formats import FORMATS, recognise
 from omma.data.ingest import ingest, summary
 from omma.decode import Limits, open_picture
+from omma.table import Table
 
 TURNS = [{"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A cat."},
          {"from": "human", "value": "Where?"}, {"from": "gpt", "value": "On a mat."}]
@@ -441,6 +443,24 @@ def test_lists_and_columns_that_have_grown_add_their_new_rows(tmp_path):
         table = ingest(tmp_path / "a.parquet", tmp_path / "rows")
     assert [*statuses(table)] == ["a-000000", "a-000001", "a-000002"]
     assert (summary(table)["new"], summary(table)["known"]) == (1, 2)
+
+
+def test_an_addition_that_is_stopped_leaves_the_table_as_it_was_and_can_be_repeated(tmp_path, monkeypatch):
+    source = write(tmp_path / "photos", {"a.png": picture(1)})
+    before = ingest(source, tmp_path / "out").read()
+    write(source, {f"{i}.png": picture(i) for i in range(5)})
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "decode", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest(source, tmp_path / "out")
+    assert Table.open(tmp_path / "out").read().equals(before)
+    assert len(ingest(source, tmp_path / "out")) == 6
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_two_workers_read_each_format_as_one_does(tmp_path, name):
+    place = example(name, tmp_path)
+    assert ingest(place, tmp_path / "2", workers=2).read().equals(ingest(place, tmp_path / "1").read())
 
 
 def test_other_keys_or_another_store_do_not_fit_a_table_that_is_there(tmp_path):
