@@ -21,9 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
+from omma.data.ingest import ingest
 from omma.jobs import Op, run
 from omma.table import Table
 
@@ -58,13 +61,23 @@ def job(uri: Path) -> None:
     run(Table.open(uri), Op("double", 1, ("width",), pa.int32(), doubled))
 
 
+def read_in(uri: Path) -> None:
+    ingest(next(place / "pictures" for place in uri.parents if (place / "pictures").is_dir()), uri)
+
+
 ACTIONS: dict[str, Callable[[Path], None]] = {
     "create": create, "append": append, "add_column": add_column, "replace_column": replace_column, "job": job}
+ALL = {**ACTIONS, "read_in": read_in}
 
 
 def start(place: Path, action: str) -> Path:
     """The table to which the action will be done; none for one that makes it."""
-    if action != "create":
+    if action == "read_in":
+        (place.parent / "pictures").mkdir(exist_ok=True)
+        for number in range(3):
+            noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(place.parent / "pictures" / f"{number}.png")
+    elif action != "create":
         table = Table.create(place, chunk_rows=ROWS)
         table.append({"id": f"p{i}", "width": i} for i in range(2 * ROWS))
         table.add_column("there", list(range(2 * ROWS)))
@@ -164,9 +177,10 @@ OPEN, UNLINK, RMDIR, REPLACE = open, os.unlink, os.rmdir, os.replace
 
 def main(action: str, start: Path, out: Path) -> None:
     warm = out / "warm"                                   # what is imported late is imported before the forks
-    for prepare in (create, append, ACTIONS[action]):
-        with contextlib.suppress(ValueError):
-            prepare(warm)
+    for prepare in (create, append):
+        prepare(warm)
+    with contextlib.suppress(ValueError):                 # what is there can't be made again
+        ALL[action](warm)
     for how in HOW:
         for step in range(1, 1000):
             place = out / how / str(step)
@@ -177,7 +191,7 @@ def main(action: str, start: Path, out: Path) -> None:
             if child == 0:
                 disk = Disk(step, how, place / "kept")
                 try:
-                    ACTIONS[action](place / "table")
+                    ALL[action](place / "table")
                     os.mkdir = MKDIR
                     (place / "returned").mkdir()
                     disk.crash()

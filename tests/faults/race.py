@@ -47,7 +47,7 @@ def child(action: str, uri: Path, wait: int, tell: int) -> None:
     outcome = "done"
     try:
         ACTIONS[action](uri)
-    except (ValueError, OSError) as error:
+    except Exception as error:                            # for the test to judge; this copy of the parent ends here
         outcome = f"{type(error).__name__}: {error}"
     os.write(tell, outcome.encode())
     os._exit(0)

@@ -20,11 +20,11 @@ def place(tmp_path, monkeypatch):
         yield Path(folder)
 
 
-@pytest.mark.parametrize("action", crash.ACTIONS)
+@pytest.mark.parametrize("action", crash.ALL)
 def test_after_a_crash_at_any_step_a_table_is_old_or_new_and_a_rerun_gives_the_same_bytes(place, action):
     before, undisturbed = crash.start(place / "before", action), crash.start(place / "undisturbed", action)
     old = crash.state(before)
-    crash.ACTIONS[action](undisturbed)
+    crash.ALL[action](undisturbed)
     new, whole = crash.state(undisturbed), crash.files(undisturbed)
     command = [sys.executable, crash.__file__, action, str(before), str(place / "crashed")]
     subprocess.run(command, check=True, timeout=100)
@@ -37,8 +37,10 @@ def test_after_a_crash_at_any_step_a_table_is_old_or_new_and_a_rerun_gives_the_s
             assert seen in (old, new), (how, step.name)
             arrived.append(seen == new)
             if seen == old:
-                crash.ACTIONS[action](step / "table")
+                crash.ALL[action](step / "table")
                 assert crash.state(step / "table") == new, (how, step.name)
             assert crash.files(step / "table") == whole, (how, step.name)
         assert arrived == sorted(arrived), (how, "back to the old one")
-        assert (arrived[0], arrived[-1]) == (False, True), (how, "what had returned was lost")
+        assert not arrived[0]
+        if action != "read_in" or how == "kill":           # a source can be read again when the power took its table
+            assert arrived[-1], (how, "what had returned was lost")
