@@ -92,6 +92,9 @@ def test_an_unknown_source_is_answered_with_the_formats_there_are(tmp_path):
     assert all(f"\n  {name}: " in str(raised.value) for name in FORMATS)
     with pytest.raises(ValueError, match=r"notes.json is not of the format 'coco'"):
         ingest(place, tmp_path / "out", format="coco")
+    cut = write(tmp_path, {"cut.json": '{"images": ['}) / "cut.json"
+    with pytest.raises(ValueError, match=r"cut.json is not of the format 'coco' and no valid JSON; it may be cut off"):
+        ingest(cut, tmp_path / "out", format="coco")
     with pytest.raises(ValueError, match=r"format='tfds'; there are hf, parquet, coco"):
         ingest(place, tmp_path / "out", format="tfds")
     table = ingest(example("folder", tmp_path), tmp_path / "made")
@@ -271,9 +274,11 @@ def test_entries_without_a_picture_or_with_several_are_counted_and_wrong_turns_a
 def test_lines_of_json_are_read_as_a_list(tmp_path):
     place = llava(tmp_path, [])
     lines = [json.dumps({"id": str(i), "image": "a.png", "conversations": TURNS}) for i in range(3)]
-    lined = write(tmp_path, {"chat.jsonl": "\n".join(lines)}) / "chat.jsonl"
+    lined = write(tmp_path, {"chat.jsonl": "\n".join([*lines[:2], "{broken", lines[2]])}) / "chat.jsonl"
     place.unlink()
-    assert statuses(ingest(lined, tmp_path / "out")) == {"0": "ok", "1": "ok", "2": "ok"}
+    table = ingest(lined, tmp_path / "out")
+    assert statuses(table) == {"0": "ok", "1": "ok", "2": "ok"}
+    assert summary(table)["left_out"] == {"no picture": 1}
 
 
 # ---- CSV

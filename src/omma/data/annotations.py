@@ -9,13 +9,12 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omma.data.readers import FILE_COLUMNS, Problems, Sample, Shelf
+from omma.data.readers import FILE_COLUMNS, Problems, Sample, Shelf, read_json
 
 FILES = (*FILE_COLUMNS, "path", "filename", "image_path", "local_path")
 URLS = ("url", "image_url", "coco_url")
@@ -33,12 +32,9 @@ def load_json(path: Path) -> Any:
 @functools.lru_cache(maxsize=1)                           # recognised first, then read: parsed once
 def _parsed(path: Path, changed: int) -> Any:
     text = _decoded(path.read_bytes())
-    try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    if path.suffix == ".jsonl":                           # a line that is none is an entry that is none
+        return [read_json(line) for line in text.split("\n") if line.strip()]
+    return read_json(text)
 
 
 def _decoded(raw: bytes) -> str:

@@ -185,6 +185,8 @@ def recognise(place: Path, format: str | None = None, asked: Asked | None = None
             return source
     kinds = "\n".join(f"  {name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in FORMATS.items())
     what = f"is not of the format {format!r}" if format else "is of no format that omma reads"
+    if _is_file(place, ".json") and annotations.load_json(place) is None:
+        what += " and no valid JSON; it may be cut off"
     raise ValueError(f"{place} {what}. There are:\n{kinds}\nSay which with format=NAME (--format NAME).")
 
 
