@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "cli": ({"public", "demo", "show", "views"}, {"typer"}),
     "views": ({"public"}, {"rich"}),
     "demo": ({"public"}, {"rich"}),
+    "folder": ({"public"}, PLAIN | {"rich"}),
     "show": ({"public"}, set()),
     "web": ({"public"}, {"fastapi", "uvicorn", "PIL"}),
 }
@@ -47,12 +48,20 @@ BESIDE_PUBLIC = {
         "omma.data.ingest",
         "omma.decode",
         "omma.scenes.layouts",
-        "omma.training.recipes",
         "omma.scenes.looks",
         "omma.scenes.sources",
+        "omma.training.recipes",
         "omma.eval.report",
     },
     "demo": {"omma.config", "omma.scenes.sources", "omma.training.recipes", "omma.eval.report"},
+    "folder": {
+        "omma.config",
+        "omma.data.split",
+        "omma.decode",
+        "omma.models.pretrained",
+        "omma.training.recipes",
+        "omma.eval.report",
+    },
 }
 ONLY_IN = {
     "transformers": {"omma.models.pretrained", "omma.models.vlm", "omma.sparse.patch"},
