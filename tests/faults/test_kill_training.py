@@ -1,5 +1,6 @@
 """kill -9 at any moment of a training, then --resume: the same weights to the bit as a run that was left alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,23 +12,26 @@ import pytest
 from omma.training import checkpoint as checkpoints
 
 SCRIPT = """
-import os, signal, sys
+import json, os, signal, sys
 sys.path.insert(0, {tests!r})
 from omma.models.vlmo import VLMoConfig
 from omma.training import checkpoint, loop
 from omma.training.losses import LossWeights
 from omma.training.loop import TrainConfig, train
+import torch._dynamo  # an optimizer imports it late: once here, and not in each fork
 
-moment, step, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 model = VLMoConfig(image_size=24, patch_size=8, vocab_size=60, max_text_len=10, hidden_size=24, num_layers=2,
                    num_heads=2, num_vl_layers=1, drop_path=0.1, text_dropout=0.1)
-config = TrainConfig(recipe="tiny", data={data!r}, out=out, model=model, steps=9, batch_size=8, warmup=2, save_every=3,
-                     log_every=1, losses=LossWeights(itc=1.0, itm=1.0, mlm=0.25), threads=1, device="cpu")
+
+def config(out):
+    losses = LossWeights(itc=1.0, itm=1.0, mlm=0.25)
+    return TrainConfig(recipe="tiny", data={data!r}, out=out, model=model, steps=9, batch_size=8, warmup=2,
+                       save_every=3, log_every=1, losses=losses, threads=1, device="cpu")
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
-def at(name):
+def at(name, out):
     '''Dies instead of the named call of the second checkpoint (step 6).'''
     module, attribute = {{"write": (checkpoint.torch, "save"), "sync": (checkpoint, "sync"),
                           "rename": (checkpoint.os, "rename"), "link": (checkpoint.os, "replace")}}[name]
@@ -40,51 +44,70 @@ def at(name):
         return real(*args, **kwargs)
     setattr(module, attribute, call)
 
-if moment not in ("step", "never"):
-    at(moment)
-train(config, progress=False, resume=os.path.exists(os.path.join(out, "last")) or moment == "never",
-      on_step=lambda s: die() if moment == "step" and s == step else None)
+def run(moment, step, out):
+    if moment not in ("step", "never"):
+        at(moment, out)
+    train(config(out), progress=False, resume=os.path.exists(os.path.join(out, "last")) or moment == "never",
+          on_step=lambda s: die() if moment == "step" and s == step else None)
+
+def forked(*arguments):
+    child = os.fork()                        # nothing was computed yet, so there are no threads to lose
+    if child == 0:
+        try:
+            run(*arguments)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def last(out):
+    found = checkpoint.latest(out)
+    return found.step if found else 0
+
+for moment, step, out in json.loads(sys.argv[1]):
+    codes = [forked(moment, step, out)]
+    steps = [last(out)]
+    if moment != "never":
+        codes.append(forked("never", 0, out))
+        steps.append(last(out))
+    print(json.dumps([codes, steps]), flush=True)
 """
+MOMENTS = [("step", 2), ("step", 5), ("write", 6), ("sync", 6), ("rename", 6), ("link", 6)]
 
 
 @pytest.fixture(scope="module")
-def script(tmp_path_factory) -> Path:
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("kill")
+
+
+@pytest.fixture(scope="module")
+def ended(place) -> dict[tuple[str, int], list[list[int]]]:
+    """(moment, step) -> exit codes and last saved steps, after the kill and after the resume; all from one process."""
     from conftest import write_coloured_table  # type: ignore[import-not-found]
 
-    folder = tmp_path_factory.mktemp("kill")
-    write_coloured_table(folder / "data")
-    path = folder / "run.py"
-    path.write_text(SCRIPT.format(tests=str(Path(__file__).parent.parent), data=str(folder / "data")))
-    return path
-
-
-def run(script: Path, moment: str, step: int, out: Path) -> int:
+    write_coloured_table(place / "data")
+    script = SCRIPT.format(tests=str(Path(__file__).parent.parent), data=str(place / "data"))
+    runs = [("never", 0), *MOMENTS]
+    plan = json.dumps([[moment, step, str(place / f"{moment}{step}")] for moment, step in runs])
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, str(script), moment, str(step), str(out)], env=env, check=False).returncode
+    found = subprocess.run([sys.executable, "-c", script, plan], env=env, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    return dict(zip(runs, map(json.loads, found.stdout.splitlines()), strict=True))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(script, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert run(script, "never", 0, out) == 0
-    return out
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed")
+@pytest.mark.parametrize(("moment", "step"), MOMENTS)
+def test_a_killed_run_continues_bit_for_bit(place, ended, moment, step):
+    assert ended["never", 0] == [[0], [9]]
+    codes, steps = ended[moment, step]
+    assert codes == [-signal.SIGKILL, 0]
+    assert steps == [0 if (moment, step) == ("step", 2) else 3, 9]
+    undisturbed, again = place / "never0", place / f"{moment}{step}"
+    assert model_bytes(again) == model_bytes(undisturbed)
+    whole, rerun = (checkpoints.read_metrics(run / "metrics.jsonl") for run in (undisturbed, again))
+    assert [(r["step"], r["loss"]) for r in rerun] == [(r["step"], r["loss"]) for r in whole]
+    assert not list(again.glob(".new-*"))
 
 
 def model_bytes(run: Path) -> bytes:
     return (run / "last" / "model.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("moment", "step"), [("step", 2), ("step", 5), ("write", 6), ("sync", 6), ("rename", 6), ("link", 6)]
-)
-def test_a_killed_run_continues_bit_for_bit(script, undisturbed, tmp_path, moment, step):
-    out = tmp_path / "run"
-    assert run(script, moment, step, out) == -signal.SIGKILL
-    last = checkpoints.latest(out)
-    assert (last.step if last else 0) == (0 if moment == "step" and step == 2 else 3)
-    assert run(script, "never", 0, out) == 0
-    assert checkpoints.latest(out).step == 9
-    assert model_bytes(out) == model_bytes(undisturbed)
-    whole, again = (checkpoints.read_metrics(p / "metrics.jsonl") for p in (undisturbed, out))
-    assert [(r["step"], r["loss"]) for r in again] == [(r["step"], r["loss"]) for r in whole]
-    assert not list(out.glob(".new-*"))
