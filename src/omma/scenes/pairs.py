@@ -147,6 +147,7 @@ def _finish(
         "num_words": len(kept[0][0].split()),
         "part_patches": _patches(changed),
         "angle": _angle(draft, pattern),
+        "view_angle": None,
         "occlusion": round(max(_occlusions(draft, size)), 4),
         "distractors": len(draft.a.things) - len(draft.edited),
         "same_kind": _similar(draft, "kind"),

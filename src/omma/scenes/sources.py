@@ -18,12 +18,15 @@ import pyarrow as pa
 from PIL import Image
 
 from omma.jobs import progress_bar
+from omma.scenes import solid_pairs, solids
 from omma.scenes.draw import png, render
 from omma.scenes.kinds import PATTERNS, Cast, cast
 from omma.scenes.language import Claim, Known, captions, claims, holds, named
 from omma.scenes.looks import FLAT, Look, degrade
 from omma.scenes.pairs import MODES, Pair, make_pair
 from omma.scenes.probes import ENOUGH, check_balance, probe_features, statistics
+from omma.scenes.solid_pairs import SOLID_PATTERNS
+from omma.scenes.solids import Space, sample_space
 from omma.scenes.splits import Design, check_side, design, public_name, secret_seed
 from omma.scenes.wording import reworded, reworded_pair
 from omma.scenes.world import World, facts, sample_world
@@ -43,6 +46,7 @@ KNOBS = pa.struct(
         ("num_words", pa.int32()),  # of the statement
         ("part_patches", pa.int32()),  # patches of 16 x 16 pixels that differ
         ("angle", pa.int32()),  # orientation: degrees between the two directions
+        ("view_angle", pa.int32()),  # solids: degrees between the two cameras
         ("occlusion", pa.float32()),  # share of an edited thing's pixels that others hide
         ("distractors", pa.int32()),  # things that are not edited
         ("same_kind", pa.int32()),  # of them those like an edited one
@@ -59,6 +63,7 @@ KNOBS = pa.struct(
     ]
 )
 ITEM_COLUMNS = pa.schema([("knobs", KNOBS)])
+WORLDS = ("things", "solids")
 PER_TASK = 64  # units a task: two plain pictures, or one pair
 TRUE_FALSE = ["true", "false"]
 
@@ -80,6 +85,7 @@ class Task:
     prefix: str  # of all ids
     split_design: str  # "" for none; a name, as functions don't travel to another process
     look: Look
+    world: str  # one of WORLDS
 
     def look_of(self, *key: object) -> Look:
         """How the pictures of one unit look; the design may have styles of its own."""
@@ -120,6 +126,7 @@ def write_scenes(
     secret: str | None = None,
     together: Sequence[tuple[str, str, float]] = (),
     look: Look = FLAT,
+    world: str = "things",
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -129,6 +136,9 @@ def write_scenes(
     plain pictures "statement" items whose texts are true of one picture and false of another.
 
     kinds, colours: what may appear (see kinds.py), all when empty; a smaller world is learned from fewer pictures.
+
+    world: "things" (pictures of kinds.py), or "solids" (solids.py): boxes, cones, ... in three dimensions, with pairs
+    of two patterns, position (depth) and viewpoint; without kinds, colours, together, styles and split designs.
 
     look: style, clutter and harm (looks.py); the checks of a pair are made before any harm is done to its pictures.
 
@@ -153,19 +163,23 @@ def write_scenes(
             raise ValueError(f"{what}={value}: the least is {least}")
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
+    if world not in WORLDS:
+        raise ValueError(f"no world {world!r}; there are {', '.join(WORLDS)}")
+    if world == "solids" and (kinds or colours or together or split_design or look.style != "flat"):
+        raise ValueError("world='solids' has no kinds, colours, together, split_design or style; leave them out")
     if secret is not None and split_design != "fresh":
         raise ValueError("a secret is for split_design='fresh'; every other design takes a seed")
     made_for = check_side(split_design, split) if split_design else None
-    prefix, key = f"s{seed}", seed
+    prefix, key = f"{'' if world == 'things' else 'solids-'}s{seed}", seed
     if made_for:
         prefix = f"{split_design.replace(':', '-')}-{split}-{prefix}"
     if split_design == "fresh":
         key = secret_seed(secret)
         prefix = f"fresh-{public_name(key)}"
-    patterns = made_for.patterns(split) if made_for else PATTERNS
+    patterns = SOLID_PATTERNS if world == "solids" else made_for.patterns(split) if made_for else PATTERNS
     who = cast(kinds, colours, together)
     shared = Task(None, 0, 0, key, size, split, mode, check and pairs >= ENOUGH, pictures,
-                  made_for.cast(split, who) if made_for else who, prefix, split_design, look)  # fmt: skip
+                  made_for.cast(split, who) if made_for else who, prefix, split_design, look, world)  # fmt: skip
     info = {"split_design": split_design, "side": split} if made_for else None
     out = Path(out)
     tables: list[Table] = []  # what this call made, and takes away again when it fails
@@ -229,13 +243,15 @@ def make(task: Task) -> Made:
     made = Made([], [], [], [])
     for unit in range(task.first, task.last):
         if task.pattern is None:
-            _plain(made, task, unit)
+            (_plain_solids if task.world == "solids" else _plain)(made, task, unit)
         else:
             _pair(made, task, task.pattern, unit)
     return made
 
 
-def _picture(task: Task, id_: str, world: World, data: bytes, texts: list[str], group: str | None) -> dict[str, Any]:
+def _picture(
+    task: Task, id_: str, world: World | Space, data: bytes, texts: list[str], group: str | None
+) -> dict[str, Any]:
     return {
         "id": id_,
         "bytes": data,
@@ -245,7 +261,7 @@ def _picture(task: Task, id_: str, world: World, data: bytes, texts: list[str], 
         "width": task.size,
         "height": task.size,
         "world": world.to_json(),
-        "facts": named(world),
+        "facts": named(world) if isinstance(world, World) else solid_pairs.named(world),
         "group": group,
     }
 
@@ -292,6 +308,27 @@ def _plain(made: Made, task: Task, unit: int) -> None:
                 made.items.append(_item(task, name, "statement", [ids[which]], chosen, TRUE_FALSE, answer))
 
 
+def _plain_solids(made: Made, task: Task, unit: int) -> None:
+    """As `_plain`, of solids."""
+    numbers = [i for i in (2 * unit, 2 * unit + 1) if i < task.pictures]
+    spaces = [sample_space(task.seed, i) for i in numbers]
+    ids = [f"{task.prefix}-{i:06d}" for i in numbers]
+    for id_, number, space in zip(ids, numbers, spaces, strict=True):
+        image = degrade(solids.draw(space, task.size, task.look)[0], task.look, task.seed, number)
+        texts = [said.text for said in solid_pairs.says(space, task.seed, number)]
+        made.pictures.append(_picture(task, id_, space, png(image), texts, None))
+    if unit % 2 or len(numbers) < 2:
+        return
+    known = [solids.facts(space) for space in spaces]
+    for k in (0, 1):
+        said = solid_pairs.says(spaces[k], task.seed, numbers[k], "statement", number=6)
+        chosen = next((s.text for s in said if solid_pairs.holds(s.form, known[1 - k]) is False), None)
+        if chosen:
+            for which, answer in ((k, "true"), (1 - k, "false")):
+                name = f"{ids[k]}-statement-{answer}"
+                made.items.append(_item(task, name, "statement", [ids[which]], chosen, TRUE_FALSE, answer))
+
+
 def _world(task: Task, number: int) -> World:
     if not (design := task.design):
         return sample_world(task.seed, number, cast=task.cast)
@@ -309,6 +346,8 @@ def _world(task: Task, number: int) -> World:
 def _checked_pair(task: Task, pattern: str, number: int) -> tuple[Pair, tuple[Image.Image, Image.Image]]:
     """The pair of this number, on its side of the split and in the words of that side."""
     look = task.look_of(pattern, number)
+    if task.world == "solids":
+        return solid_pairs.make_solid_pair(pattern, task.seed, number, size=task.size, mode=task.mode, look=look)
     common: dict[str, Any] = {"size": task.size, "mode": task.mode, "cast": task.cast, "look": look}
     if not (design := task.design):
         return make_pair(pattern, task.seed, number, **common)
