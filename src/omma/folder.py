@@ -33,7 +33,9 @@ PATIENCE = 5
 
 @dataclass(frozen=True)
 class Fit:
-    """What a fit left. checkpoint: the folder of the best one; report: the page; recall: of text to picture at 10."""
+    """What a fit left. checkpoint: the folder of the best one, of that step; report: the page; pictures: on each side;
+    near_duplicates: pictures that were kept together with another; recall_at_10: of text to picture, among those held
+    out; next: the commands to search with it."""
 
     table: str
     checkpoint: str
@@ -67,19 +69,19 @@ def fit(data: str | Path, out: str | Path = "runs/vlmo", *, changes: Sequence[st
         raise ValueError(f"{usable} usable pictures with captions in {data} ({sides.unusable} left out); an eye takes "
                          f"{FEWEST} to train and be measured. Look at them: omma show {table.uri}")  # fmt: skip
     config = choose(sides.pictures[TRAIN], typical_side(table), pick_device(device).type)
-    config = apply(config, [f"data={table.uri}", f"out={out / 'run'}", f"device={device}", *changes], toml=toml)
+    config = apply(config, [f"data={table.uri}", f"out={out}", f"device={device}", *changes], toml=toml)
     say.print(f"width {config.model.hidden_size}, {config.model.num_layers} layers, {config.model.image_size} px, "
               f"at most {config.steps} steps of {config.batch_size}")  # fmt: skip
     best = omma.train(config, evaluate=finds(table), resume=resume, progress=progress)
     held_out = table.select(f"fold == '{HELD_OUT}'")
-    encoder = omma.load_encoder(best.path, device=device)
+    encoder = omma.load_encoder(out, device=device)
     report = omma.evaluate(encoder, "retrieval", data=held_out, out=out / "reports" / "retrieval", progress=progress)
     page = write_html(out / "report.html", runs=[report], training=[("vlmo", best.metrics_path)], pictures=held_out)
     recall = report.metrics["scores"]["itc"]["model"]
-    place, eye = quote(str(table.uri)), quote(str(best.path))
+    place, eye = quote(str(table.uri)), quote(str(out))
     return Fit(
         table=str(table.uri),
-        checkpoint=str(best.path),
+        checkpoint=str(out / "best"),
         report=str(page),
         pictures=sides.pictures,
         near_duplicates=sides.together,

@@ -50,6 +50,8 @@ def test_a_run_stops_by_its_best_and_keeps_it(tiny_run):
     assert checkpoints.latest(done.run).step == 8
     assert [row["eval.score"] for row in done.metrics() if "eval.score" in row] == [0.1, 0.3, 0.2, 0.3]
     assert checkpoints.best(done.run) == done
+    best, of_the_run = (load_encoder(place, device="cpu") for place in (done.path, done.run))
+    assert (of_the_run.fingerprint, of_the_run.name) == (best.fingerprint, "run"), "a run is used by its best"
     plain = train(tiny_run("plain", **STOPPING | {"monitor": None, "patience": 0, "steps": 12}), progress=False)
     assert plain.step == 12
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from omma.models.preprocess import Processor
 from omma.models.vlmo import VLMo
-from omma.models.weights import from_pretrained, weights_hash
+from omma.models.weights import from_pretrained, model_folder, weights_hash
 
 
 @runtime_checkable
@@ -140,17 +140,16 @@ class VLMoEncoder:
 
 # ---------------------------------------------------------------------------------------------------------- loaders
 def load_encoder(name_or_path: str | Path, device: str = "auto", precision: str = "fp32") -> VLMoEncoder:
-    """An eye by folder: a model folder, or a run folder of `omma train` (its last checkpoint is taken).
+    """An eye by folder: a model folder, or a run folder of `omma train` (its best checkpoint, else its last).
 
     ValueError says what is at the path and what would be an encoder.
     """
-    folder = Path(name_or_path)
-    if (folder / "last").exists():
-        folder = folder / "last"
+    folder = model_folder(name_or_path)
     if not folder.is_dir():
         raise ValueError(
             f"no encoder {str(name_or_path)!r}: no folder of this name. "
             "Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER"
         )
-    name = (folder.resolve().parent if folder.name == "last" or folder.name.startswith("step") else folder).name
+    in_run = folder.name in ("best", "last") or folder.name.startswith("step")
+    name = (folder.resolve().parent if in_run else folder).name
     return VLMoEncoder(from_pretrained(folder), Processor.load(folder), name, device, precision)

@@ -28,6 +28,13 @@ def save_pretrained(model: nn.Module, folder: str | Path, state: Mapping[str, Te
     return folder
 
 
+def model_folder(place: str | Path) -> Path:
+    """The model folder at a place: of a run folder of `omma train` its best checkpoint, where it keeps one, or its
+    last; anything else is taken for a model folder itself."""
+    place = Path(place)
+    return next((place / name for name in ("best", "last") if (place / name).exists()), place)
+
+
 def read_config(folder: str | Path) -> VLMoConfig:
     """The model's config. ValueError: what is at folder instead, an unknown kind, or keys this version doesn't know."""
     path = Path(folder) / "config.json"

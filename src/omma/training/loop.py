@@ -24,7 +24,7 @@ from omma import config as configuration
 from omma.models.preprocess import Processor, train_wordpiece
 from omma.models.pretrained import autocast, pick_device
 from omma.models.vlmo import VLMo, VLMoConfig
-from omma.models.weights import load_matching, read_config, read_tensors, save_pretrained
+from omma.models.weights import load_matching, model_folder, read_config, read_tensors, save_pretrained
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.batches import Batches, DataConfig, Prefetch
@@ -297,8 +297,7 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
     the captions.
     """
     if config.init:
-        folder = Path(config.init)
-        folder = folder / "last" if (folder / "last").exists() else folder
+        folder = model_folder(config.init)
         stored = read_config(folder)
         processor = Processor.load(folder)
         size, length = config.model.image_size, config.model.max_text_len
