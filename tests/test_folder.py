@@ -78,9 +78,10 @@ def test_too_little_to_train_on_is_said(tmp_path):
         fit(tmp_path / "nowhere", tmp_path / "out2", progress=False)
 
 
-def test_the_command_says_what_it_did(tmp_path, capsys):
+def test_the_command_says_what_it_did_also_with_fewer_steps_than_the_warm_up(tmp_path, capsys):
     pictures = picture_folder(tmp_path / "pictures", 48)
-    command = ["train", "vlmo", f"data={pictures}", f"out={tmp_path / 'out'}", *TINY, "--device", "cpu", "--json"]
+    settings = [change for change in TINY if not change.startswith("warmup")]
+    command = ["train", "vlmo", f"data={pictures}", f"out={tmp_path / 'out'}", *settings, "--device", "cpu", "--json"]
     assert cli.run(command) == 0
     out = json.loads(capsys.readouterr().out)
     assert out["next"].startswith("omma embed")

@@ -68,8 +68,10 @@ def fit(data: str | Path, out: str | Path = "runs/vlmo", *, changes: Sequence[st
     if usable < FEWEST:
         raise ValueError(f"{usable} usable pictures with captions in {data} ({sides.unusable} left out); an eye takes "
                          f"{FEWEST} to train and be measured. Look at them: omma show {table.uri}")  # fmt: skip
-    config = choose(sides.pictures[TRAIN], typical_side(table), pick_device(device).type)
-    config = apply(config, [f"data={table.uri}", f"out={out}", f"device={device}", *changes], toml=toml)
+    chosen = choose(sides.pictures[TRAIN], typical_side(table), pick_device(device).type)
+    config = apply(chosen, [f"data={table.uri}", f"out={out}", f"device={device}", *changes], toml=toml)
+    if config.warmup == chosen.warmup > config.steps // 10:  # fewer steps were asked for, not a longer warm-up
+        config = apply(config, [f"warmup={config.steps // 10}"])
     say.print(f"width {config.model.hidden_size}, {config.model.num_layers} layers, {config.model.image_size} px, "
               f"at most {config.steps} steps of {config.batch_size}")  # fmt: skip
     best = omma.train(config, evaluate=finds(table), resume=resume, progress=progress)
