@@ -47,6 +47,7 @@ BESIDE_PUBLIC = {
         "omma.config",
         "omma.data.ingest",
         "omma.decode",
+        "omma.scenes.gallery",
         "omma.scenes.layouts",
         "omma.scenes.looks",
         "omma.scenes.sources",

@@ -120,6 +120,7 @@ def scenes(
     together: Annotated[list[str] | None, typer.Option(help="Kinds in company: cup,ball,0.9; repeatable.")] = None,
     world: Annotated[str, typer.Option(help="things, or solids: three dimensions, depth and viewpoint.")] = "things",
     look: Annotated[list[str] | None, typer.Option(help="style=sketch, clutter=2, noise=8, ...; repeatable.")] = None,
+    gallery: Annotated[bool, typer.Option("--gallery", help="Write sheets of examples to OUT and stop.")] = False,
     export: Annotated[list[str] | None, typer.Option(help="Also write OUT/mmvp, mmvp-vlm, pope or nlvr2.")] = None,
     seed: Seed = 0,
     workers: Workers = 1,
@@ -135,10 +136,16 @@ def scenes(
     omma scenes scenes/unseen --pairs 400 --split-design cogent --split test
     omma scenes scenes/bench --pairs 15 --export mmvp --export mmvp-vlm --export pope
     """
+    from omma.scenes.gallery import write_gallery
     from omma.scenes.layouts import LAYOUTS, export_scenes
     from omma.scenes.looks import Look
     from omma.scenes.sources import write_scenes
 
+    if gallery:
+        with working(as_json):
+            sheets = {path.stem: {"path": str(path)} for path in write_gallery(out)}
+        answer(as_json, sheets, lambda: facts_table("gallery", sheets))
+        return
     with working(as_json):
         if unknown := [name for name in export or () if name not in LAYOUTS]:
             raise ValueError(f"no layout {unknown[0]!r}; there are {', '.join(LAYOUTS)}")
