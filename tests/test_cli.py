@@ -1,5 +1,6 @@
 """The command line: a verb parses, calls and prints; a failure has its exit code; --json is one object on stdout."""
 
+import errno
 import json
 import os
 import subprocess
@@ -95,7 +96,7 @@ def test_train_without_a_recipe_lists_them_with_a_line_each(capsys):
     from omma.training.recipes import RECIPES
 
     listed = json.loads(out)["recipes"]
-    assert list(listed) == list(RECIPES)
+    assert list(listed) == ["vlmo", *RECIPES]
     assert all(len(line) > 20 for line in listed.values())
 
 
@@ -297,3 +298,16 @@ def test_the_page_of_the_command_line_prints_the_help_of_every_verb():
     for verb in VERBS:
         # tests/test_docs.py compares what stands in the text block
         assert f"```bash\nomma {verb} --help\n```\n\n```text\n" in page
+
+
+def test_a_full_disk_is_told_in_one_line(capsys, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device", "tables/a/base/00000.parquet")
+
+    monkeypatch.setattr("omma.data.ingest.ingest", full)
+    monkeypatch.setattr(omma, "ingest", full, raising=False)
+    assert cli.run(["ingest", "pictures", "tables/a"]) == 1
+    told = capsys.readouterr().err
+    assert "No space left on device" in told
+    assert "tables/a/base" in told
+    assert "Traceback" not in told

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import re
 import sys
@@ -17,6 +18,9 @@ import omma
 from omma.views import answer, demo_tables, facts_table, hits_table, shown
 
 OK, UNEXPECTED, BAD_INPUT, NON_FINITE, INTERRUPTED = 0, 1, 2, 3, 130
+
+# The machine's trouble rather than a mistake of ours: told without a traceback.
+MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.ENOMEM}
 
 EXIT_CODES = "Exit codes: 0 ok, 1 unexpected failure, 2 bad usage or input, 3 the loss was not finite, 130 interrupted."
 
@@ -332,21 +336,42 @@ def train(
     omma train
     omma train vlmo-nano-mim data=scenes/train/pictures out=runs/mim steps=500
     omma train vlmo-nano-mlm data=scenes/train/pictures init=runs/mim out=runs/mlm --resume
+    omma train vlmo data=my-pictures
     """
     from omma.config import apply, to_dict
     from omma.training.recipes import RECIPES, load_recipe
 
     if recipe is None:
-        result = {name: first_line(make) for name, make in RECIPES.items()}
+        result = {FOLDER_RECIPE: first_line(omma.fit)} | {name: first_line(make) for name, make in RECIPES.items()}
         answer(as_json, {"recipes": result}, lambda: facts_table("recipes", result))
         return
     changes = list(overrides or ()) + ([f"device={device.value}"] if device else [])
+    if recipe == FOLDER_RECIPE:
+        train_on_folder(changes, config, resume, as_json)
+        return
     with working(as_json):
         settings = apply(load_recipe(recipe), changes, toml=config)
         checkpoint = omma.train(settings, resume=resume, progress=True)
     last = checkpoint.metrics()[-1]
     result = {"recipe": recipe, "checkpoint": str(checkpoint.path), "step": checkpoint.step, "last_metrics": last}
     answer(as_json, {**result, "config": to_dict(settings)}, lambda: facts_table("train", result))
+
+
+FOLDER_RECIPE = "vlmo"  # the one that chooses its settings by the data
+
+
+def train_on_folder(changes: list[str], config: Path | None, resume: bool, as_json: bool) -> None:
+    """omma train vlmo data=FOLDER [out=RUN] [key=value ...]"""
+    given = {key: value for key, equals, value in (change.partition("=") for change in changes)
+             if equals and key in ("data", "out", "device")}  # fmt: skip
+    with working(as_json):
+        if "data" not in given:
+            raise ValueError("no data: give a folder of pictures with captions beside them, data=FOLDER")
+        rest = [change for change in changes if change.partition("=")[0] not in given]
+        out, device = given.get("out", "runs/vlmo"), given.get("device", "auto")
+        fitted = omma.fit(given["data"], out, changes=rest, toml=config, device=device, resume=resume)
+    result = dataclasses.asdict(fitted)
+    answer(as_json, result, lambda: facts_table("train vlmo", result))
 
 
 @app.command("eval")
@@ -476,6 +501,9 @@ def explain(error: BaseException) -> int:
     if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
         print(f"omma: {error.strerror}: {error.filename}" if error.filename else f"omma: {error}", file=sys.stderr)
         return BAD_INPUT
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        print(f"omma: {error}", file=sys.stderr)
+        return UNEXPECTED
     if isinstance(error, ValueError | ImportError) and raised_by_omma(error):  # ImportError: an extra to install
         print(f"omma: {error}", file=sys.stderr)
         return BAD_INPUT

@@ -32,7 +32,7 @@ from omma.data.formats import Asked, Source, recognise
 from omma.data.readers import Problems, Sample, read_json, read_text
 from omma.decode import DEFAULT_LIMITS, Limits, decode
 from omma.jobs import progress_bar, spawned_pool
-from omma.table import Table, digest, some
+from omma.table import Table, digest, some, sync_folder
 
 CAPTION_KEYS = ("captions", "caption", "text")            # the first that a sample has, when none are named
 TURNS = "conversations"                                   # this column is no string: it keeps who says what
@@ -97,7 +97,7 @@ def ingest(source: str | Path | Sequence[str | Path], out: str | Path, *, format
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"there is something at {out} already; choose another place, or remove it first")
     part = out.with_name(f".{out.name}.part")
-    if (part / "base").exists():                          # an ingest that was killed
+    if part.exists():                                     # an ingest that was killed
         shutil.rmtree(part)
     try:
         extra = pa.schema([(name, TURN_TYPE if name == TURNS else pa.string()) for name in columns])
@@ -105,6 +105,7 @@ def ingest(source: str | Path | Sequence[str | Path], out: str | Path, *, format
         if out.exists():
             out.rmdir()
         os.replace(part, out)
+        sync_folder(out.parent)                           # else a power cut could take a table that was returned
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

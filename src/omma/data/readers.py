@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import gzip
 import io
 import json
@@ -105,6 +106,8 @@ def read_file(path: Path, most: int, problems: Problems) -> tuple[bytes | None, 
         with open(path, "rb") as file:
             return (None if size > most and path.suffix[1:] not in TEXT_SUFFIXES else file.read(most)), size
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # the machine's trouble, not the file's
+            raise
         problems.append(f"{path} can't be read: {error.strerror}")
         return None, 0
 
