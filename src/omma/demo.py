@@ -50,7 +50,7 @@ SIZES = {
         train=(
             ("vlmo-nano-mim", ("steps=60", "warmup=20", *MODEL)),
             ("vlmo-nano-mlm", ("steps=60", "warmup=20", *MODEL)),
-            ("vlmo-nano-vl", ("steps=1150", *MODEL)),
+            ("vlmo-nano-vl", ("steps=1050", *MODEL)),
         ),
         limit=1500,
     ),

@@ -1,0 +1,87 @@
+"""How fast pictures come in: `omma.ingest` of a WebDataset tar, against reading the same tar with webdataset and PIL.
+
+Both decode every picture in one process; ingest also checks, hashes and writes a table. The ratio is of CPU-seconds, of
+the best of three turns each, taken in turn. The pixels of both are compared.
+
+    python bench/ingest_speed.py [--pictures 10000]
+"""
+
+import argparse
+import io
+import json
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import webdataset
+from PIL import Image
+
+from omma.data.ingest import ingest
+from omma.decode import open_picture
+from omma.scenes.draw import render
+from omma.scenes.world import sample_world
+
+GOAL = 1.0  # at least as fast
+
+
+def write_tar(path: Path, pictures: int) -> None:
+    """So many scenes of 64 x 64 pixels as PNG, a caption beside each; 500 worlds, told apart by one pixel."""
+    bases = [np.asarray(render(sample_world("bench", i), 64)) for i in range(min(pictures, 500))]
+    with tarfile.open(path, "w") as tar:
+        for i in range(pictures):
+            pixels = bases[i % len(bases)].copy()
+            pixels[0, 0] = (i % 256, i // 256 % 256, 7)
+            data = io.BytesIO()
+            Image.fromarray(pixels).save(data, "PNG", compress_level=1)
+            for suffix, content in (("png", data.getvalue()), ("txt", b"a picture")):
+                member = tarfile.TarInfo(f"{i:06d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def by_webdataset(path: Path) -> float:
+    began = time.process_time()
+    for sample in webdataset.WebDataset(str(path), shardshuffle=False).decode("pil"):
+        sample["png"].load()
+    return time.process_time() - began
+
+
+def by_omma(path: Path, out: Path) -> float:
+    began = time.process_time()
+    ingest(path, out)
+    return time.process_time() - began
+
+
+def same_pixels(path: Path, out: Path, every: int) -> bool:
+    import omma
+
+    table = omma.Table.open(out)
+    samples = webdataset.WebDataset(str(path), shardshuffle=False).decode("pil")
+    peer = {sample["__key__"]: sample["png"] for i, sample in enumerate(samples) if i % every == 0}
+    rows = table.take(list(peer)).to_pylist()
+    return all(np.array_equal(np.asarray(open_picture(row, out).image), np.asarray(peer[row["id"]])) for row in rows)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--pictures", type=int, default=10_000)
+    n = arguments.parse_args().pictures
+    with tempfile.TemporaryDirectory() as folder:
+        tar = Path(folder) / "pictures.tar"
+        write_tar(tar, n)
+        peer, ours = [], []
+        for turn in range(3):
+            peer.append(by_webdataset(tar))
+            ours.append(by_omma(tar, Path(folder) / f"table{turn}"))
+        same = same_pixels(tar, Path(folder) / "table0", max(1, n // 500))
+    print(f"{n} pictures: webdataset + PIL {min(peer):.2f} CPU-s, omma.ingest {min(ours):.2f} CPU-s, "
+          f"{n / min(ours):.0f} pictures a CPU-second, pixels {'the same' if same else 'DIFFER'}")  # fmt: skip
+    value = min(peer) / min(ours)
+    claim = {"name": "ingest of a tar against webdataset + PIL, CPU time", "value": round(value, 3), "goal": GOAL}
+    print(json.dumps({**claim, "ok": value >= GOAL and same}))
+
+
+if __name__ == "__main__":
+    main()
