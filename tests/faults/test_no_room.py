@@ -189,7 +189,7 @@ def test_a_table_that_may_not_be_written_can_be_read_and_an_append_or_a_job_says
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = crash.files(uri)
     found = child("""
-Table.open(uri).select("width > 3").read(["id"])     # loads what pyarrow loads late: below, its files may be root's alone
+Table.open(uri).select("width > 3").read(["id"])    # what pyarrow loads late; its files may be root's alone
 Table.open(uri).take(["p1"])
 if os.geteuid() == 0:
     os.setuid(65534)                         # root may write anywhere
