@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import webdataset
 from PIL import Image
+from webdataset.compat import WebDataset
 
 from omma.data.ingest import ingest
 from omma.decode import open_picture
@@ -43,7 +43,7 @@ def write_tar(path: Path, pictures: int) -> None:
 
 def by_webdataset(path: Path) -> float:
     began = time.process_time()
-    for sample in webdataset.WebDataset(str(path), shardshuffle=False).decode("pil"):
+    for sample in WebDataset(str(path), shardshuffle=False).decode("pil"):
         sample["png"].load()
     return time.process_time() - began
 
@@ -58,7 +58,7 @@ def same_pixels(path: Path, out: Path, every: int) -> bool:
     import omma
 
     table = omma.Table.open(out)
-    samples = webdataset.WebDataset(str(path), shardshuffle=False).decode("pil")
+    samples = WebDataset(str(path), shardshuffle=False).decode("pil")
     peer = {sample["__key__"]: sample["png"] for i, sample in enumerate(samples) if i % every == 0}
     rows = table.take(list(peer)).to_pylist()
     return all(np.array_equal(np.asarray(open_picture(row, out).image), np.asarray(peer[row["id"]])) for row in rows)
