@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from webdataset.compat import WebDataset
+from webdataset import WebDataset  # pyright: ignore[reportAttributeAccessIssue]  (its names are made at run time)
 
 from omma.data.ingest import ingest
 from omma.decode import open_picture
