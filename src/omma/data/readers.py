@@ -20,7 +20,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 PICTURE_SUFFIXES = {"png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif"}
@@ -156,7 +156,7 @@ def _read_listing(path: Path, listed: dict[str, list[dict[str, Any]]], problems:
         problems.append(f"{path}: {wrong} of {len(rows)} lines name no file under {' or '.join(FILE_COLUMNS)}")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Group:
     """The members of one sample: slot -> (offset, length). Two pictures, or two of a text, never share one."""
 
@@ -248,6 +248,30 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
+class _Header(tarfile.TarInfo):
+    """What is read of a plain file's header is its name, size and checksum; all else is as tarfile reads it.
+
+    Owners, times and devices, which nobody asks for here, take most of the time that tarfile needs.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        plain = len(buf) == tarfile.BLOCKSIZE and buf[156] in b"0\0" and not buf[345] and not (
+            buf[100:156] + buf[329:345]).translate(None, b"01234567 \0")
+        try:
+            size, checksum = (int(buf[start:end].rstrip(b" \0"), 8) for start, end in ((124, 136), (148, 156)))
+        except ValueError:
+            plain = False
+        name = buf[:100].partition(b"\0")[0]
+        if not plain or name.endswith(b"/") or sum(buf) - sum(buf[148:156]) + 256 != checksum:
+            return super().frombuf(buf, encoding, errors)
+        header = cls(name.decode(encoding, errors))
+        header.size = size
+        return header
+
+
 def _index(file: Any, total: int | None, name: str,
            problems: Problems) -> tuple[list[_Group], dict[str, tuple[int, int]]]:
     """The groups of a tar and the tars in it, from its headers. total: bytes of the file; None when it is packed and
@@ -258,8 +282,11 @@ def _index(file: Any, total: int | None, name: str,
     broken = ""
     group = None
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()                       # else it keeps the header of each of millions
+                if member.size < 0:                       # it leads back, to read the same headers for ever
+                    raise tarfile.ReadError("a member of negative size")
                 count += 1
                 group = None
                 plain = _member_name(member)
@@ -312,16 +339,17 @@ def _without_cut_off(samples: list[_Group]) -> list[_Group]:
 
 def _member_name(member: tarfile.TarInfo) -> str | None:
     """The name without a leading "./", None for what is no plain file, is hidden or leads out of the tar."""
-    name = PurePosixPath(member.name)
-    unsafe = name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name
-    if not member.isreg() or member.issparse() or unsafe or not name.name or name.name.startswith("."):
+    name = member.name
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    unsafe = name.startswith("/") or ".." in parts or "\\" in name or "\0" in name
+    if not member.isreg() or member.issparse() or unsafe or not parts or parts[-1].startswith("."):
         return None
-    return _readable(str(name))
+    return _readable("/".join(parts))
 
 
 def _readable(name: str) -> str:
     """A file name may hold any bytes; a table's text is Unicode."""
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
+    return name if name.isascii() else unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "replace"))
 
 
 def read_text(raw: bytes, most: int | None = MAX_TEXT) -> str | None:
