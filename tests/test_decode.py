@@ -145,6 +145,21 @@ def test_one_colour_is_flat_and_keeps_its_image():
     assert decode(encoded(Image.fromarray(fine))).status == "ok"
 
 
+@pytest.mark.parametrize("size", [(64, 64), (67, 95), (9, 31), (3, 200), (512, 300)])
+def test_flat_is_a_matter_of_all_pixels_wherever_the_few_that_differ_lie(size):
+    """Two boxes far from the rest, which is the least spread that a distance of two means allows; and noise."""
+    wide, high = size
+    box = max(1, min(size) // 8)
+    for apart in range(2, 120):
+        patches = np.full((high, wide), 128.0)
+        patches[:box, :box] += apart / 2
+        patches[box:2 * box, :box] -= apart / 2
+        noise = 128 + np.random.default_rng(apart).normal(0, apart / 30, (high, wide))
+        for grey in (patches, noise):
+            grey = grey.round().astype(np.uint8)
+            assert decode(encoded(Image.fromarray(grey))).status == ("flat" if grey.std() < 2 else "ok")
+
+
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 @pytest.mark.parametrize(("target", "size"), [(None, (512, 384)), (384, (512, 384)), (192, (256, 192)), (64, None)])
 def test_a_target_reduces_by_a_whole_factor_and_never_below_it(format, target, size):

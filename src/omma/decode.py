@@ -41,6 +41,7 @@ except ImportError:                                       # Pillow before 11.3
 
 STATUSES = ("ok", "empty", "not_an_image", "truncated", "decode_error", "too_many_pixels", "too_many_bytes",
             "too_small", "suspicious_ratio", "unsupported_mode", "flat", "bad_text", "optout", "duplicate_key")
+BOXES = 8                                                 # along the short side, to tell the clear cases fast
 FLAT_STD = 2.0  # grey levels of 255: the standard deviation of the liveliest channel
 TURN = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -142,7 +143,7 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, target: int | None = No
             return Decoded(_failure(error), None, width, height, name, mode, frames, _line(error))
     if target is not None and (factor := min(image.size) // max(target, 1)) > 1:
         image = image.reduce(factor)
-    status = "flat" if _spread(image) < FLAT_STD else "ok"
+    status = "ok" if _varied(image) or _spread(image) >= FLAT_STD else "flat"
     return Decoded(status, image, width, height, name, mode, frames, "; ".join(note))
 
 
@@ -219,6 +220,18 @@ def _to_rgb(file: Image.Image) -> tuple[Image.Image, list[str]]:
             return white, ["alpha on white"]
         return seen.convert("RGB"), []
     return file.convert("RGB"), ["CMYK converted"] if mode == "CMYK" else []
+
+
+def _varied(image: Image.Image) -> bool:
+    """Whether a few means alone show a spread of FLAT_STD or more; they are several times faster than all counts.
+
+    Two boxes of n of all N pixels whose means lie d apart make the variance n d^2 / 2N at least; d is rounded by 1.
+    """
+    box = max(1, min(image.size) // BOXES)
+    width, height = image.size
+    extremes: Any = image.reduce(box, (0, 0, width - width % box, height - height % box)).getextrema()
+    apart = max(high - low for low, high in extremes) - 1
+    return (box * apart) ** 2 >= 2 * FLAT_STD**2 * width * height
 
 
 def _spread(image: Image.Image) -> float:
