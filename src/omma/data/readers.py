@@ -284,7 +284,8 @@ def _index(file: Any, total: int | None, name: str,
     try:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()                       # else it keeps the header of each of millions
+                # else the tar keeps the header of each of millions
+                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
                 if member.size < 0:                       # it leads back, to read the same headers for ever
                     raise tarfile.ReadError("a member of negative size")
                 count += 1
