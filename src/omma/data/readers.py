@@ -261,11 +261,12 @@ class _Header(tarfile.TarInfo):
         plain = len(buf) == tarfile.BLOCKSIZE and buf[156] in b"0\0" and not buf[345] and not (
             buf[100:156] + buf[329:345]).translate(None, b"01234567 \0")
         try:
-            size, checksum = (int(buf[start:end].rstrip(b" \0"), 8) for start, end in ((124, 136), (148, 156)))
+            size, checksum = int(buf[124:136].rstrip(b" \0"), 8), int(buf[148:156].rstrip(b" \0"), 8)
         except ValueError:
             plain = False
         name = buf[:100].partition(b"\0")[0]
-        if not plain or name.endswith(b"/") or sum(buf) - sum(buf[148:156]) + 256 != checksum:
+        total = sum(buf.translate(None, b"\0")) - sum(buf[148:156]) + 256       # most of a header is zeros
+        if not plain or name.endswith(b"/") or total != checksum:
             return super().frombuf(buf, encoding, errors)
         header = cls(name.decode(encoding, errors))
         header.size = size
