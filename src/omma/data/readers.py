@@ -277,7 +277,8 @@ def _index(file: Any, total: int | None, name: str,
            problems: Problems) -> tuple[list[_Group], dict[str, tuple[int, int]]]:
     """The groups of a tar and the tars in it, from its headers. total: bytes of the file; None when it is packed and
     can't be known."""
-    groups: dict[str, list[_Group]] = {}
+    samples: list[_Group] = []
+    latest: dict[str, _Group] = {}                        # of the samples of a key
     shards: dict[str, tuple[int, int]] = {}
     count = skipped = 0
     broken = ""
@@ -304,10 +305,10 @@ def _index(file: Any, total: int | None, name: str,
                 slot = "picture" if suffix in PICTURE_SUFFIXES else suffix
                 if not key or (slot != "picture" and slot not in TEXT_SUFFIXES):
                     continue
-                of_key = groups.setdefault(key, [])
-                if not of_key or slot in of_key[-1].slots:
-                    of_key.append(_Group(key))
-                group = of_key[-1]
+                group = latest.get(key)
+                if group is None or slot in group.slots:
+                    group = latest[key] = _Group(key)
+                    samples.append(group)
                 group.slots[slot], group.last = (member.offset_data, member.size), count
                 if total is not None and member.offset_data + member.size > total:
                     del group.slots[slot]                 # its bytes end with the file
@@ -318,7 +319,6 @@ def _index(file: Any, total: int | None, name: str,
         broken = str(error)
         if total is None and group is not None:  # what is packed can't be measured: the last member may be short
             group.slots.clear()
-    samples = [group for of_key in groups.values() for group in of_key]
     if broken:
         samples = _without_cut_off(samples)
         problems.append(f"{name} is cut off or damaged after {count} members ({broken}): "
