@@ -201,9 +201,12 @@ def test_too_many_open_files_are_no_fault_of_the_table(tmp_path, monkeypatch):
         open_picture({"uri": "a.png"}, tmp_path)
 
 
-def test_what_is_decoded_can_be_sent_to_another_process():
-    found = pickle.loads(pickle.dumps(decode(encoded(PICTURE, "JPEG"))))
-    assert found.image.size == (128, 96)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP"])
+def test_what_is_decoded_can_be_sent_to_another_process(format):
+    found = decode(encoded(PICTURE, format))
+    sent = pickle.loads(pickle.dumps(found))
+    assert np.array_equal(np.asarray(sent.image), np.asarray(found.image))
+    assert sent.image.resize((32, 24)).size == (32, 24)
 
 
 def test_decoding_and_tables_need_no_torch():

@@ -42,6 +42,7 @@ except ImportError:                                       # Pillow before 11.3
 STATUSES = ("ok", "empty", "not_an_image", "truncated", "decode_error", "too_many_pixels", "too_many_bytes",
             "too_small", "suspicious_ratio", "unsupported_mode", "flat", "bad_text", "optout", "duplicate_key")
 BOXES = 8                                                 # along the short side, to tell the clear cases fast
+COMPLETE = ("JPEG", "PNG", "BMP")                         # these readers are, once loaded, images like any other
 FLAT_STD = 2.0  # grey levels of 255: the standard deviation of the liveliest channel
 TURN = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -219,6 +220,8 @@ def _to_rgb(file: Image.Image) -> tuple[Image.Image, list[str]]:
             white.paste(seen, mask=alpha)
             return white, ["alpha on white"]
         return seen.convert("RGB"), []
+    if mode == "RGB" and file.format in COMPLETE:         # a copy would double the memory of a large photograph
+        return file, []
     return file.convert("RGB"), ["CMYK converted"] if mode == "CMYK" else []
 
 
