@@ -54,7 +54,14 @@ BESIDE_PUBLIC = {
         "omma.training.recipes",
         "omma.eval.report",
     },
-    "demo": {"omma.config", "omma.scenes.sources", "omma.training.recipes", "omma.eval.report"},
+    "demo": {
+        "omma.config",
+        "omma.scenes.sources",
+        "omma.training.recipes",
+        "omma.eval.report",
+        "omma.models.weights",
+        "omma.retrieval.index",
+    },
     "folder": {
         "omma.config",
         "omma.data.split",
@@ -62,6 +69,7 @@ BESIDE_PUBLIC = {
         "omma.models.pretrained",
         "omma.training.recipes",
         "omma.eval.report",
+        "omma.retrieval.index",
     },
 }
 ONLY_IN = {

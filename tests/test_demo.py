@@ -9,6 +9,7 @@ import pytest
 import omma
 from omma import cli
 from omma.demo import run_demo
+from omma.models.weights import shipped
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +23,14 @@ def test_the_demo_leaves_tables_runs_reports_and_a_page(demo):
     assert Path(result["report"]) == folder / "report.html"
     assert Path(result["report"]).stat().st_size > 10_000
     assert omma.load_encoder(result["checkpoint"], device="cpu").embed_dim == 32
-    assert set(result["reports"]) == {"retrieval", "statements", "patterns"}
-    for task, place in result["reports"].items():
-        assert omma.Report.load(place).metrics["task"] == task
+    assert set(result["reports"]) == {"demo", *shipped()}
+    for places in result["reports"].values():
+        assert set(places) == {"retrieval", "statements", "patterns"}
+        for task, place in places.items():
+            assert omma.Report.load(place).metrics["task"] == task
+    assert {(row["eye"], row["task"]) for row in result["summary"]} == {
+        (eye, task) for eye in result["reports"] for task in result["reports"][eye]
+    }
     test = omma.Table.open(folder / "scenes" / "test" / "pictures")
     assert len(result["hits"]) == 5
     assert {hit[0] for hit in result["hits"]} <= set(test.read(columns=["id"])["id"].to_pylist())
@@ -41,7 +47,7 @@ def test_no_world_of_the_test_was_trained_on(demo):
 
 def test_retrieval_is_asked_of_plain_pictures_only(demo):
     _, result = demo
-    asked = omma.Report.load(result["reports"]["retrieval"]).rows.select(["item", "pattern"]).to_pylist()
+    asked = omma.Report.load(result["reports"]["demo"]["retrieval"]).rows.select(["item", "pattern"]).to_pylist()
     pictures = {row["item"] for row in asked if row["pattern"] == "i2t"}
     assert len(pictures) == 12
     assert all(name.count("-") == 1 for name in pictures), "the pictures of a pair have longer names"

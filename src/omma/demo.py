@@ -19,6 +19,8 @@ from rich.console import Console
 import omma
 from omma.config import apply
 from omma.eval.report import write_html
+from omma.models.weights import shipped
+from omma.retrieval.index import example_query
 from omma.scenes.sources import write_scenes
 from omma.training.recipes import load_recipe
 
@@ -77,9 +79,9 @@ def run_demo(
 ) -> dict[str, Any]:
     """Runs the story into the folder `out` and says what came out.
 
-    Returns {"report": path of report.html, "checkpoint": path, "tables": paths, "reports": paths, "query": the
-    sentence, "hits": [(id, score, caption)], "summary": [one dict a task and score], "seconds"}. Raises ValueError when
-    `out` holds something else, or a demo with other settings.
+    Returns {"report": path of report.html, "checkpoint": path, "tables": paths, "reports": paths by eye ("demo", and
+    what comes with omma) and task, "query": the sentence, "hits": [(id, score, caption)], "summary": [one dict an eye,
+    task and score], "seconds"}. Raises ValueError when `out` holds something else, or a demo with other settings.
     """
     if preset not in SIZES:
         raise ValueError(f"no preset {preset!r}; there are {', '.join(SIZES)}")
@@ -106,24 +108,33 @@ def run_demo(
 
     pictures = omma.Table.open(test / "pictures")
     with say.step("asking what it sees, beside a blind and a wrong-picture control"):
-        reports = {}
-        # retrieval is asked of plain pictures only: each is another world, while those of a pair differ in one thing
-        for task, data in (("retrieval", pictures.select("group is None")), ("statements", test), ("patterns", test)):
-            report_folder = folder / "reports" / task
-            limit = size.limit if task == "statements" else None
-            reports[task] = omma.evaluate(
-                encoder, task, data=data, out=report_folder, limit=limit, seed=seed, progress=progress
-            )
+        reports: dict[str, dict[str, omma.Report]] = {}
+        for name in ("demo", *shipped()):  # what comes with omma is measured on the same world
+            eye = encoder if name == "demo" else omma.load_encoder(name, device=device)
+            # retrieval is asked of plain pictures only, each another world; those of a pair differ in one thing
+            data = {"retrieval": pictures.select("group is None"), "statements": test, "patterns": test}
+            reports[name] = {
+                task: omma.evaluate(
+                    eye,
+                    task,
+                    data=data[task],
+                    out=folder / "reports" / name / task,
+                    limit=size.limit if task == "statements" else None,
+                    seed=seed,
+                    progress=progress,
+                )
+                for task in data
+            }
 
     with say.step("embedding the test pictures, and searching them"):
         omma.embed(pictures, encoder, progress=progress)
-        query = first_caption(pictures)
+        query = example_query(pictures)
         hits = omma.search(pictures, query, encoder=encoder, k=5)
 
     with say.step("writing the report"):
         page = write_html(
             folder / "report.html",
-            runs=list(reports.values()),
+            runs=[report for of_one in reports.values() for report in of_one.values()],
             training=[(recipe, folder / "runs" / recipe / "metrics.jsonl") for recipe, _ in size.train],
             pictures=pictures,
             items=omma.Table.open(test / "items"),
@@ -132,7 +143,7 @@ def run_demo(
         "report": str(page),
         "checkpoint": str(checkpoint.path),
         "tables": {"train": str(train), "test": str(test)},
-        "reports": {task: str(folder / "reports" / task) for task in reports},
+        "reports": {name: {task: str(folder / "reports" / name / task) for task in reports[name]} for name in reports},
         "query": query,
         "hits": [(hit.id, float(hit.score), hit.row["captions"][0]["text"]) for hit in hits],
         "summary": summarise(reports),
@@ -186,16 +197,12 @@ def draw(folder: Path, pictures: int, pairs: int, seed: int, size: int, progress
     part.rename(folder)
 
 
-def first_caption(pictures: Any) -> str:
-    """What the first plain test picture shows, in words: a search that has a right answer."""
-    return next(iter(pictures.scan(columns=["captions"])))["captions"][0].as_py()[0]["text"]
-
-
-def summarise(reports: dict[str, Any]) -> list[dict[str, Any]]:
-    """The headline of each task and kind of score: the model, its controls, and chance."""
+def summarise(reports: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The headline of each eye, task and kind of score: the model, its controls, and chance."""
     return [
-        {"task": task, "score": kind} | {name: head.get(name) for name in HEADLINE}
-        for task, report in reports.items()
+        {"eye": name, "task": task, "score": kind} | {key: head.get(key) for key in HEADLINE}
+        for name, of_one in reports.items()
+        for task, report in of_one.items()
         for kind, head in report.metrics["headline"].items()
     ]
 

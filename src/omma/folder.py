@@ -22,12 +22,13 @@ from omma.data.split import HELD_OUT, TRAIN, Split, split
 from omma.decode import open_picture
 from omma.eval.report import write_html
 from omma.models.pretrained import VLMoEncoder, pick_device
+from omma.retrieval.index import example_query
 from omma.training.recipes import load_recipe
 
 FEWEST = 40        # usable pictures; with fewer there is nothing to measure on
 PASSES = 60        # over the training pictures, unless the held-out ones say that it is enough
-MOST_CPU, MOST_GPU = 400_000, 30_000_000   # samples: under an hour for a CPU of two cores
-CHECKED = 500      # held-out pictures that are searched during training
+MOST_CPU, MOST_GPU = 400_000, 30_000_000   # samples; for two CPU cores 25 minutes of the smallest size, 70 of the next
+CHECKED, AT_ONCE = 500, 32   # held-out pictures that are searched during training, and of them in memory
 PATIENCE = 5
 
 
@@ -53,8 +54,8 @@ def fit(data: str | Path, out: str | Path = "runs/vlmo", *, changes: Sequence[st
     """Trains an eye on a folder of pictures with captions, a tar, or a table.
 
     changes: key=value pairs over the settings that are chosen (`omma.TrainConfig`); toml: a file of such. resume: go on
-    where the fit in `out` stopped. Raises ValueError for data that cannot be trained on, and when `out` holds
-    something and resume is not asked for.
+    where the fit in `out` stopped. A table that is given gets the column "fold" (`omma.data.split`). Raises ValueError
+    for data that cannot be trained on, and when `out` holds something and resume is not asked for.
     """
     out = Path(out)
     if out.exists() and any(out.iterdir()) and not resume:
@@ -91,7 +92,7 @@ def fit(data: str | Path, out: str | Path = "runs/vlmo", *, changes: Sequence[st
         recall_at_10=recall["t2i"]["recall@10"]["value"],
         chance_at_10=recall["t2i"]["recall@10"]["chance"],
         next=f"omma embed {place} --encoder {eye} && "
-        f"omma search {place} {quote(first_caption(held_out))} --encoder {eye}",
+        f"omma search {place} {quote(example_query(held_out))} --encoder {eye}",
     )
 
 
@@ -99,7 +100,7 @@ def find_table(data: Path, out: Path, say: Console, progress: bool) -> Any:
     """The table of pictures at `data`, or one made of the pictures there."""
     if (data / "manifest.json").exists():
         return omma.Table.open(data)
-    if (out / "table" / "manifest.json").exists():  # an earlier part of this fit
+    if (out / "last").exists():  # what has been trained on stays as it was
         return omma.Table.open(out / "table")
     if not data.exists():
         raise ValueError(f"no data at {data}: give a folder of pictures with captions beside them, a .tar, or a table")
@@ -113,23 +114,17 @@ def tell_split(say: Console, sides: Split) -> None:
               f"{sides.unusable} can't be used")  # fmt: skip
 
 
-def typical_side(table: Any, sample: int = 200) -> float:
-    """The median of the shorter sides, in pixels, of the first usable pictures."""
-    sides: list[int] = []
-    for record in table.scan(["id", "bytes", "uri", "offset", "length"], where="fold is not None"):
-        for row in pa.Table.from_batches([record]).to_pylist():
-            image = open_picture(row, Path(table.uri)).image
-            sides += [min(image.size)] if image else []
-            if len(sides) == sample:
-                return float(np.median(sides))
-    return float(np.median(sides))
+def typical_side(table: Any) -> float:
+    """The median of the shorter sides of the usable pictures, in pixels."""
+    sizes = table.read(["width", "height"], where="fold is not None")
+    return float(np.median(np.minimum(sizes["width"].to_numpy(), sizes["height"].to_numpy())))
 
 
 def choose(pictures: int, side: float, device: str) -> omma.TrainConfig:
     """Settings for so many training pictures of so many pixels on a device ("cpu", "cuda", "mps").
 
     Stage 3 from random weights. Small data gets the small model, since a larger one would learn it by heart; a CPU
-    gets no more pixels than it can train on in an hour, and no picture is enlarged for it.
+    gets fewer pixels than a GPU, and small pictures are not enlarged by more than they need be.
     """
     cpu = device == "cpu"
     if cpu or pictures < 20_000:
@@ -165,12 +160,20 @@ def finds(table: Any) -> Any:
                                          where=f"fold == '{HELD_OUT}'")
             for row in pa.Table.from_batches([record]).to_pylist()]  # fmt: skip
     rows = rows[:: -(-len(rows) // CHECKED)]
-    images = [image for row in rows if (image := open_picture(row, Path(table.uri)).image)]
     texts = [row["captions"][0]["text"] for row in rows]
+
+    def picture(row: dict[str, Any]) -> Any:
+        found = open_picture(row, Path(table.uri))
+        if found.image is None:
+            raise ValueError(f"picture {row['id']} was usable when it was ingested and now is {found.status}; was the "
+                             "file behind it changed? Ingest it again")  # fmt: skip
+        return found.image
 
     def evaluate(model: Any, processor: Any) -> dict[str, float]:
         encoder = VLMoEncoder(model, processor, "vlmo", device=next(model.parameters()).device.type)
-        return {"mrr": mean_reciprocal_rank(encoder.encode_image(images) @ encoder.encode_text(texts).T, texts)}
+        parts = [rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE)]  # photographs are large once decoded
+        vectors = np.concatenate([encoder.encode_image([picture(row) for row in part]) for part in parts])
+        return {"mrr": mean_reciprocal_rank(vectors @ encoder.encode_text(texts).T, texts)}
 
     return evaluate
 
@@ -184,7 +187,3 @@ def mean_reciprocal_rank(scores: np.ndarray, texts: Sequence[str]) -> float:
     for s, own in ((scores, right[:, None]), (scores.T, right[:, None])):
         ranks.append(1 + (rival & (s > own)).sum(axis=1) + 0.5 * (rival & (s == own)).sum(axis=1))
     return float(np.mean([1 / rank for rank in ranks]))
-
-
-def first_caption(view: Any) -> str:
-    return next(iter(view.scan(columns=["captions"])))["captions"][0].as_py()[0]["text"]

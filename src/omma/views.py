@@ -49,13 +49,17 @@ def facts_table(title: str, values: dict[str, Any], **more: Any) -> Any:
 def demo_tables(result: dict[str, Any]) -> list[Any]:
     from rich.table import Table as Grid
 
-    grid = Grid("%", "model", "95 %", "blind", "wrong image", "chance", title="what it sees", title_justify="left")
+    grids = {}
+    for name in result["reports"]:
+        title = "what the eye of this demo sees" if name == "demo" else f"what {name} sees, which comes with omma"
+        columns = ("%", "model", "95 %", "blind", "wrong image", "chance")
+        grids[name] = Grid(*columns, title=title, title_justify="left")
     for row in result["summary"]:
         numbers = ("value", "low95", "high95", "blind", "wrong-image", "chance")
         value, low, high, *controls = ("–" if row[name] is None else f"{100 * row[name]:.1f}" for name in numbers)
-        grid.add_row(f"{row['task']} {row['metric']} ({row['score']})", value, f"{low}–{high}", *controls)
+        grids[row["eye"]].add_row(f"{row['task']} {row['metric']} ({row['score']})", value, f"{low}–{high}", *controls)
     facts = {"report": result["report"], "model": result["checkpoint"], "seconds": result["seconds"]}
-    return [grid, hits_table(result["query"], result["hits"]), facts_table("done", facts)]
+    return [*grids.values(), hits_table(result["query"], result["hits"]), facts_table("done", facts)]
 
 
 def hits_table(query: str, hits: list[tuple[str, float, str]]) -> Any:

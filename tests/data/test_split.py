@@ -141,5 +141,16 @@ def test_one_picture_alone_and_a_share_that_is_none_are_refused(tmp_path):
         split(same, held_out=1.5)
 
 
+def test_a_column_of_somebody_elses_is_not_replaced(tmp_path):
+    table = table_of(tmp_path / "t", {f"p{i}": encoded(image) for i, image in enumerate(pictures(6))})
+    table.add_column("fold", list("aabbcc"))
+    with pytest.raises(ValueError, match=r"has a column 'fold' that is no split of ours .*column="):
+        split(table)
+    assert table.read(["fold"])["fold"].to_pylist() == list("aabbcc")
+    split(table, column="side")
+    again = split(table, column="side", seed=1)  # its own it replaces
+    assert sum(again.pictures.values()) == 6
+
+
 def test_components_are_those_of_the_links():
     assert joined(7, [(5, 2), (0, 6), (2, 3), (6, 0)]) == [[0, 6], [1], [2, 3, 5], [4]]

@@ -1,8 +1,10 @@
 """Model folders: what is saved is what is loaded, and what does not fit is named."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,15 @@ from PIL import Image
 from omma.models.preprocess import CLS, MASK, PAD, SEP, Processor, pad, train_wordpiece
 from omma.models.pretrained import Encoder, Matcher, VLMoEncoder, load_encoder, pick_device
 from omma.models.vlmo import VLMo, VLMoConfig
-from omma.models.weights import from_pretrained, load_matching, read_tensors, save_pretrained, weights_hash
+from omma.models.weights import (
+    from_pretrained,
+    load_matching,
+    model_folder,
+    read_tensors,
+    save_pretrained,
+    shipped,
+    weights_hash,
+)
 
 CAPTIONS = ["a red cup left of a blue fish", "two green balls", "the lamp is lit", "빨간 컵", "un café"]
 
@@ -77,6 +87,34 @@ def test_the_fingerprint_follows_weights_and_preprocessing(model_and_processor):
     with torch.no_grad():
         model.logit_scale += 1e-6
     assert VLMoEncoder(model, processor, "eye", "cpu").fingerprint != first
+
+
+def test_weights_stored_in_float16_are_half_as_large_and_computed_with_in_float32(tmp_path, model_and_processor):
+    model, _ = model_and_processor
+    whole, half = (
+        save_pretrained(model, tmp_path / "whole"),
+        save_pretrained(model, tmp_path / "half", dtype=torch.half),
+    )
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = from_pretrained(half).state_dict()
+    assert {value.dtype for value in loaded.values()} == {torch.float32}
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded[name], value.half().float()), name
+
+
+def test_a_shipped_eye_has_a_name_and_a_folder_of_that_name_comes_first(tmp_path, folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store").mkdir()
+    shutil.move(folder, tmp_path / "store" / "eye")
+    monkeypatch.setattr("omma.models.weights.SHIPPED", tmp_path / "store")
+    assert shipped() == ["eye"]
+    assert model_folder("eye") == tmp_path / "store" / "eye"
+    assert load_encoder("eye").name == "eye"
+    (tmp_path / "eye").mkdir()
+    assert model_folder("eye") == Path("eye")
+    with pytest.raises(ValueError, match="what comes with omma is eye"):
+        load_encoder("ear")
 
 
 def test_a_folder_that_is_no_model_says_what_it_has(tmp_path, folder):

@@ -72,11 +72,11 @@ def test_workers_change_nothing(batches):
         assert all(same(a, b) for a, b in zip(runs[0], run, strict=True))
 
 
-def test_an_epoch_shows_every_picture_once(batches):
+def test_an_epoch_shows_no_picture_twice_and_another_one_shows_those_left_out(batches):
     assert batches.steps_per_epoch == 2  # 20 usable pictures, 8 a step
-    shown = batches.order(0).reshape(-1).tolist()
-    assert sorted(shown) == list(range(20))
-    assert batches.order(1).reshape(-1).tolist() != shown
+    epochs = [batches.order(epoch).reshape(-1).tolist() for epoch in range(12)]
+    assert all(len(shown) == len(set(shown)) == 16 for shown in epochs)
+    assert {i for shown in epochs for i in shown} == set(range(20))
 
 
 def test_minimal_pairs_travel_together_with_aligned_captions_and_the_same_crop(batches):
@@ -91,6 +91,21 @@ def test_minimal_pairs_travel_together_with_aligned_captions_and_the_same_crop(b
                 assert rows[0].index(list(batch.texts[k])) == rows[1].index(list(batch.texts[k + 1]))
                 found += 1
     assert found >= 8
+
+
+def test_a_batch_by_kind_holds_one_kind_and_an_epoch_both(tmp_path, processor):
+    table = make_table(tmp_path / "t", n=40, pairs=6)
+    table.add_column("kind", ["ab"[i % 4 < 2] for i in range(len(table))])  # partners share theirs
+    made = Batches(table, processor, DataConfig(batch_by="kind"), batch_size=8, patch_size=4, seed=0)
+    side = dict(zip(table.read(["id"])["id"].to_pylist(), table.read(["kind"])["kind"].to_pylist(), strict=True))
+    for epoch in (0, 1):
+        shown = [made[epoch * made.steps_per_epoch + k].ids for k in range(made.steps_per_epoch)]
+        assert all(len({side[i] for i in ids}) == 1 for ids in shown)
+        assert sorted({side[ids[0]] for ids in shown}) == ["a", "b"]
+        assert len({i for ids in shown for i in ids}) == 8 * made.steps_per_epoch == 32  # 20 of each, 2 batches
+    assert made.order(0).tolist() != made.order(1).tolist()
+    pair = made.pairs[0][0]
+    assert made.grouped >= set(pair.tolist())
 
 
 def test_what_cannot_be_trained_on_is_counted(batches):

@@ -9,7 +9,7 @@ from omma.models.preprocess import Processor
 from omma.table import Table
 from omma.training.batches import Batch, Batches
 from omma.training.loop import build
-from omma.training.losses import LossWeights, compute_losses, negatives
+from omma.training.losses import LossWeights, by_length, compute_losses, negatives
 
 
 def batch_of(partner: list[int], texts: list[tuple[int, ...]]) -> Batch:
@@ -28,18 +28,18 @@ def test_a_minimal_pair_takes_its_partner_and_the_rest_what_is_similar():
     same = torch.eye(6, dtype=torch.bool)
     wrong_text, wrong_image, text_valid, image_valid = negatives(logits, same, batch, (0,))
     assert wrong_text.tolist() == [1, 0, 4, 0, 5, 4]
-    assert wrong_image.tolist() == [2, 3, 4, 5, 0, 1]
+    assert wrong_image[2:4].tolist() == [4, 5]
     assert text_valid.all()
-    assert image_valid.all()
+    assert image_valid.tolist() == [False, False, True, True, False, False]  # a pair's is its partner's wrong text
 
 
-def test_a_negative_that_belongs_is_not_used():
-    batch = batch_of([1, 0, -1, -1], [(7,), (8,), (7,), (9,)])  # picture 2 has the words of picture 0
+def test_a_picture_that_belongs_to_all_texts_takes_no_part():
+    batch = batch_of([-1, -1, 3, 2], [(7,), (8,), (9,), (10,)])
     same = torch.eye(4, dtype=torch.bool)
-    same[0, 2] = same[2, 0] = True
+    same[0] = same[:, 0] = True
     *_, text_valid, image_valid = negatives(torch.zeros(4, 4), same, batch, (0,))
-    assert text_valid.tolist() == [True] * 4
-    assert image_valid.tolist() == [False, True, True, True]  # the next unit's picture is number 2 for number 0
+    assert text_valid.tolist() == [False, True, True, True]
+    assert image_valid.tolist() == [False, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,7 @@ def test_a_negative_that_belongs_is_not_used():
         (LossWeights(itc=1.0, itm=1.0, mlm=1.0), {"itc", "itm", "mlm"}, 3),
         (LossWeights(itc=1.0, itc_vl=1.0), {"itc", "itc_vl"}, 2),
         (LossWeights(itc=1.0, itc_pair=1.0), {"itc", "itc_pair"}, 2),
+        (LossWeights(itm=1.0, itm_pair=1.0), {"itm", "itm_pair"}, 3),
     ],
 )
 def test_an_objective_runs_no_pass_it_does_not_need(tiny_run, monkeypatch, weights, names, passes):
@@ -79,3 +80,35 @@ def test_a_share_of_the_batch_is_fused_and_all_of_it_contrasted(tiny_run, monkey
     monkeypatch.setattr(model, "encode", record)
     compute_losses(model, batch, processor.normalize(batch.pixels), config.losses, (0, 0), fusion_share=0.3)
     assert rows == [8, 8, 4 * 2]  # 2 of 8 samples: positives, two kinds of negatives, masked words
+
+
+def test_texts_in_groups_of_one_length_give_the_losses_of_all_padded_to_the_longest(tiny_run, monkeypatch):
+    """Padding is never seen, so what groups save must change nothing but rounding."""
+    weights = LossWeights(itc=1.0, itc_pair=1.0, itm=1.0, itm_pair=1.0, mlm=1.0)
+    config = tiny_run()
+    config = replace(config, model=replace(config.model, pool="max"))
+    model, processor, _ = build(config, Table.open(config.data))
+    whole = Batches(Table.open(config.data), processor, config.dataset, batch_size=8, patch_size=8, seed=0)[0]
+    length = whole.input_ids.shape[1]
+    wide = lambda ids, fill: torch.cat((ids, torch.full((8, 40 - length), fill)), dim=1)
+    ids, mask = wide(whole.input_ids, 0), wide(whole.attention_mask, 0)
+    long = torch.arange(8) % 3 == 0  # two lengths, 40 tokens and fewer than 16
+    ids[long, length - 1 :], mask[long] = 7, 1
+    batch = replace(whole, input_ids=ids, attention_mask=mask, masked_ids=torch.where(mask == 1, ids, 0),
+                    mlm_labels=torch.where((torch.arange(40) == 2) | (torch.arange(40) == 30) & (mask == 1), ids, -100),
+                    partner=torch.tensor([1, 0, 3, 2, -1, -1, -1, -1]))  # fmt: skip
+    model = type(model)(replace(model.config, max_text_len=40)).double().eval()
+    pixels = processor.normalize(batch.pixels).double()
+    assert len(by_length(mask)) == 2
+    grouped = compute_losses(model, batch, pixels, weights, (0, 0))
+    monkeypatch.setattr("omma.training.losses.by_length", lambda mask: [(torch.arange(len(mask)), mask.shape[1])])
+    padded = compute_losses(model, batch, pixels, weights, (0, 0))
+    assert grouped.keys() == padded.keys() == {"itc", "itc_pair", "itm", "itm_pair", "mlm"}
+    for name in grouped:
+        assert grouped[name].item() == pytest.approx(padded[name].item(), rel=1e-5), name
+
+
+def test_groups_of_one_length_hold_each_row_once():
+    mask = (torch.arange(40) < torch.tensor([[3], [16], [17], [40], [9], [33]])).long()
+    groups = [(rows.tolist(), length) for rows, length in by_length(mask)]
+    assert groups == [([0, 1, 4], 16), ([2], 32), ([3, 5], 40)]

@@ -12,6 +12,7 @@ from omma.training.objectives import (
     hard_negatives,
     itc_loss,
     itm_loss,
+    match_pair_loss,
     mim_loss,
     mlm_loss,
     pair_loss,
@@ -103,6 +104,19 @@ def test_hard_negatives_survive_a_saturated_softmax_and_a_batch_without_negative
 def test_itm_ignores_what_could_not_be_drawn():
     logits = torch.tensor([[0.0, 2.0], [5.0, -5.0]])
     assert itm_loss(logits, torch.tensor([1, IGNORE])).item() == pytest.approx(math.log(1 + math.exp(-2)), rel=1e-5)
+
+
+def test_matching_within_a_pair_compares_levels_and_is_blind_to_the_level_itself():
+    own = torch.tensor([[0.0, 2.0], [1.0, 0.0], [9.0, 9.0]])  # margins 2, -1; the third stands alone
+    crossed = torch.tensor([[0.0, 1.0], [0.5, 0.0], [0.0, 50.0]])  # 1, -0.5
+    partner = torch.tensor([1, 0, -1])
+    texts = [2 - 1, -1 - -0.5]  # picture i: its own text above the partner's
+    pictures = [2 - -0.5, -1 - 1]  # text i: its own picture above the partner's
+    expected = sum(math.log(1 + math.exp(-margin)) for margin in texts + pictures) / 4
+    assert match_pair_loss(own, crossed, partner).item() == pytest.approx(expected)
+    level = torch.tensor([0.0, 30.0])
+    assert match_pair_loss(own + level, crossed + level, partner).item() == pytest.approx(expected, rel=1e-5)
+    assert match_pair_loss(own, own, torch.tensor([-1, -1, -1])).item() == 0.0
 
 
 def test_mlm_of_a_batch_without_masked_words_is_zero_and_has_a_gradient():

@@ -10,7 +10,7 @@ smallest id, so a table that grows keeps its sides, unless a new picture joins t
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def split(table: Table, *, held_out: float = 0.1, seed: int = 0, column: str = "
     columns = ["id", "bytes", "uri", "offset", "length", "captions", "status", *(["group"] if grouped else [])]
     ids, thumbnails, unusable = [], [], 0
     groups: dict[str, list[int]] = defaultdict(list)
-    with progress_bar("near-duplicates", "pictures", progress) as advance:
+    with progress_bar("looking", "pictures", progress) as advance:
         advance(0, len(table))
         for record in table.scan(columns):
             for row in pa.Table.from_batches([record]).to_pylist():
@@ -64,7 +64,9 @@ def split(table: Table, *, held_out: float = 0.1, seed: int = 0, column: str = "
                 ids.append(row["id"])
                 thumbnails.append(thumbnail(image))
             advance(len(ids) + unusable, len(table))
-    links = near_duplicates(np.stack(thumbnails) if thumbnails else np.empty((0, SIDE, SIDE, 3), np.uint8))
+    with progress_bar("comparing", "pictures", progress) as advance:
+        links = near_duplicates(np.reshape(thumbnails, (-1, SIDE, SIDE, 3)).astype(np.uint8), advance)
+        advance(len(ids), len(ids))
     links += [(members[0], other) for members in groups.values() for other in members[1:]]
     families = joined(len(ids), links)
     if len(families) < 2:
@@ -72,6 +74,9 @@ def split(table: Table, *, held_out: float = 0.1, seed: int = 0, column: str = "
             f"{table.uri} has {len(ids)} usable pictures with captions ({unusable} left out), and no two that differ "
             f"enough to be put on two sides. Look at it: omma show {table.uri}"
         )
+    if column in table.columns and "split" not in table.column_info(column):
+        raise ValueError(f"{table.uri} has a column {column!r} that is no split of ours and would be lost; "
+                         "give another name: column=")  # fmt: skip
     draws = [draw(seed, min(ids[i] for i in family)) for family in families]
     threshold = min(max(held_out, min(draws)), np.nextafter(max(draws), 0.0))  # at least one family on each side
     drawn = zip(draws, families, strict=True)
@@ -95,13 +100,15 @@ def thumbnail(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def near_duplicates(thumbnails: np.ndarray) -> list[tuple[int, int]]:
+def near_duplicates(
+    thumbnails: np.ndarray, advance: Callable[[int, int], None] | None = None
+) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, of pictures that are versions of one another, in order.
 
-    thumbnails: (n, SIDE, SIDE, 3) uint8. Their root mean square difference is at most LARGEST, and at most RELATIVE of
-    the larger spread (so that pages of print, all nearly white, are told apart) plus ROUNDING. Averaging 4 x 4 pixels
-    never makes two pictures differ more, so those (n, 48) means rule out nearly all pairs, exactly; time grows as n^2,
-    a minute for 100,000.
+    thumbnails: (n, SIDE, SIDE, 3) uint8; advance: told how many have been compared. Their root mean square difference
+    is at most LARGEST, and at most RELATIVE of the larger spread (so that pages of print, all nearly white, are told
+    apart) plus ROUNDING. Averaging 4 x 4 pixels never makes two pictures differ more, so those (n, 48) means rule out
+    nearly all pairs, exactly; time grows as n^2.
     """
     n = len(thumbnails)
     full = thumbnails.reshape(n, -1).astype(np.float32)
@@ -111,14 +118,15 @@ def near_duplicates(thumbnails: np.ndarray) -> list[tuple[int, int]]:
     spread = thumbnails.reshape(n, -1, 3).astype(np.float32).std(axis=1).max(axis=1)
     pairs = []
     for start in range(0, n, BLOCK):
+        if advance:
+            advance(start, n)
         rows = slice(start, min(n, start + BLOCK))
+        allowed = np.minimum(LARGEST, RELATIVE * np.maximum(spread[rows, None], spread[None, start:]) + ROUNDING)
         distance = squares[rows, None] + squares[None, start:] - 2 * coarse[rows] @ coarse[start:].T
-        for i, j in np.argwhere(distance <= 48 * LARGEST**2 * 1.001).tolist():
-            if j > i:
-                a, b = start + i, start + j
-                error = float(np.sqrt(np.square(full[a] - full[b]).mean()))
-                if error <= min(LARGEST, RELATIVE * max(spread[a], spread[b]) + ROUNDING):
-                    pairs.append((a, b))
+        for i, near in enumerate(distance <= 48 * (allowed * 1.001 + 0.01) ** 2):
+            others = np.flatnonzero(near[i + 1 :]) + i + 1
+            error = np.sqrt(np.square(full[start + others] - full[start + i]).mean(axis=1))
+            pairs += [(start + i, start + j) for j in others[error <= allowed[i, others]].tolist()]
     return pairs
 
 

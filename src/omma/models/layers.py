@@ -42,13 +42,20 @@ class Attention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(hidden_size))
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x: (B, S, D); bias as in `attend`. Returns (B, S, D)."""
+    def forward(self, x: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+        """x: (B, S, D); bias as in `attend`; scale: as in `scaled_linear`. Returns (B, S, D)."""
         B, S, D = x.shape
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, qkv_bias).view(B, S, 3, self.num_heads, D // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, S, d)
-        return self.proj(attend(q, k, v, bias).transpose(1, 2).reshape(B, S, D))
+        return scaled_linear(attend(q, k, v, bias).transpose(1, 2).reshape(B, S, D), self.proj, scale)
+
+
+def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor | None) -> Tensor:
+    """linear(x) * scale, with the scale (D_out,) put into the weights: they are few, the activations many."""
+    if scale is None:
+        return linear(x)
+    return F.linear(x, linear.weight * scale[:, None], None if linear.bias is None else linear.bias * scale)
 
 
 class Expert(nn.Module):
@@ -61,9 +68,9 @@ class Expert(nn.Module):
         self.fc1 = nn.Linear(hidden_size, ratio * hidden_size)
         self.fc2 = nn.Linear(ratio * hidden_size, hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (..., D). Returns (..., D), without the residual."""
-        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """x: (..., D); scale: as in `scaled_linear`. Returns (..., D), without the residual."""
+        return scaled_linear(F.gelu(self.fc1(self.norm(x))), self.fc2, scale)
 
 
 class DropPath(nn.Module):

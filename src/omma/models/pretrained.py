@@ -14,7 +14,7 @@ from torch import Tensor
 
 from omma.models.preprocess import Processor
 from omma.models.vlmo import VLMo
-from omma.models.weights import from_pretrained, model_folder, weights_hash
+from omma.models.weights import from_pretrained, model_folder, shipped, weights_hash
 
 
 @runtime_checkable
@@ -140,15 +140,16 @@ class VLMoEncoder:
 
 # ---------------------------------------------------------------------------------------------------------- loaders
 def load_encoder(name_or_path: str | Path, device: str = "auto", precision: str = "fp32") -> VLMoEncoder:
-    """An eye by folder: a model folder, or a run folder of `omma train` (its best checkpoint, else its last).
+    """An eye by folder (a model folder, or a run folder of `omma train`: its best checkpoint, else its last) or by
+    name: "vlmo-nano" comes with omma.
 
     ValueError says what is at the path and what would be an encoder.
     """
     folder = model_folder(name_or_path)
     if not folder.is_dir():
         raise ValueError(
-            f"no encoder {str(name_or_path)!r}: no folder of this name. "
-            "Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER"
+            f"no encoder {str(name_or_path)!r}: no folder of this name, and what comes with omma is "
+            f"{', '.join(shipped()) or 'none'}. Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER"
         )
     in_run = folder.name in ("best", "last") or folder.name.startswith("step")
     name = (folder.resolve().parent if in_run else folder).name

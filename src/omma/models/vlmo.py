@@ -50,7 +50,7 @@ class VLMoConfig:
     drop_path: float = 0.0  # of the last layer; the layers below it get a linear share
     text_dropout: float = 0.0
     embed_dim: int | None = None  # E; None: the width, as published
-    pool: Literal["first", "max"] = "first"  # what speaks for a pass: [CLS] as published, or the largest of all tokens
+    pool: Literal["first", "max"] = "first"  # a pass as one vector: [CLS] as published, or the largest of all tokens
     itc_vl: bool = False  # second contrastive heads behind the VL experts (published code, not in the paper)
     num_image_types: int = 1  # 2 for pair classification: picture one and picture two
     num_answers: int = 0  # size of the answer head, 0 for none
@@ -171,19 +171,13 @@ class MultiwayBlock(nn.Module):
 
     def forward(self, x: Tensor, modality: Modality, text_len: int = 0, bias: Tensor | None = None) -> Tensor:
         """x: (B, S, D), text first; text_len: tokens of text in it; bias as in `layers.attend`. Returns (B, S, D)."""
-        x = self._add(x, self.attention(self.norm1(x), bias), self.gamma_1)
-        if (
-            modality == "vl" and "vl" not in self.experts
-        ):  # static split: no mask, no gather, no token through two experts
-            text = self.drop_path(self.experts["text"](x[:, :text_len]))
-            image = self.drop_path(self.experts["image"](x[:, text_len:]))
-            branch = torch.cat((text, image), dim=1)
-            return x + branch if self.gamma_2 is None else torch.addcmul(x, branch, self.gamma_2)
-        return self._add(x, self.experts[modality](x), self.gamma_2)
-
-    def _add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
-        branch = self.drop_path(branch)
-        return x + branch if gamma is None else torch.addcmul(x, branch.to(x.dtype), gamma)
+        x = x + self.drop_path(self.attention(self.norm1(x), bias, self.gamma_1))
+        if modality != "vl" or "vl" in self.experts:
+            return x + self.drop_path(self.experts[modality](x, self.gamma_2))
+        # static split: no mask, no gather, no token through two experts
+        text = self.drop_path(self.experts["text"](x[:, :text_len], self.gamma_2))
+        image = self.drop_path(self.experts["image"](x[:, text_len:], self.gamma_2))
+        return x + torch.cat((text, image), dim=1)
 
 
 # ---------------------------------------------------------------------------------------------------------- heads
@@ -371,7 +365,7 @@ class VLMo(nn.Module):
         states = (x, *self.run_blocks(x, modality, text_len, bias))
         last = self.norm(states[-1])
         keys = None if text is None else self.real_tokens(text_mask, last)
-        return VLMoOutput(last, self.speak(self.pooler, last, keys).tanh(), states, text_len)
+        return VLMoOutput(last, self.pool(self.pooler, last, keys).tanh(), states, text_len)
 
     @staticmethod
     def real_tokens(text_mask: Tensor | None, states: Tensor) -> Tensor | None:
@@ -381,8 +375,11 @@ class VLMo(nn.Module):
         rest = text_mask.new_ones(len(text_mask), states.shape[1] - text_mask.shape[1])
         return torch.cat((text_mask, rest), dim=1).bool()
 
-    def speak(self, linear: nn.Module, states: Tensor, keys: Tensor | None) -> Tensor:
-        """The linear map of what speaks for a pass: (B, S, D) -> (B, out). keys: as `real_tokens` gives them."""
+    def pool(self, linear: nn.Module, states: Tensor, keys: Tensor | None) -> Tensor:
+        """A pass as one vector: the linear map of [CLS], or its largest value over all tokens (config.pool).
+
+        states: (B, S, D); keys: (B, S) as `real_tokens` gives them. Returns (B, out).
+        """
         if self.config.pool == "first":
             return linear(states[:, 0])
         tokens = linear(states)
@@ -435,7 +432,7 @@ class VLMo(nn.Module):
         # The two sides of a minimal pair lie closer together than bfloat16 resolves, so this much is float32.
         with torch.autocast(states.device.type, enabled=False):
             keys = self.real_tokens(text_mask, states) if modality == "text" else None
-            vector = self.speak(projection, states.to(projection.weight.dtype), keys)
+            vector = self.pool(projection, states.to(projection.weight.dtype), keys)
             return F.normalize(vector.float(), dim=-1)
 
     def encode_image(self, pixel_values: Tensor, head: str = "itc") -> Tensor:

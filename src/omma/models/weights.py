@@ -13,24 +13,42 @@ from torch import Tensor, nn
 
 from omma.models.vlmo import VLMo, VLMoConfig
 
+SHIPPED = Path(__file__).parents[1] / "weights"  # model folders inside the package
 MODELS = {"vlmo": (VLMo, VLMoConfig)}  # config.json's "model" -> classes
 
 
-def save_pretrained(model: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> Path:
-    """Writes config.json and model.safetensors into folder, made where missing. state: other weights for it (EMA)."""
+def save_pretrained(
+    model: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None, dtype: torch.dtype | None = None
+) -> Path:
+    """Writes config.json and model.safetensors into folder, made where missing.
+
+    state: other weights for it (EMA). dtype: of the file's floating-point weights, their own by default; float16 halves
+    a file that is to be passed on. `from_pretrained` computes in float32 either way.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kind = next(k for k, (cls, _) in MODELS.items() if isinstance(model, cls))
     config = {"model": kind, **dataclasses.asdict(model.config)}  # type: ignore[arg-type]
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tensors = {k: v.detach().contiguous().cpu() for k, v in (state or model.state_dict()).items()}
+    tensors = {
+        k: v.detach().to((v.is_floating_point() and dtype) or v.dtype).contiguous().cpu()
+        for k, v in (state or model.state_dict()).items()
+    }
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     return folder
 
 
+def shipped() -> list[str]:
+    """Names of the models that come with omma."""
+    return sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir()) if SHIPPED.is_dir() else []
+
+
 def model_folder(place: str | Path) -> Path:
     """The model folder at a place: of a run folder of `omma train` its best checkpoint, where it keeps one, or its
-    last; anything else is taken for a model folder itself."""
+    last; of the name of a shipped model, where no folder has that name, the one inside the package; anything else is
+    taken for a model folder itself."""
+    if not Path(place).exists() and str(place) in shipped():
+        return SHIPPED / place
     place = Path(place)
     return next((place / name for name in ("best", "last") if (place / name).exists()), place)
 
@@ -60,7 +78,9 @@ def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> V
     config = read_config(folder)
     with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
         model = VLMo(config)
-    load_strictly(model, read_tensors(Path(folder) / "model.safetensors"), str(folder), assign=True)
+    tensors = read_tensors(Path(folder) / "model.safetensors")
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    load_strictly(model, tensors, str(folder), assign=True)
     return model.to(device).eval()
 
 

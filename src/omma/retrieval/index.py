@@ -25,6 +25,11 @@ class Hit:
     row: dict[str, Any]
 
 
+def example_query(pictures: Any) -> str:
+    """What the first picture of a table or view shows, in words: a search that has a right answer."""
+    return next(iter(pictures.scan(columns=["captions"])))["captions"][0].as_py()[0]["text"]
+
+
 def search(
     table: Any,
     query: str | Image.Image,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,9 @@ class DataConfig:
     # Column that names minimal pairs: two pictures with the same value travel together, and each one's captions count
     # as false of the other. Ignored where the table lacks it.
     group: str | None = "group"
+    # Column whose values are not mixed within a batch, so that a picture is told from others of its kind: photographs
+    # from photographs, not from drawings. Ignored where the table lacks it.
+    batch_by: str | None = None
     languages: tuple[str, ...] = ()  # captions of these languages only; empty: all
     first_caption: float = 0.5  # share of a grouped sample's draws that take its first caption, the shortest statement
     crop_scale: float = 0.9  # smallest share of the picture's area that a random crop keeps; 1.0: no crop
@@ -81,7 +85,10 @@ class Batches:
     def _read(self, table: Table) -> None:
         """Keeps what can be trained on, and counts what cannot: kept + skipped = read."""
         grouped = self.config.group if self.config.group in table.columns else None
-        columns = ["id", "bytes", "uri", "offset", "length", "captions", "status", *([grouped] if grouped else [])]
+        kept_apart = self.config.batch_by if self.config.batch_by in table.columns else None
+        extra = dict.fromkeys(c for c in (grouped, kept_apart) if c)
+        columns = list(dict.fromkeys(["id", "bytes", "uri", "offset", "length", "captions", "status", *extra]))
+        values: list[Any] = []
         self.ids: list[str] = []
         self.pictures: list[dict] = []
         self.captions: list[list[list[int]]] = []
@@ -102,15 +109,23 @@ class Batches:
                 if grouped and row[grouped] is not None:
                     groups.setdefault(row[grouped], []).append(len(self.ids))
                 self.ids.append(row["id"])
+                values.append(row[kept_apart] if kept_apart else None)
                 self.pictures.append({k: row[k] for k in ("id", "bytes", "uri", "offset", "length")})
                 self.captions.append(self.processor.text_ids(words))
         pairs = [tuple(members) for members in groups.values() if len(members) == 2]
-        together = {i for pair in pairs for i in pair}
-        self.pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        self.singles = np.array([i for i in range(len(self.ids)) if i not in together], dtype=np.int64)
-        self.grouped = together
-        self.units_per_epoch = len(self.pairs) + len(self.singles) // 2
-        self.steps_per_epoch = self.units_per_epoch // (self.batch_size // 2)
+        self.grouped = {i for pair in pairs for i in pair}
+        kinds = {value: kind for kind, value in enumerate(dict.fromkeys(values))}
+        self.pairs: list[np.ndarray] = []  # of each kind that is kept apart: (n, 2) sample numbers
+        self.singles: list[np.ndarray] = []  # and (m,)
+        for kind in kinds.values():
+            own = [pair for pair in pairs if kinds[values[pair[0]]] == kind]
+            alone = [i for i, value in enumerate(values) if kinds[value] == kind and i not in self.grouped]
+            self.pairs.append(np.array(own, dtype=np.int64).reshape(-1, 2))
+            self.singles.append(np.array(alone, dtype=np.int64))
+        half = self.batch_size // 2
+        self.steps_per_epoch = sum(
+            (len(p) + len(s) // 2) // half for p, s in zip(self.pairs, self.singles, strict=True)
+        )
         if self.steps_per_epoch == 0:
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none left out"
             raise ValueError(
@@ -123,13 +138,20 @@ class Batches:
         return len(self.ids)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The epoch's units (U, 2): rows of sample numbers, shuffled by (seed, epoch)."""
+        """The epoch's units (U, 2): rows of sample numbers, shuffled by (seed, epoch); what fills no batch is left
+        out."""
         cached = self._epoch
         if cached is None or cached[0] != epoch:
-            rng = numpy_generator(self.seed, "order", epoch)
-            singles = rng.permutation(self.singles)
-            units = np.concatenate([self.pairs, singles[: len(singles) // 2 * 2].reshape(-1, 2)])
-            cached = self._epoch = (epoch, rng.permutation(units))
+            rng, half = numpy_generator(self.seed, "order", epoch), self.batch_size // 2
+            batches = []
+            for pairs, alone in zip(self.pairs, self.singles, strict=True):
+                alone = rng.permutation(alone)
+                units = np.concatenate([pairs, alone[: len(alone) // 2 * 2].reshape(-1, 2)])
+                units = rng.permutation(units)[: len(units) // half * half]
+                batches.append(units.reshape(-1, half, 2))
+            if len(batches) > 1:
+                batches = [rng.permutation(np.concatenate(batches))]
+            cached = self._epoch = (epoch, batches[0].reshape(-1, 2))
         return cached[1]
 
     def __getitem__(self, step: int) -> Batch:

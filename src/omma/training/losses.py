@@ -24,6 +24,7 @@ class LossWeights:
     itc_pair: float = 0.0  # the same within each minimal pair of the batch
     itc_vl: float = 0.0  # the same behind the VL experts (published code)
     itm: float = 0.0  # image-text matching with hard negatives, fusion
+    itm_pair: float = 0.0  # the same within each minimal pair: right above wrong, whatever the level; needs itm
     mlm: float = 0.0  # masked language modelling with the picture in sight, fusion
 
     def active(self) -> dict[str, float]:
@@ -63,18 +64,16 @@ def vision_language(
     same = objectives.belongs_together(batch.ids, batch.texts, text.device)
     logits = None
     if on.keys() & {"itc", "itc_pair", "itc_vl", "itm"}:
-        image_pass, text_pass = model.encode(image=image, grid=grid), model.encode(text, mask)
         scale = model.logit_scale.exp().clamp(max=100)  # CLIP's ceiling; the published code has none
-        embeds = model.project(image_pass, "image"), model.project(text_pass, "text", text_mask=mask)
-        logits = objectives.similarity(*embeds, scale)
+        heads = ["itc", *(["itc_vl"] if "itc_vl" in on else [])]
+        embeds = contrastive(model, text, mask, image, grid, heads)
+        logits = objectives.similarity(*embeds["itc"], scale)
         if "itc" in on:
-            losses["itc"] = objectives.itc_loss(*embeds, scale, same)
+            losses["itc"] = objectives.itc_loss(*embeds["itc"], scale, same)
         if "itc_pair" in on:  # a detached scale: nothing but the contrast of the whole batch sets the temperature
-            losses["itc_pair"] = objectives.pair_loss(*embeds, scale.detach(), batch.partner, same)
+            losses["itc_pair"] = objectives.pair_loss(*embeds["itc"], scale.detach(), batch.partner, same)
         if "itc_vl" in on:
-            vl_embeds = (model.project(image_pass, "image", "itc_vl", grid=grid),
-                         model.project(text_pass, "text", "itc_vl", text_mask=mask))  # fmt: skip
-            losses["itc_vl"] = objectives.itc_loss(*vl_embeds, model.logit_scale_vl.exp().clamp(max=100), same)
+            losses["itc_vl"] = objectives.itc_loss(*embeds["itc_vl"], model.logit_scale_vl.exp().clamp(max=100), same)
 
     n = max(2, 2 * round(fusion_share * len(text) / 2))  # whole units: a minimal pair is fused or left out as one
     rows_text, rows_mask, rows_image, labels = [], [], [], []
@@ -82,42 +81,94 @@ def vision_language(
         assert logits is not None
         wrong_text, wrong_image, text_valid, image_valid = (x[:n] for x in negatives(logits, same, batch, key))
         # index_select, since its backward adds in a fixed order
-        rows_text += [text[:n], text[:n], text.index_select(0, wrong_text)]
-        rows_mask += [mask[:n], mask[:n], mask[wrong_text]]
-        rows_image += [image[:n], image.index_select(0, wrong_image), image[:n]]
+        single = torch.nonzero(batch.partner[:n] < 0)[:, 0]  # a pair's wrong picture is its partner's wrong text
+        rows_text += [text[:n], text.index_select(0, wrong_text), text.index_select(0, single)]
+        rows_mask += [mask[:n], mask[wrong_text], mask[single]]
+        rows_image += [image[:n], image[:n], image.index_select(0, wrong_image[single])]
         ones, none = torch.ones_like(wrong_text), torch.full_like(wrong_text, objectives.IGNORE)
-        labels += [ones, torch.where(image_valid, 0, none), torch.where(text_valid, 0, none)]
+        labels += [ones, torch.where(text_valid, 0, none), torch.where(image_valid, 0, none)[single]]
     if "mlm" in on:
         rows_text.append(model.embed_text(batch.masked_ids[:n]))
         rows_mask.append(mask[:n])
         rows_image.append(image[:n])
     if rows_text:
-        fused = model.encode(torch.cat(rows_text), torch.cat(rows_mask), torch.cat(rows_image), grid)
+        masks = torch.cat(rows_mask)
+        words = torch.full_like(masks, objectives.IGNORE)  # of the rows for MLM, which are the last ones
+        words[len(words) - n :] = batch.mlm_labels[:n] if "mlm" in on else objectives.IGNORE
+        pooled, hidden, hidden_words = fused(model, torch.cat(rows_text), masks, torch.cat(rows_image), grid, words)
         if "itm" in on:
-            losses["itm"] = objectives.itm_loss(model.itm_head(fused.pooled[: 3 * n]), torch.cat(labels))
+            matched = model.itm_head(pooled[: 2 * n + len(single)])
+            losses["itm"] = objectives.itm_loss(matched, torch.cat(labels))
+            if "itm_pair" in on:
+                losses["itm_pair"] = objectives.match_pair_loss(matched[:n], matched[n : 2 * n], batch.partner[:n])
         if "mlm" in on:
-            hidden = fused.last_hidden_state[-n:, : fused.text_len]
-            losses["mlm"] = masked_words(model, hidden, batch.mlm_labels[:n])
+            losses["mlm"] = objectives.mlm_loss(model.mlm_head(hidden), hidden_words)
     return losses
+
+
+def contrastive(
+    model: VLMo, text: Tensor, mask: Tensor, image: Tensor, grid: tuple[int, int] | None, heads: list[str]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The shared-space vectors of pictures and texts, both (B, E), by head."""
+    image_pass = model.encode(image=image, grid=grid)
+    rows: list[Tensor] = []
+    parts: dict[str, list[Tensor]] = {head: [] for head in heads}
+    for chosen, T in by_length(mask):
+        rows.append(chosen)
+        some = mask[chosen, :T]
+        text_pass = model.encode(text.index_select(0, chosen)[:, :T], some)
+        for head in heads:
+            parts[head].append(model.project(text_pass, "text", head, text_mask=some))
+    return {head: (model.project(image_pass, "image", head, grid=grid), in_order(rows, parts[head])) for head in heads}
+
+
+def fused(
+    model: VLMo, text: Tensor, mask: Tensor, image: Tensor, grid: tuple[int, int] | None, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Texts and pictures together: pooled (R, D), and the states (M, D) and labels (M,) of the words to be guessed.
+
+    text (R, T, D), mask and labels (R, T), image (R, P, D).
+    """
+    rows, pooled, hidden, words = [], [], [], []
+    for chosen, T in by_length(mask):
+        output = model.encode(
+            text.index_select(0, chosen)[:, :T], mask[chosen, :T], image.index_select(0, chosen), grid
+        )
+        some = labels[chosen, :T]
+        asked = some != objectives.IGNORE
+        rows.append(chosen)
+        pooled.append(output.pooled)
+        hidden.append(output.last_hidden_state[:, :T][asked])
+        words.append(some[asked])
+    return in_order(rows, pooled), torch.cat(hidden), torch.cat(words)
+
+
+def by_length(mask: Tensor, step: int = 16) -> list[tuple[Tensor, int]]:
+    """Rows of texts of about one length, and that length in tokens: most captions are far shorter than the longest.
+
+    mask: (R, T), 1 = token. Lengths are rounded up to `step`, so that there are few shapes.
+    """
+    steps = -(-mask.sum(dim=1) // step)
+    return [(torch.nonzero(steps == k)[:, 0], min(int(k) * step, mask.shape[1])) for k in steps.unique()]
+
+
+def in_order(rows: list[Tensor], parts: list[Tensor]) -> Tensor:
+    """Parts whose rows were these, as one tensor in the order of the row numbers."""
+    return torch.cat(parts).index_select(0, torch.argsort(torch.cat(rows)))
 
 
 def negatives(logits: Tensor, same: Tensor, batch: Batch, key: tuple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A wrong text for each picture and a wrong picture for each text, and of both which can be used; all (B,).
 
     Drawn by similarity (`objectives.hard_negatives`) for a picture by itself. The text most like a picture's own is
-    often true of it, though; that of the partner in a minimal pair never is. So pairs take the partner's text, and as
-    the wrong picture the one of the next unit, which chance put there.
+    often true of it, though; that of the partner in a minimal pair never is, so pairs take the partner's text. Their
+    wrong picture is the partner's, which meets their text as the partner's wrong text: none is drawn for them.
     """
     generator = torch_generator(*key, "negatives")
     drawn = objectives.hard_negatives(logits.detach().cpu(), same.cpu(), generator)
     wrong_text, wrong_image, valid = (t.to(same.device) for t in drawn)
-    paired, next_unit = batch.partner >= 0, torch.arange(len(same), device=same.device).roll(-2)
-    return (
-        torch.where(paired, batch.partner, wrong_text),
-        torch.where(paired, next_unit, wrong_image),
-        paired | valid,
-        torch.where(paired, ~same.gather(1, next_unit[:, None])[:, 0], valid),
-    )
+    paired = batch.partner >= 0
+    return torch.where(paired, batch.partner, wrong_text), wrong_image, paired | valid, valid & ~paired
 
 
 def masked_words(model: VLMo, hidden: Tensor, labels: Tensor) -> Tensor:

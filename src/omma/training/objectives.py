@@ -91,6 +91,23 @@ def itm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE)
 
 
+def match_pair_loss(own: Tensor, crossed: Tensor, partner: Tensor) -> Tensor:
+    """`itm_loss` within minimal pairs: each picture prefers its own text to its partner's, each text its own picture.
+
+    own, crossed: (n, 2) matching logits of picture i with its own text and with its partner's; partner: (n,) index of
+    the other picture of the pair, -1 for none. Cross-entropy over two, so log 2 at chance. `itm_loss` also has to learn
+    where "yes" begins, which hardly differs between the two sides of a pair; here that level cancels. 0 when there is
+    no pair.
+    """
+    one = torch.nonzero(partner >= 0)[:, 0]
+    if len(one) == 0:
+        return own.sum() * 0.0
+    right, wrong = (logits.float()[:, 1] - logits.float()[:, 0] for logits in (own, crossed))
+    texts = F.softplus(wrong[one] - right[one])
+    pictures = F.softplus(wrong.index_select(0, partner[one]) - right[one])
+    return (texts.mean() + pictures.mean()) / 2
+
+
 def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Masked language modelling over masked positions: logits (M, V), labels (M,). 0 when no word is masked."""
     if len(labels) == 0:
