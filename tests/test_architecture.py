@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "decode": (set(), PLAIN),
     "jobs": ({"table"}, PLAIN | {"rich"}),
     "scenes": ({"table", "jobs", "decode"}, PLAIN | {"rich"}),
-    "data": ({"table", "jobs", "decode"}, PLAIN | {"rich"}),
+    "data": ({"table", "storage", "jobs", "decode"}, PLAIN | {"rich"}),
     "models": ({"decode"}, TORCH),
     "sparse": ({"decode"}, TORCH),
     "embedding": ({"table", "jobs", "models", "decode"}, TORCH | {"rich"}),

@@ -123,6 +123,17 @@ def test_scenes_writes_two_tables_and_says_where(capsys, tmp_path):
     assert omma_says(capsys, "scenes", out)[0] == 2, "a table that is there is not written over"
 
 
+def test_single_edits_are_drawn_unchecked_for_training_and_refused_for_a_test(capsys, tmp_path):
+    wanted = ("--pictures", 0, "--pairs", 200, "--size", 64, "--mode", "single", "--json")
+    code, _, err = omma_says(capsys, "scenes", tmp_path / "test", *wanted)
+    assert code == 2
+    assert "a shortcut tells the partners of a pair apart" in err
+    code, said, _ = omma_says(capsys, "scenes", tmp_path / "train", *wanted, "--no-check")
+    assert code == 0
+    items = omma.Table.open(json.loads(said)["items"]["path"]).read(["knobs"], where="task == 'pairs'")
+    assert {row["mode"] for row in items["knobs"].to_pylist()} == {"single"}
+
+
 def test_ingest_counts_every_picture_by_status(capsys, tmp_path, colour_pictures):
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -48,6 +48,11 @@ class What(StrEnum):
     text = "text"
 
 
+class Mode(StrEnum):
+    swap = "swap"
+    single = "single"
+
+
 class Store(StrEnum):
     bytes = "bytes"
     reference = "reference"
@@ -124,6 +129,8 @@ def scenes(
     together: Annotated[list[str] | None, typer.Option(help="Kinds in company: cup,ball,0.9; repeatable.")] = None,
     world: Annotated[str, typer.Option(help="things, or solids: three dimensions, depth and viewpoint.")] = "things",
     look: Annotated[list[str] | None, typer.Option(help="style=sketch, clutter=2, noise=8, ...; repeatable.")] = None,
+    mode: Annotated[Mode, typer.Option(help="Edits of a pair: two things swapped, or a single one.")] = Mode.swap,
+    check: Annotated[bool, typer.Option(help="Refuse pairs that a shortcut tells apart (not for training).")] = True,
     gallery: Annotated[bool, typer.Option("--gallery", help="Write sheets of examples to OUT and stop.")] = False,
     export: Annotated[list[str] | None, typer.Option(help="Also write OUT/mmvp, mmvp-vlm, pope or nlvr2.")] = None,
     seed: Seed = 0,
@@ -167,6 +174,8 @@ def scenes(
             together=[company(text) for text in together or ()],
             world=world,
             look=Look.parse(dict(setting(text) for text in look or ())),
+            mode=mode.value,
+            check=check,
             workers=workers,
             progress=True,
         )

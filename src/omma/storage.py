@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+try:
+    import fcntl
+except ImportError:  # Windows: writers there must take turns by themselves
+    fcntl = None
+
 # columns of few distinct values: a dictionary makes them small, elsewhere it costs time
 REPEATING = ["media", "source", "split", "status", "task", "pattern", "answer", "captions.list.element.language"]
 FORMAT = "omma-table/1"
@@ -30,6 +36,48 @@ LEFT_OVER = 3600  # seconds; an unfinished file this old belongs to a dead proce
 WHAT_TO_DO = {
     errno.ENOSPC: "make room", errno.EACCES: "write where you may", errno.EROFS: "write where that is possible",
     errno.EMFILE: "close files or raise the limit (ulimit -n)", errno.EFBIG: "raise the limit (ulimit -f)"}
+
+
+@contextlib.contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """Yields an empty folder to fill, which becomes `out` at the end, at once; after an error nothing is left of it.
+
+    What a killed process left half filled is thrown away. Raises ValueError when there is something at out, or while
+    another process is filling it; that lock is on the folder itself and dies with its process.
+    """
+    refuse_filled(out)
+    part = out.with_name(f".{out.name}.part")
+    make_folder(part)
+    handle = os.open(part, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if fcntl is not None and handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(handle), part.stat()):
+                    raise BlockingIOError  # it was renamed between the two lines by the one who filled it
+            except (BlockingIOError, FileNotFoundError):
+                raise ValueError(f"another process is filling {out}; wait until it has ended") from None
+        refuse_filled(out)  # by the one who was here until now
+        try:
+            for left in part.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield part
+            if out.exists():
+                out.rmdir()
+            os.replace(part, out)
+            sync_folder(out.parent)  # else a power cut could take what was reported as done
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def refuse_filled(out: Path) -> None:
+    """ValueError when there is a file at out, or a folder that is not empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"there is something at {out} already; choose another place, or remove it first")
 
 
 def digest(*parts: bytes | str | pa.Buffer) -> str:

@@ -11,6 +11,9 @@ import crash
 import pytest
 import race
 
+from omma.data.export import export
+from omma.data.ingest import ingest
+from omma.storage import appearing
 from omma.table import Table
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
@@ -101,3 +104,37 @@ def test_a_job_and_an_append_both_land_and_each_row_is_computed_or_null(compete)
         doubled = table.read(["double"])["double"].to_pylist()
         assert doubled[: len(OLD)] == [2 * i for i in range(len(OLD))]
         assert doubled[len(OLD):] in ([None] * len(NEW), [2 * i for i in range(len(NEW))])
+
+
+def test_of_two_who_ingest_to_one_place_one_wins_and_the_other_does_no_harm(tmp_path, coloured_table):
+    rows = Table.open(coloured_table)
+    (tmp_path / "photos").mkdir()
+    for row in rows.read(["id", "bytes"]).to_pylist():
+        (tmp_path / "photos" / f"{row['id']}.png").write_bytes(row["bytes"])
+    out = tmp_path / "out"
+    with appearing(out) as part:
+        (part / "half").write_text("mine")
+        for second in (lambda: ingest(tmp_path / "photos", out), lambda: export(coloured_table, out, to="parquet")):
+            with pytest.raises(ValueError, match=f"another process is filling {out}; wait"):
+                second()
+        assert (part / "half").read_text() == "mine"
+    assert [path.name for path in out.iterdir()] == ["half"]
+    with pytest.raises(ValueError, match=f"there is something at {out} already"):
+        ingest(tmp_path / "photos", out)
+    (out / "half").unlink()
+    left = tmp_path / ".out.part" / "base"  # of a process that was killed
+    left.mkdir(parents=True)
+    (left / "000000.parquet").write_text("x")
+    assert len(ingest(tmp_path / "photos", out)) == len(rows)
+    assert not left.parent.exists()
+
+
+def test_nothing_is_left_of_a_folder_that_failed(tmp_path):
+    def fail() -> None:
+        with appearing(tmp_path / "out") as part:
+            (part / "half").write_text("x")
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        fail()
+    assert list(tmp_path.iterdir()) == []

@@ -13,8 +13,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
-import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from omma.decode import Limits, decode
+from omma.storage import appearing
 from omma.table import Table, View
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -117,21 +116,9 @@ def export(table: Table | View | str | Path, out: str | Path, *, to: str, where:
         raise ValueError(f"{rows.uri} has a column 'image', and that is where the picture goes; name the columns to "
                          "write without it")
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"there is something at {out} already; choose another place, or remove it first")
-    part = out.with_name(f".{out.name}.part")
-    if part.exists():                                     # an export that was killed
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
     job = _Job(rows, tuple(named), shard_bytes, Exported(to, str(out)))
-    try:
+    with appearing(out) as part:
         TARGETS[to](job, part)
-        if out.exists():
-            out.rmdir()
-        os.replace(part, out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return job.done
 
 

@@ -16,8 +16,6 @@ import functools
 import glob
 import itertools
 import json
-import os
-import shutil
 import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +30,8 @@ from omma.data.formats import Asked, Source, recognise
 from omma.data.readers import Problems, Sample, read_json, read_text
 from omma.decode import DEFAULT_LIMITS, Limits, decode
 from omma.jobs import progress_bar, spawned_pool
-from omma.table import Table, digest, some, sync_folder
+from omma.storage import appearing
+from omma.table import Table, digest, some
 
 CAPTION_KEYS = ("captions", "caption", "text")            # the first that a sample has, when none are named
 TURNS = "conversations"                                   # this column is no string: it keeps who says what
@@ -94,21 +93,9 @@ def ingest(source: str | Path | Sequence[str | Path], out: str | Path, *, format
         table = _to_be_added_to(out, options)
         _fill(table, sources, options, split, split_of, workers, progress)
         return table
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"there is something at {out} already; choose another place, or remove it first")
-    part = out.with_name(f".{out.name}.part")
-    if part.exists():                                     # an ingest that was killed
-        shutil.rmtree(part)
-    try:
+    with appearing(out) as part:
         extra = pa.schema([(name, TURN_TYPE if name == TURNS else pa.string()) for name in columns])
         _fill(Table.create(part, extra=extra), sources, options, split, split_of, workers, progress)
-        if out.exists():
-            out.rmdir()
-        os.replace(part, out)
-        sync_folder(out.parent)                           # else a power cut could take a table that was returned
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return Table.open(out)
 
 
