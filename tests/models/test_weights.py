@@ -128,6 +128,12 @@ def test_a_folder_that_is_no_model_says_what_it_has(tmp_path, folder):
         load_encoder(folder)
 
 
+def test_a_run_without_a_checkpoint_is_told_from_a_damaged_model(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": "vlmo-nano-vl", "model": {"num_layers": 2}}))
+    with pytest.raises(ValueError, match="is a run of `omma train` that has no checkpoint yet"):
+        load_encoder(tmp_path)
+
+
 def test_damaged_weights_are_refused_by_name(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

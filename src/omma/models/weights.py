@@ -62,6 +62,8 @@ def read_config(folder: str | Path) -> VLMoConfig:
                          "A run folder of `omma train` holds one as its `last`")  # fmt: skip
     values = json.loads(path.read_text())
     kind = values.pop("model", None)
+    if isinstance(kind, dict):  # the config of a whole run, which has a model's in it
+        raise ValueError(f"{folder} is a run of `omma train` that has no checkpoint yet; wait for its first one")
     if kind not in MODELS:
         raise ValueError(f"{path} names the model kind {kind!r}; this version reads {', '.join(MODELS)}")
     known = {f.name for f in dataclasses.fields(MODELS[kind][1])}

@@ -1,0 +1,124 @@
+"""A trained run as a model folder to be shipped: weights in float16, processor, and a card that says what it is.
+
+python bench/eye_numbers.py RUN TEST --noto SET/noto.tar --out numbers.json
+python bench/publish_eye.py RUN numbers.json src/omma/weights/vlmo-nano
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+
+import omma
+from omma.models.preprocess import Processor
+from omma.models.weights import from_pretrained, model_folder, save_pretrained
+
+MOST = 12_000_000  # bytes of weights
+HELD_OUT = {
+    "fresh": "fresh seed, nothing held out but the worlds themselves",
+    "relation-object": "kinds side by side (or above each other) that never were in training",
+    "count": "six to eight things of a kind; up to five in training",
+    "template": "sentences in other frames",
+    "synonym": "other words for the same things",
+    "style": "shaded, outlined and sketched pictures; flat ones in training",
+    "scale": "things shrunk to half their size (training has some as small)",
+    "cogent": "kinds in colours of the test side (training has them)",
+    "attr-pair": "parts on things of colours of the test side (training has them)",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("run", "numbers", "out"):
+        parser.add_argument(name, type=Path)
+    args = parser.parse_args()
+    folder = model_folder(args.run)
+    model = from_pretrained(folder)
+    shutil.rmtree(args.out, ignore_errors=True)
+    save_pretrained(model, args.out, dtype=torch.float16)
+    Processor.load(folder).save(args.out)
+    size = (args.out / "model.safetensors").stat().st_size
+    if size > MOST:
+        raise SystemExit(f"{size:,} bytes of weights; at most {MOST:,} are shipped")
+    numbers = json.loads(args.numbers.read_text())
+    (args.out / "README.md").write_text(card(lineage(args.run), numbers, model.num_parameters(), size))
+    print(f"{args.out}: {size:,} bytes, {model.num_parameters():,} weights, {omma.load_encoder(args.out).fingerprint}")
+
+
+def lineage(run: Path) -> list[dict[str, Any]]:
+    """The configs of a run and of those that it started from, first one first."""
+    config = json.loads((run / "config.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if "loss" in row][-1]
+    before = lineage(Path(config["init"])) if config["init"] else []
+    return [*before, {"config": config, "steps": last["step"], "hours": sum_of_seconds(rows) / 3600, "last": last}]
+
+
+def sum_of_seconds(rows: list[dict[str, Any]]) -> float:
+    """A resumed run counts its seconds anew."""
+    total = before = 0.0
+    for row in rows:
+        total += row["seconds"] - before if row["seconds"] >= before else row["seconds"]
+        before = row["seconds"]
+    return total
+
+
+def card(stages: list[dict[str, Any]], numbers: dict[str, Any], weights: int, size: int) -> str:
+    root = Path(__file__).resolve().parents[1]
+    git = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    pages = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    pages.filters["pct"] = lambda share: f"{100 * share:.1f}"
+    emoji = {f"1,911 Noto emoji, {name}": block for name, block in numbers.get("emoji", {}).items()}
+    return pages.from_string((root / "bench" / "eye_card.md.j2").read_text()).render(
+        millions=f"{weights / 1e6:.1f}",
+        megabytes=f"{size / 1e6:.1f}",
+        patterns=list(numbers["pairs"]["fresh"]["itm"]["by"]),
+        pairs=numbers["pairs"],
+        held_out=HELD_OUT,
+        searches=[("1,000 worlds, by the caption that names all", numbers["retrieval"]), *emoji.items()],
+        commit=git.stdout.strip(),
+        stages=[
+            {
+                "name": stage["config"]["recipe"],
+                "command": command(stage["config"]),
+                "steps": f"{stage['steps']:,}",
+                "batch": stage["config"]["batch_size"],
+                "hours": f"{stage['hours']:.1f}",
+                "seed": stage["config"]["seed"],
+                "loss": f"{stage['last']['loss']:.3f}",
+            }
+            for stage in stages
+        ],
+    ) + "\n"  # fmt: skip
+
+
+def command(config: dict[str, Any]) -> str:
+    """The command line that gives this config, its folders by their names alone."""
+    from omma.config import to_dict
+    from omma.training.recipes import load_recipe
+
+    usual = flat(to_dict(load_recipe(config["recipe"])))
+    parts = []
+    for key, value in flat(config).items():
+        if key in ("data", "out", "init") and value:
+            parts.append(f"{key}={Path(value).name if key == 'data' else 'runs/' + Path(value).name}")
+        elif value != usual.get(key) and key not in ("recipe", "log_every", "save_every", "threads", "init"):
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            parts.append(f"{key}={text}" if text.replace(".", "").isalnum() else f'"{key}={text}"')
+    return f"omma train {config['recipe']} " + " ".join(parts)
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in config.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return out
+
+
+if __name__ == "__main__":
+    main()
