@@ -2,8 +2,8 @@
 
     python bench/emoji_set.py SET
     omma scenes SWAP --pictures 60000 --pairs 14000 --seed 31 --workers 2
-    omma scenes SINGLE --pictures 0 --pairs 7000 --seed 32 --mode single --workers 2
-    python bench/eye_data.py SET/twemoji.tar SWAP SINGLE --out TABLE
+    omma scenes SINGLE --pictures 0 --pairs 7000 --seed 32 --mode single --no-check --workers 2
+    python bench/eye_data.py SWAP SINGLE --twemoji SET/twemoji.tar --out TABLE
 
 Of the scenes only those are kept that lie on the training side of the split designs iid, relation-object and count, so
 that their test sides show what the eye has not met; template, synonym and style differ from all of them. Viewpoint,
@@ -42,8 +42,8 @@ TONES = {chr(tone) for tone in range(0x1F3FB, 0x1F400)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("twemoji")
     parser.add_argument("scenes", nargs="+")
+    parser.add_argument("--twemoji", help="tar of emoji_set.py; without it the table has scenes only")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     table = Table.create(args.out, "pictures", extra=EXTRA)
@@ -52,7 +52,7 @@ def main() -> None:
             table.append(some)
     rows: list[dict[str, Any]] = []
     kept = left_out = 0
-    for about, image in emoji(args.twemoji):
+    for about, image in emoji(args.twemoji) if args.twemoji else ():
         if held_out(about["emoji"]):
             left_out += 1
             continue
