@@ -50,9 +50,8 @@ def write_emoji(path: Path, number: int) -> None:
 def make(eye_data, monkeypatch, tmp_path, out: str) -> Table:
     monkeypatch.setattr(eye_data, "UNTONED", 3)
     monkeypatch.setattr(eye_data, "TONED", 1)
-    monkeypatch.setattr(
-        sys, "argv", ["eye_data.py", str(tmp_path / "emoji.tar"), str(tmp_path / "scenes"), "--out", out]
-    )
+    places = [str(tmp_path / "scenes"), "--twemoji", str(tmp_path / "emoji.tar"), "--out", out]
+    monkeypatch.setattr(sys, "argv", ["eye_data.py", *places])
     eye_data.main()
     return Table.open(out)
 
