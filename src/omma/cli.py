@@ -257,16 +257,18 @@ def export(
     where: Where = None,
     column: Annotated[list[str] | None, typer.Option(help="Column to write, of all; may be repeated.")] = None,
     shard_mb: Annotated[int, typer.Option(min=1, help="Close a file when its pictures have so many MB.")] = 256,
+    keep_metadata: Annotated[bool, typer.Option("--keep-metadata", help="Leave in what cameras noted.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a table's pictures for other tools.
+    """Write a table's pictures for other tools, without what cameras noted in them.
 
     \b
     omma export tables/holiday shards --to webdataset --where "status == 'ok'"
     omma export tables/holiday saved --to hf
     """
     with working(as_json):
-        done = omma.export(table, out, to=to.value, where=where, columns=column, shard_bytes=shard_mb << 20)
+        done = omma.export(table, out, to=to.value, where=where, columns=column, shard_bytes=shard_mb << 20,
+                           keep_metadata=keep_metadata)  # fmt: skip
     result = dataclasses.asdict(done)
     answer(as_json, result, lambda: facts_table("export", result))
 

@@ -131,7 +131,7 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, target: int | None = No
             if kind == "TIFF":                            # its reader has turned the pixels already
                 width, height = file.size
             else:
-                orientation = _orientation(file.info.get("exif"))
+                orientation = orientation_in(file.info.get("exif"))
                 if orientation in TURN:
                     image = image.transpose(TURN[orientation])
                     if orientation >= 5:
@@ -245,7 +245,7 @@ def _spread(image: Image.Image) -> float:
     return float(np.sqrt(np.maximum(share @ LEVELS**2 - mean**2, 0)).max())
 
 
-def _orientation(exif: bytes | None) -> int:
+def orientation_in(exif: bytes | None) -> int:
     """Tag 0x0112 of the first directory, 1 where there is none. Read by hand: the general parser warns about odd
     tags."""
     tiff = (exif or b"").removeprefix(b"Exif\x00\x00")

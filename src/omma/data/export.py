@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from omma.data.privacy import without_metadata
 from omma.decode import Limits, decode
 from omma.storage import appearing
 from omma.table import Table, View
@@ -39,7 +40,7 @@ SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}
 class Exported:
     """What an export wrote: rows, files, bytes of pictures. read = rows + the sum of left_out.
 
-    without_picture: rows that are there with no picture, since its bytes are not in the table or are gone.
+    without_picture: rows that are there with no picture, since its bytes are not in the table, gone, or damaged.
     """
 
     to: str
@@ -57,6 +58,7 @@ class _Job:
     rows: Table | View
     columns: tuple[str, ...]                              # beside the picture
     shard_bytes: int
+    keep_metadata: bool
     done: Exported
 
     @property
@@ -70,7 +72,10 @@ class _Job:
         for batch in self.rows.scan([*self.columns, *PLACE], batch_rows=BATCH_ROWS):
             places = batch.select(list(PLACE)).to_pylist()
             self.done.read += batch.num_rows
-            yield batch.select(list(self.columns)), [_bytes_of(place, self.rows.uri) for place in places]
+            pictures = [_bytes_of(place, self.rows.uri) for place in places]
+            if not self.keep_metadata:
+                pictures = [None if data is None else without_metadata(data) for data in pictures]
+            yield batch.select(list(self.columns)), pictures
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Batches of `schema`, every row of the table."""
@@ -86,12 +91,14 @@ class _Job:
 
 
 def export(table: Table | View | str | Path, out: str | Path, *, to: str, where: str | None = None,
-           columns: Sequence[str] | None = None, shard_bytes: int = 256 << 20) -> Exported:
+           columns: Sequence[str] | None = None, shard_bytes: int = 256 << 20,
+           keep_metadata: bool = False) -> Exported:
     """Write the pictures of a table, or those where the expression holds, to the new folder out; returns the counts.
 
     to: "webdataset", "hf", "parquet" or "lance". columns: which to write beside id and picture; by default all, and to
     webdataset all but vectors. shard_bytes: a file is closed when its pictures have so many bytes. Pictures that are
-    stored by reference are read from where they lie.
+    stored by reference are read from where they lie. keep_metadata: leave in what cameras write beside the pixels, such
+    as the place; else it is cut out (`omma.data.privacy`), and a picture too damaged for that is not written.
 
     webdataset: <number>.jpg, .json (id, captions and the columns) and .txt (the first caption); a row whose picture is
     none is left out and counted. The others keep every row; in lance a dot in a column's name becomes "_". The folder
@@ -116,7 +123,7 @@ def export(table: Table | View | str | Path, out: str | Path, *, to: str, where:
         raise ValueError(f"{rows.uri} has a column 'image', and that is where the picture goes; name the columns to "
                          "write without it")
     out = Path(out)
-    job = _Job(rows, tuple(named), shard_bytes, Exported(to, str(out)))
+    job = _Job(rows, tuple(named), shard_bytes, keep_metadata, Exported(to, str(out)))
     with appearing(out) as part:
         TARGETS[to](job, part)
     return job.done
@@ -143,7 +150,7 @@ def _webdataset(job: _Job, out: Path) -> None:
             for row, data in zip(batch.to_pylist(), pictures, strict=True):
                 suffix = decode(data, HEADER_ONLY).format if data else ""
                 if data is None or not suffix:
-                    left_out["no picture" if not data else "not an image"] += 1
+                    left_out["not an image" if data else "no usable picture"] += 1
                     continue
                 if tar is None or size >= job.shard_bytes:
                     opened.close()

@@ -1,0 +1,155 @@
+"""Pictures without what cameras and programs write beside the pixels: place, time, names, serial numbers, comments, and
+the second pictures that phones append. Pixels, orientation and colour profile stay as they are.
+
+    JPEG, PNG, WebP   the blocks that hold it are cut out; what is compressed is not touched
+    TIFF, AVIF, GIF   where one has any, a PNG of its decoded pixels takes its place
+    BMP               holds none
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+
+from PIL import Image
+
+from omma.decode import decode, orientation_in
+
+JPEG, PNG, BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"
+GIF, TIFF = (b"GIF87a", b"GIF89a"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in the compressed part: neither a stuffed FF nor a restart
+SHOWN = {b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT", b"pHYs", b"bKGD", b"hIST", b"acTL", b"fcTL",
+         b"fdAT"}  # PNG chunks that say how pixels look  # fmt: skip
+DRAWN = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}  # likewise of WebP
+NOTES = ("exif", "xmp", "photoshop", "comment", "XML:com.adobe.xmp")  # as Pillow names them in a picture's `info`
+TIFF_NOTES = (700, 33723, 34377, 34665, 34853, 37510, 269, 270, 271, 272, 285, 305, 306, 315, 316)
+
+
+def without_metadata(data: bytes) -> bytes | None:
+    """The picture in data without its metadata; None where that can't be had: it is damaged, or of no known format.
+
+    A picture that needs no change is returned as it is, the same object.
+    """
+    try:
+        if data.startswith(JPEG):
+            clean = _jpeg(data)
+        elif data.startswith(PNG):
+            clean = _png(data)
+        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            clean = _webp(data)
+        elif data.startswith(BMP):
+            return data
+        elif data.startswith((*GIF, *TIFF)) or data[4:8] == b"ftyp":
+            return data if _says_nothing(data) else _as_png(data)
+        else:
+            return None
+    except (struct.error, IndexError):  # cut off within a block
+        return None
+    return data if clean == data else clean
+
+
+def _jpeg(data: bytes) -> bytes | None:
+    """Keeps JFIF, colour profile and Adobe's colour transform of all application segments; ends at the end of the
+    image, since phones append further ones."""
+    out, at = [data[:2]], 2
+    while True:
+        if data[at] != 0xFF:
+            return None
+        while data[at + 1] == 0xFF:  # fill bytes
+            at += 1
+        kind = data[at + 1]
+        if kind == 0xD9:
+            return b"".join([*out, data[at : at + 2]])
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        segment = data[at : at + 2 + length]
+        if len(segment) < 2 + length:
+            return None
+        body = segment[4:]
+        at += 2 + length
+        if kind == 0xE1 and body.startswith(b"Exif\0\0"):
+            if (turned := orientation_in(body)) != 1:
+                small = _only_orientation(turned)
+                out.append(b"\xff\xe1" + struct.pack(">H", len(small) + 2) + small)
+        elif kind in (0xE0, 0xEE) or (kind == 0xE2 and body.startswith(b"ICC_PROFILE\0")):
+            out.append(segment)
+        elif not (0xE0 <= kind <= 0xEF or kind == 0xFE):
+            out.append(segment)
+            if kind == 0xDA:  # the compressed part follows, up to the next marker
+                found = MARKER.search(data, at)
+                if found is None:
+                    return None
+                out.append(data[at : found.start()])
+                at = found.start()
+
+
+def _png(data: bytes) -> bytes | None:
+    out, at = [data[:8]], 8
+    while True:
+        (length,) = struct.unpack_from(">I", data, at)
+        chunk, kind = data[at : at + 12 + length], data[at + 4 : at + 8]
+        if len(chunk) < 12 + length:
+            return None
+        at += 12 + length
+        if kind == b"eXIf" and (turned := orientation_in(chunk[8:-4])) != 1:
+            out.append(_png_chunk(b"eXIf", _only_orientation(turned).removeprefix(b"Exif\0\0")))
+        elif kind[:1].isupper() or kind in SHOWN:
+            out.append(chunk)
+        if kind == b"IEND":
+            return b"".join(out)
+
+
+def _png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _webp(data: bytes) -> bytes | None:
+    (size,) = struct.unpack_from("<I", data, 4)
+    end = 8 + size
+    if end > len(data) + 1:  # some writers leave out the last padding byte
+        return None
+    chunks: list[tuple[bytes, bytes]] = []
+    at, turned = 12, 1
+    while at + 8 <= min(end, len(data)):
+        kind, length = data[at : at + 4], struct.unpack_from("<I", data, at + 4)[0]
+        body = data[at + 8 : at + 8 + length]
+        if len(body) < length:
+            return None
+        at += 8 + length + length % 2
+        if kind == b"EXIF":
+            turned = orientation_in(body)
+        elif kind in DRAWN:
+            chunks.append((kind, body))
+    if turned != 1:
+        chunks.append((b"EXIF", _only_orientation(turned)))
+    packed = b""
+    for kind, body in chunks:
+        if kind == b"VP8X":  # its flags say what else there is: 8 for EXIF, 4 for XMP
+            body = bytes([body[0] & ~0x0C | (8 if turned != 1 else 0)]) + body[1:]
+        packed += kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+    return b"RIFF" + struct.pack("<I", 4 + len(packed)) + b"WEBP" + packed
+
+
+def _only_orientation(number: int) -> bytes:
+    """EXIF with the one tag that changes how a picture is seen."""
+    return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHHI", 0x0112, 3, 1, number, 0, 0)
+
+
+def _says_nothing(data: bytes) -> bool:
+    """Whether Pillow finds no metadata in a TIFF, AVIF or GIF. False where it can't open it."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("TIFF", "AVIF", "GIF")) as image:
+            tags = getattr(image, "tag_v2", {})
+            return not any(image.info.get(note) for note in NOTES) and not any(tag in tags for tag in TIFF_NOTES)
+    except Exception:  # any reader may fail in its own way on damaged data; then it is decoded, or left out
+        return False
+
+
+def _as_png(data: bytes) -> bytes | None:
+    image = decode(data).image
+    if image is None:
+        return None
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
