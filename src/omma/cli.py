@@ -260,7 +260,9 @@ def export(
     keep_metadata: Annotated[bool, typer.Option("--keep-metadata", help="Leave in what cameras noted.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a table's pictures for other tools, without what cameras noted in them.
+    """Write a table's pictures for other tools.
+
+    What cameras noted in them, such as the place, is left out.
 
     \b
     omma export tables/holiday shards --to webdataset --where "status == 'ok'"
