@@ -423,6 +423,19 @@ def test_a_picture_that_was_missing_and_has_come_is_a_row_that_can_be_used(tmp_p
         assert summary(table)["new"] == new
 
 
+@pytest.mark.parametrize("store", ["bytes", "reference"])
+def test_other_captions_of_a_known_picture_are_told_and_the_row_stays(tmp_path, store):
+    source = write(tmp_path / "photos", {"a.png": picture(1), "a.txt": "a cat", "b.png": picture(2), "b.txt": "a dog"})
+    ingest(source, tmp_path / "out", store=store)
+    assert summary(ingest(source, tmp_path / "out", store=store))["problems"] == []
+    write(source, {"a.txt": "a dog"})
+    table = ingest(source, tmp_path / "out", store=store)
+    assert spoken(table) == {"a.png": [("en", "a cat")], "b.png": [("en", "a dog")]}
+    (told,) = summary(table)["problems"]
+    assert told.startswith("1 pictures have other captions now and keep those of before; ingest to another place")
+    assert told.endswith("such as a.png")
+
+
 def test_another_conversation_about_a_known_picture_is_added(tmp_path):
     first = {"id": "x", "image": "a.png", "conversations": TURNS[:2]}
     place = llava(tmp_path, [first])

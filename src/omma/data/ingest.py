@@ -121,7 +121,7 @@ def _fill(table: Table, sources: list[Source], options: _Options, split: str,
     with progress_bar(table.uri.name.removeprefix(".").removesuffix(".part"), "pictures", progress) as advance:
         samples = itertools.chain.from_iterable(
             source.samples(options.limits.max_bytes, problems) for source in sources)
-        rows = _rows(_identified(samples, known, options.columns, counts, problems), options, workers)
+        rows = _rows(_identified(samples, known, options, counts, problems), options, workers)
         table.append(_finished(rows, split, split_of, seen, advance))
     if not counts["new"] and not counts["known"]:
         raise ValueError(f"no pictures in {some([source.place for source in sources])}. {' '.join(problems.lines())}")
@@ -181,13 +181,15 @@ class _Known:
 
     mark: str
     empty: bool
+    captions: list[tuple[str, str]]
 
 
 def _known(table: Table) -> dict[str, _Known]:
-    columns = ["id", "bytes", "uri", "offset", "length", "status"]
+    columns = ["id", "bytes", "uri", "offset", "length", "status", "captions"]
     said = [TURNS] if TURNS in table.columns else []
     return {row["id"]: _Known(_mark(row["bytes"], row["uri"], row["offset"], row["length"], row.get(TURNS)),
-                              row["status"] == "empty")
+                              row["status"] == "empty",
+                              [(caption["text"], caption["language"]) for caption in row["captions"] or []])
             for batch in table.scan([*columns, *said], batch_rows=BATCH) for row in batch.to_pylist()}
 
 
@@ -196,13 +198,14 @@ def _mark(data: bytes | None, uri: str | None, offset: int | None, length: int |
     return f"{digest(data) if data is not None else f'{uri} {offset} {length}'} {json.dumps(said)}"
 
 
-def _identified(samples: Iterator[Sample], known: dict[str, _Known], columns: tuple[str, ...], counts: Counter[str],
+def _identified(samples: Iterator[Sample], known: dict[str, _Known], options: _Options, counts: Counter[str],
                 problems: Problems) -> Iterator[Named]:
-    """One id a sample, and only the samples that are not known. The same key with another picture is another row."""
+    """One id a sample, and only the samples that are not known. The same key with another picture is another row; the
+    same picture with other captions is told, as a row never changes."""
     taken: set[str] = set()
     for sample in samples:
         name, number, again = _name_of(sample), 1, False
-        key, marks = name, _marks(sample, TURNS in columns) if known else ()
+        key, marks = name, _marks(sample, TURNS in options.columns) if known else ()
         while key in taken or (key in known and known[key].mark not in marks):
             again |= key in taken or not known[key].empty
             number += 1
@@ -210,6 +213,9 @@ def _identified(samples: Iterator[Sample], known: dict[str, _Known], columns: tu
         taken.add(key)
         if key in known:
             counts["known"] += 1
+            if _said(sample, options)[1] != known[key].captions:
+                problems.note("pictures have other captions now and keep those of before; ingest to another place to "
+                              "have the new ones", key)
             continue
         counts["new"] += 1
         if again:
@@ -270,16 +276,7 @@ def _name_of(sample: Sample) -> str:
 
 def _make_row(sample: Sample, name: str, again: bool, options: _Options) -> tuple[dict[str, Any], list[str]]:
     """One sample -> its row without split rules, and which of the named JSON keys it has."""
-    meta, bad_text = _meta(sample)
-    bad_text |= sample.bad_text
-    captions: list[tuple[str, str]] = []
-    said = None
-    try:
-        if TURNS in options.columns and meta.get(TURNS) is not None:
-            said = turns(meta[TURNS])
-        captions = _captions_of(sample, meta, options)
-    except (ValueError, RecursionError):                  # a text that is none
-        bad_text = True
+    meta, captions, said, bad_text = _said(sample, options)
     if sample.data is None:
         status = "too_many_bytes" if sample.length > options.limits.max_bytes else "decode_error"
         width = height = None
@@ -300,6 +297,20 @@ def _make_row(sample: Sample, name: str, again: bool, options: _Options) -> tupl
     else:
         row["length"] = sample.length
     return row, [key for key in (*options.captions, *options.fields) if meta.get(key) is not None]
+
+
+def _said(sample: Sample, options: _Options) -> tuple[dict[str, Any], list[tuple[str, str]], Any, bool]:
+    """What a sample says: the JSON, its captions and its turns; and whether a text is none, which ends the reading."""
+    meta, bad_text = _meta(sample)
+    captions: list[tuple[str, str]] = []
+    said = None
+    try:
+        if TURNS in options.columns and meta.get(TURNS) is not None:
+            said = turns(meta[TURNS])
+        captions = _captions_of(sample, meta, options)
+    except (ValueError, RecursionError):
+        bad_text = True
+    return meta, captions, said, bad_text or sample.bad_text
 
 
 def _meta(sample: Sample) -> tuple[dict[str, Any], bool]:
