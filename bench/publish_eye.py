@@ -8,6 +8,7 @@ import argparse
 import json
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +52,15 @@ def main() -> None:
 
 
 def lineage(run: Path) -> list[dict[str, Any]]:
-    """The configs of a run and of those that it started from, first one first."""
+    """What a run did up to its last checkpoint, after the runs that it started from, first one first."""
     config = json.loads((run / "config.json").read_text())
+    step = int(model_folder(run).resolve().name.removeprefix("step"))
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    last = [row for row in rows if "loss" in row][-1]
+    rows = [row for row in rows if row["step"] <= step and "loss" in row]
+    seconds = sum(row["seconds"] - (before["seconds"] if before["seconds"] <= row["seconds"] else 0.0)
+                  for before, row in pairwise([{"seconds": 0.0}, *rows]))  # fmt: skip
     before = lineage(Path(config["init"])) if config["init"] else []
-    return [*before, {"config": config, "steps": last["step"], "hours": sum_of_seconds(rows) / 3600, "last": last}]
-
-
-def sum_of_seconds(rows: list[dict[str, Any]]) -> float:
-    """A resumed run counts its seconds anew."""
-    total = before = 0.0
-    for row in rows:
-        total += row["seconds"] - before if row["seconds"] >= before else row["seconds"]
-        before = row["seconds"]
-    return total
+    return [*before, {"config": config, "step": step, "seconds": seconds, "loss": rows[-1]["loss"]}]
 
 
 def card(stages: list[dict[str, Any]], numbers: dict[str, Any], weights: int, size: int) -> str:
@@ -84,13 +79,14 @@ def card(stages: list[dict[str, Any]], numbers: dict[str, Any], weights: int, si
         commit=git.stdout.strip(),
         stages=[
             {
-                "name": stage["config"]["recipe"],
+                "out": f"runs/{Path(stage['config']['out']).name}",
                 "command": command(stage["config"]),
-                "steps": f"{stage['steps']:,}",
+                "step": f"{stage['step']:,}",
+                "of": f"{stage['config']['steps']:,}",
                 "batch": stage["config"]["batch_size"],
-                "hours": f"{stage['hours']:.1f}",
+                "minutes": f"{stage['seconds'] / 60:.0f}",
                 "seed": stage["config"]["seed"],
-                "loss": f"{stage['last']['loss']:.3f}",
+                "loss": f"{stage['loss']:.3f}",
             }
             for stage in stages
         ],

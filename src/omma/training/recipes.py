@@ -74,10 +74,11 @@ EYE = replace(NANO, image_size=96, hidden_size=128, num_layers=4, num_heads=4, v
 
 
 def eye_contrast() -> TrainConfig:
-    """First stages of the shipped eye: contrast alone, at three times the samples a second of the whole.
+    """The shipped eye, first: contrast alone, on all kinds, on few, on all again.
 
-    First on all data, until it knows the things by name; then on minimal pairs of four kinds in four colours, which
-    leave log 2 within 400 steps there and not within 2,000 on all 24 kinds; position is left to the fusion head.
+    At twice the samples a second of the whole. First on all data, until it knows the things by name; then on minimal
+    pairs of four kinds in four colours, which leave log 2 within 400 steps there and not within 2,000 on all 24 kinds;
+    then on all data again, where they now do. Position is left to the fusion head.
     omma train eye-contrast data=TABLE out=runs/eye-1
     """
     return TrainConfig(
@@ -94,7 +95,9 @@ def eye_contrast() -> TrainConfig:
 
 
 def eye_fusion() -> TrainConfig:
-    """Last stages of the shipped eye: matching, most of it within minimal pairs, beside the contrast.
+    """The shipped eye, last: matching within minimal pairs, beside the contrast.
+
+    On few kinds until matching has left chance, then on all data.
 
     omma train eye-fusion data=TABLE init=runs/eye-2 out=runs/eye-3
     """
