@@ -1,0 +1,52 @@
+"""The eye that comes with omma: it is there, small, says where it is from, and sees."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import omma
+from omma.decode import open_picture
+from omma.models.weights import SHIPPED, model_folder, read_tensors, shipped
+from omma.scenes.sources import write_scenes
+
+MOST = 12_000_000  # bytes of weights
+
+
+@pytest.fixture(scope="module")
+def eye():
+    return omma.load_encoder("vlmo-nano", device="cpu")
+
+
+def test_it_lies_in_the_package_and_is_small(eye):
+    assert shipped() == ["vlmo-nano"]
+    folder = model_folder("vlmo-nano")
+    assert folder.is_relative_to(Path(omma.__file__).parent)
+    assert (folder / "model.safetensors").stat().st_size <= MOST
+    assert {str(value.dtype) for value in read_tensors(folder / "model.safetensors").values()} == {"torch.float16"}
+    assert eye.name == "vlmo-nano"
+
+
+def test_its_card_says_what_it_was_trained_on_how_and_with_what_result():
+    card = (SHIPPED / "vlmo-nano" / "README.md").read_text()
+    for said in ("Twemoji", "CC-BY 4.0", "Unicode", "omma train eye-", "seed", "at commit", "| itm |", "| itc |", "held out",
+                 "recall@10", "blind"):  # fmt: skip
+        assert said in card, said
+
+
+def test_it_finds_scenes_that_it_never_saw_by_what_is_in_them(eye, tmp_path):
+    pictures, _ = write_scenes(tmp_path / "scenes", pictures=100, pairs=0, seed=987_654, check=False)
+    rows = pictures.read(["bytes", "captions"]).to_pylist()
+    texts = [max((c["text"] for c in row["captions"]), key=lambda text: len(text.split())) for row in rows]
+    scores = eye.encode_image([open_picture(row).image for row in rows]) @ eye.encode_text(texts).T
+    assert (scores.argmax(axis=0) == np.arange(100)).mean() > 0.75
+    assert (scores.argmax(axis=1) == np.arange(100)).mean() > 0.75
+
+
+def test_its_fusion_head_tells_what_is_in_a_picture_from_what_is_not(eye, tmp_path):
+    write_scenes(tmp_path / "scenes", pictures=0, pairs=12, seed=876_543, check=False)
+    report = omma.evaluate(eye, "patterns", data=tmp_path / "scenes")
+    found = report.metrics["scores"]["itm"]["model"]["patterns"]
+    assert all(found[name]["image"]["value"] > 0.5 for name in ("orientation", "colour", "viewpoint")), found
+    assert json.loads((model_folder("vlmo-nano") / "config.json").read_text())["model"] == "vlmo"
