@@ -59,7 +59,7 @@ def write_html(
     shown = {name for card in pairs for name in card["pictures"]}
     shown |= {name for card in searches for name in (*card["top"], *card["right"][:1])}
     page = environment().get_template("report.html.j2").render(
-        title=title or (f"What {', '.join(models)} sees" if models else "Training"),
+        title=title or headline(models),
         when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         kinds=KINDS,
         tiles=[tile for run in runs for tile in headline_tiles(run, several=len(models) > 1)],
@@ -77,6 +77,10 @@ def write_html(
     with replacing(out_path) as path:
         path.write_text(page, encoding="utf-8")
     return out_path
+
+
+def headline(models: list[str]) -> str:
+    return f"What {' and '.join(models)} {'see' if len(models) > 1 else 'sees'}" if models else "Training"
 
 
 def environment() -> jinja2.Environment:
