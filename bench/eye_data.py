@@ -27,6 +27,7 @@ import pyarrow as pa
 from PIL import Image, ImageEnhance, ImageFilter
 
 from omma import Table
+from omma.jobs import progress_bar
 from omma.scenes.draw import png
 from omma.scenes.kinds import PATTERNS
 from omma.scenes.splits import Design, design
@@ -48,19 +49,23 @@ def main() -> None:
     args = parser.parse_args()
     table = Table.create(args.out, "pictures", extra=EXTRA)
     for folder in args.scenes:
-        for some in scenes(folder):
-            table.append(some)
+        with progress_bar(folder, "pictures", True) as advance:
+            for some in scenes(folder):
+                table.append(some)
+                advance(len(some), None)
     rows: list[dict[str, Any]] = []
     kept = left_out = 0
-    for about, image in emoji(args.twemoji) if args.twemoji else ():
-        if held_out(about["emoji"]):
-            left_out += 1
-            continue
-        kept += 1
-        rows += views(about, image)
-        if len(rows) >= 1000:
-            table.append(rows)
-            rows.clear()
+    with progress_bar("twemoji", "emoji", True) as advance:
+        for about, image in emoji(args.twemoji) if args.twemoji else ():
+            advance(1, None)
+            if held_out(about["emoji"]):
+                left_out += 1
+                continue
+            kept += 1
+            rows += views(about, image)
+            if len(rows) >= 1000:
+                table.append(rows)
+                rows.clear()
     table.append(rows)
     print(f"{len(table):,} pictures; {kept:,} emoji, {left_out:,} held out")
 

@@ -270,7 +270,7 @@ def export(
     """
     with working(as_json):
         done = omma.export(table, out, to=to.value, where=where, columns=column, shard_bytes=shard_mb << 20,
-                           keep_metadata=keep_metadata)  # fmt: skip
+                           keep_metadata=keep_metadata, progress=True)  # fmt: skip
     result = dataclasses.asdict(done)
     answer(as_json, result, lambda: facts_table("export", result))
 

@@ -57,8 +57,8 @@ def appearing(out: Path) -> Iterator[Path]:
                     raise BlockingIOError  # it was renamed between the two lines by the one who filled it
             except (BlockingIOError, FileNotFoundError):
                 raise ValueError(f"another process is filling {out}; wait until it has ended") from None
-        refuse_filled(out)  # by the one who was here until now
         try:
+            refuse_filled(out)  # by the one who was here until now
             for left in part.iterdir():
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield part

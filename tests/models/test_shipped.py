@@ -1,15 +1,19 @@
 """The eye that comes with omma: it is there, small, says where it is from, and sees."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import omma
 from omma.decode import open_picture
 from omma.models.weights import SHIPPED, model_folder, read_tensors, shipped
 from omma.scenes.sources import write_scenes
+from omma.training.loop import build
+from omma.training.recipes import EYE
 
 MOST = 12_000_000  # bytes of weights
 
@@ -26,6 +30,16 @@ def test_it_lies_in_the_package_and_is_small(eye):
     assert (folder / "model.safetensors").stat().st_size <= MOST
     assert {str(value.dtype) for value in read_tensors(folder / "model.safetensors").values()} == {"torch.float16"}
     assert eye.name == "vlmo-nano"
+
+
+def test_a_training_starts_from_it_by_its_name(tiny_run):
+    config = tiny_run()
+    model, processor, said = build(replace(config, init="vlmo-nano", model=EYE), omma.Table.open(config.data))
+    stored = read_tensors(model_folder("vlmo-nano") / "model.safetensors")
+    assert set(stored) == set(model.state_dict())
+    assert all(torch.equal(value, stored[name].float()) for name, value in model.state_dict().items())
+    assert processor.vocab_size == len(stored["word_embed.weight"])
+    assert "tensors from vlmo-nano" in said
 
 
 def test_its_card_says_what_it_was_trained_on_how_and_with_what_result():

@@ -53,6 +53,7 @@ def test_a_picture_that_belongs_to_all_texts_takes_no_part():
         (LossWeights(itc=1.0, itc_vl=1.0), {"itc", "itc_vl"}, 2),
         (LossWeights(itc=1.0, itc_pair=1.0), {"itc", "itc_pair"}, 2),
         (LossWeights(itm=1.0, itm_pair=1.0), {"itm", "itm_pair"}, 3),
+        (LossWeights(itm_pair=1.0), {"itm_pair"}, 3),
     ],
 )
 def test_an_objective_runs_no_pass_it_does_not_need(tiny_run, monkeypatch, weights, names, passes):

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from omma.data.privacy import without_metadata
 from omma.decode import Limits, decode
+from omma.jobs import progress_bar
 from omma.storage import appearing
 from omma.table import Table, View
 
@@ -59,6 +60,7 @@ class _Job:
     columns: tuple[str, ...]                              # beside the picture
     shard_bytes: int
     keep_metadata: bool
+    advance: Callable[[int, int | None], None]
     done: Exported
 
     @property
@@ -72,6 +74,7 @@ class _Job:
         for batch in self.rows.scan([*self.columns, *PLACE], batch_rows=BATCH_ROWS):
             places = batch.select(list(PLACE)).to_pylist()
             self.done.read += batch.num_rows
+            self.advance(batch.num_rows, None)
             pictures = [_bytes_of(place, self.rows.uri) for place in places]
             if not self.keep_metadata:
                 pictures = [None if data is None else without_metadata(data) for data in pictures]
@@ -92,7 +95,7 @@ class _Job:
 
 def export(table: Table | View | str | Path, out: str | Path, *, to: str, where: str | None = None,
            columns: Sequence[str] | None = None, shard_bytes: int = 256 << 20,
-           keep_metadata: bool = False) -> Exported:
+           keep_metadata: bool = False, progress: bool = False) -> Exported:
     """Write the pictures of a table, or those where the expression holds, to the new folder out; returns the counts.
 
     to: "webdataset", "hf", "parquet" or "lance". columns: which to write beside id and picture; by default all, and to
@@ -123,8 +126,9 @@ def export(table: Table | View | str | Path, out: str | Path, *, to: str, where:
         raise ValueError(f"{rows.uri} has a column 'image', and that is where the picture goes; name the columns to "
                          "write without it")
     out = Path(out)
-    job = _Job(rows, tuple(named), shard_bytes, keep_metadata, Exported(to, str(out)))
-    with appearing(out) as part:
+    with appearing(out) as part, progress_bar(out.name, "pictures", progress) as advance:
+        advance(0, len(rows))
+        job = _Job(rows, tuple(named), shard_bytes, keep_metadata, advance, Exported(to, str(out)))
         TARGETS[to](job, part)
     return job.done
 

@@ -2,7 +2,7 @@
 the second pictures that phones append. Pixels, orientation and colour profile stay as they are.
 
     JPEG, PNG, WebP   the blocks that hold it are cut out; what is compressed is not touched
-    TIFF, AVIF, GIF   where one has any, a PNG of its decoded pixels takes its place
+    TIFF, AVIF, GIF   where one has any, a PNG takes its place: 8-bit RGB, frame 0, as `decode` gives it
     BMP               holds none
 """
 

@@ -24,7 +24,7 @@ class LossWeights:
     itc_pair: float = 0.0  # the same within each minimal pair of the batch
     itc_vl: float = 0.0  # the same behind the VL experts (published code)
     itm: float = 0.0  # image-text matching with hard negatives, fusion
-    itm_pair: float = 0.0  # the same within each minimal pair: right above wrong, whatever the level; needs itm
+    itm_pair: float = 0.0  # the same within each minimal pair: right above wrong, whatever the level
     mlm: float = 0.0  # masked language modelling with the picture in sight, fusion
 
     def active(self) -> dict[str, float]:
@@ -48,7 +48,7 @@ def compute_losses(
     if "text_mlm" in on:
         hidden = model(batch.masked_ids, batch.attention_mask).last_hidden_state
         losses["text_mlm"] = masked_words(model, hidden, batch.mlm_labels)
-    if on.keys() & {"itc", "itc_pair", "itc_vl", "itm", "mlm"}:
+    if on.keys() & {"itc", "itc_pair", "itc_vl", "itm", "itm_pair", "mlm"}:
         losses |= vision_language(model, batch, pixel_values, on, key, fusion_share)
     return losses
 
@@ -62,8 +62,8 @@ def vision_language(
     grid, mask = model.grid_of(pixel_values), batch.attention_mask
     text, image = model.embed_text(batch.input_ids), model.embed_image(pixel_values)
     same = objectives.belongs_together(batch.ids, batch.texts, text.device)
-    logits = None
-    if on.keys() & {"itc", "itc_pair", "itc_vl", "itm"}:
+    logits, matching = None, on.keys() & {"itm", "itm_pair"}
+    if matching or on.keys() & {"itc", "itc_pair", "itc_vl"}:
         scale = model.logit_scale.exp().clamp(max=100)  # CLIP's ceiling; the published code has none
         heads = ["itc", *(["itc_vl"] if "itc_vl" in on else [])]
         embeds = contrastive(model, text, mask, image, grid, heads)
@@ -77,7 +77,7 @@ def vision_language(
 
     n = max(2, 2 * round(fusion_share * len(text) / 2))  # whole units: a minimal pair is fused or left out as one
     rows_text, rows_mask, rows_image, labels = [], [], [], []
-    if "itm" in on:
+    if matching:
         assert logits is not None
         wrong_text, wrong_image, text_valid, image_valid = (x[:n] for x in negatives(logits, same, batch, key))
         # index_select, since its backward adds in a fixed order
@@ -93,12 +93,14 @@ def vision_language(
         rows_image.append(image[:n])
     if rows_text:
         masks = torch.cat(rows_mask)
-        words = torch.full_like(masks, objectives.IGNORE)  # of the rows for MLM, which are the last ones
-        words[len(words) - n :] = batch.mlm_labels[:n] if "mlm" in on else objectives.IGNORE
+        words = torch.full_like(masks, objectives.IGNORE)
+        if "mlm" in on:  # its rows are the last ones
+            words[-n:] = batch.mlm_labels[:n]
         pooled, hidden, hidden_words = fused(model, torch.cat(rows_text), masks, torch.cat(rows_image), grid, words)
-        if "itm" in on:
-            matched = model.itm_head(pooled[: 2 * n + len(single)])
-            losses["itm"] = objectives.itm_loss(matched, torch.cat(labels))
+        if matching:
+            matched = model.itm_head(pooled[: sum(map(len, labels))])
+            if "itm" in on:
+                losses["itm"] = objectives.itm_loss(matched, torch.cat(labels))
             if "itm_pair" in on:
                 losses["itm_pair"] = objectives.match_pair_loss(matched[:n], matched[n : 2 * n], batch.partner[:n])
         if "mlm" in on:

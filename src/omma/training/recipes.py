@@ -79,6 +79,8 @@ def eye_contrast() -> TrainConfig:
     At twice the samples a second of the whole. First on all data, until it knows the things by name; then on minimal
     pairs of four kinds in four colours, which leave log 2 within 400 steps there and not within 2,000 on all 24 kinds;
     then on all data again, where they now do. Position is left to the fusion head.
+    TABLE is what bench/eye_data.py makes.
+
     omma train eye-contrast data=TABLE out=runs/eye-1
     """
     return TrainConfig(
