@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from omma.models.layers import attend, resample_grid, resample_relative
-from omma.models.vlmo import PRESETS, VLMo, VLMoConfig, relative_index
+from omma.models.layers import attend
+from omma.models.positions import relative_index, resample_grid, resample_relative
+from omma.models.vlmo import PRESETS, VLMo, VLMoConfig
 
 TINY = VLMoConfig(image_size=32, patch_size=8, vocab_size=50, max_text_len=12, hidden_size=24, num_layers=4,
-                  num_heads=3, num_vl_layers=2, itc_vl=True, num_answers=7, num_pair_classes=2,
+                  num_heads=3, num_vl_layers=2, itc_vl=True, answers=tuple("abcdefg"), num_pair_classes=2,
                   num_image_types=2)  # fmt: skip
 
 
@@ -259,11 +260,11 @@ def test_hidden_patches_are_hidden(stem):
 
 
 def test_what_the_model_lacks_is_named(batch):
-    plain = VLMo(replace(TINY, itc_vl=False, num_answers=0, num_pair_classes=0)).double()
+    plain = VLMo(replace(TINY, itc_vl=False, answers=(), num_pair_classes=0)).double()
     ids, mask, pixels = batch.values()
     with pytest.raises(ValueError, match=r"no contrastive head 'itc_vl'.*itc_vl=True"):
         plain.encode_image(pixels, head="itc_vl")
-    with pytest.raises(ValueError, match="num_answers"):
+    with pytest.raises(ValueError, match="answers="):
         plain.answer(ids, mask, pixels)
     with pytest.raises(ValueError, match="num_pair_classes"):
         plain.classify_pair(ids, mask, pixels, pixels)

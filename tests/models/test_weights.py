@@ -158,7 +158,7 @@ def test_a_stage_takes_over_every_weight_that_fits(folder):
     torch.manual_seed(1)
     settings = json.loads((folder / "config.json").read_text())
     settings.pop("model")
-    wider = VLMo(VLMoConfig(**settings | {"num_answers": 4}))
+    wider = VLMo(VLMoConfig(**settings | {"answers": tuple("abcd")}))
     copied, own = load_matching(wider, read_tensors(folder / "model.safetensors"))
     assert all(name.startswith("answer_head") for name in own)
     assert own

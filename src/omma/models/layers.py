@@ -121,33 +121,6 @@ class ConvStem(nn.Module):
         return self.norm(self.proj(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def resample_grid(values: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Position values of one patch grid, read at another. values: (gh * gw, D) -> (th * tw, D), bicubic.
-
-    Returns `values` itself where the grids are equal, so that nothing changes at the trained size.
-    """
-    if source == target:
-        return values
-    if source[0] * source[1] != len(values):
-        raise ValueError(f"{len(values)} positions don't fill a {source[0]} x {source[1]} grid")
-    image = values.float().reshape(1, *source, -1).permute(0, 3, 1, 2)  # (1, D, gh, gw)
-    image = F.interpolate(image, size=target, mode="bicubic", align_corners=False)
-    return image.permute(0, 2, 3, 1).reshape(target[0] * target[1], -1).to(values.dtype)
-
-
-def resample_relative(values: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """The same for values over patch distances: (..., (2gh-1)(2gw-1)) -> (..., (2th-1)(2tw-1)), bicubic.
-
-    The ends of both ranges are laid upon one another (align_corners), so distance 0 stays at the centre.
-    """
-    if source == target:
-        return values
-    sides = [2 * g - 1 for g in source]
-    image = values.float().reshape(1, -1, *sides)
-    image = F.interpolate(image, size=[2 * g - 1 for g in target], mode="bicubic", align_corners=True)
-    return image.reshape(*values.shape[:-1], -1).to(values.dtype)
-
-
 def scaled_init_(module: nn.Module, std: float = 0.02) -> None:
     """Truncated normal weights and zero biases for every Linear and Conv2d, unit LayerNorms (ViT, BEiT)."""
     for part in module.modules():

@@ -15,16 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omma.models.layers import (
-    INITIAL_LOGIT_SCALE,
-    Attention,
-    ConvStem,
-    DropPath,
-    Expert,
-    resample_grid,
-    resample_relative,
-    scaled_init_,
-)
+from omma.models.heads import ClassHead, MLMHead, SetHead, classifier
+from omma.models.layers import INITIAL_LOGIT_SCALE, Attention, ConvStem, DropPath, Expert, scaled_init_
+from omma.models.positions import RelativeBias, resample_grid
 
 Modality = Literal["image", "text", "vl"]
 
@@ -53,8 +46,10 @@ class VLMoConfig:
     pool: Literal["first", "max"] = "first"  # a pass as one vector: [CLS] as published, or the largest of all tokens
     itc_vl: bool = False  # second contrastive heads behind the VL experts (published code, not in the paper)
     num_image_types: int = 1  # 2 for pair classification: picture one and picture two
-    num_answers: int = 0  # size of the answer head, 0 for none
-    num_pair_classes: int = 0  # size of the pair head, 0 for none
+    answers: tuple[str, ...] = ()  # what the answer head chooses among, for questions about a picture; () for none
+    classes: tuple[str, ...] = ()  # what the class head chooses among, for a picture alone; () for none
+    num_pair_classes: int = 0  # size of the pair head (NLVR2), 0 for none
+    num_set_classes: int = 0  # size of the set head: a sentence about K pictures in any order; 0 for none
 
     def __post_init__(self):
         if self.hidden_size % self.num_heads:
@@ -104,55 +99,6 @@ class VLMoOutput(NamedTuple):
     text_len: int
 
 
-# ---------------------------------------------------------------------------------------------------------- positions
-def relative_index(grid: tuple[int, int], text_len: int, table_text_len: int) -> tuple[Tensor, Tensor, int]:
-    """Which bucket of the relative table each (query, key) reads, in the released checkpoints' numbering.
-
-    Returns image (P, P), text (T, T) and the number of buckets. The image part comes first: (2gh-1)(2gw-1) distances
-    and three for [CLS]; then one bucket for text->image and one for image->text; then the text distances and three for
-    its [CLS].
-    """
-    gh, gw = grid
-    image_buckets = (2 * gh - 1) * (2 * gw - 1) + 3
-    total = image_buckets + 2 * table_text_len + 2
-    y, x = (c.flatten() for c in torch.meshgrid(torch.arange(gh), torch.arange(gw), indexing="ij"))
-    image = torch.empty(gh * gw + 1, gh * gw + 1, dtype=torch.long)
-    image[1:, 1:] = (y[:, None] - y[None] + gh - 1) * (2 * gw - 1) + (x[:, None] - x[None] + gw - 1)
-    image[0, :], image[:, 0], image[0, 0] = image_buckets - 3, image_buckets - 2, image_buckets - 1
-    t = torch.arange(text_len - 1)
-    text = torch.empty(text_len, text_len, dtype=torch.long)
-    # Text distances are key minus query, the image's are query minus key: kept as released.
-    text[1:, 1:] = t[None] - t[:, None] + table_text_len - 2 + image_buckets + 2
-    text[0, :], text[:, 0], text[0, 0] = total - 3, total - 2, total - 1
-    return image, text, total
-
-
-class RelativeBias(nn.Module):
-    """One trainable score per layer, head and bucket, shared by all modalities."""
-
-    def __init__(self, config: VLMoConfig):
-        super().__init__()
-        self.grid, self.table_text_len = config.grid, config.relative_text_len
-        buckets = relative_index(config.grid, 2, config.relative_text_len)[2]
-        self.table = nn.Parameter(torch.zeros(config.num_layers, config.num_heads, buckets))
-
-    def forward(self, text_len: int, grid: tuple[int, int] | None) -> Tensor:
-        """(L, H, S, S) for a text of text_len tokens (0: none) before a picture of this patch grid (None: none)."""
-        near = (2 * self.grid[0] - 1) * (2 * self.grid[1] - 1)
-        far = self.table[..., near:]  # [CLS], cross and text buckets: independent of the grid
-        if grid is None:
-            index = relative_index(self.grid, text_len, self.table_text_len)[1]
-            return self.table[..., index.to(self.table.device)]
-        table = torch.cat((resample_relative(self.table[..., :near], self.grid, grid), far), dim=-1)
-        image, text, _ = relative_index(grid, max(text_len, 2), self.table_text_len)
-        if text_len == 0:
-            return table[..., image.to(table.device)]
-        cross = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
-        top = torch.cat((text, torch.full((text_len, len(image)), cross)), dim=1)
-        bottom = torch.cat((torch.full((len(image), text_len), cross + 1), image), dim=1)
-        return table[..., torch.cat((top, bottom)).to(table.device)]
-
-
 # ---------------------------------------------------------------------------------------------------------- block
 class MultiwayBlock(nn.Module):
     """Shared attention, then the expert of the modality. Pre-norm, optional LayerScale, stochastic depth."""
@@ -178,27 +124,6 @@ class MultiwayBlock(nn.Module):
         text = self.drop_path(self.experts["text"](x[:, :text_len], self.gamma_2))
         image = self.drop_path(self.experts["image"](x[:, text_len:], self.gamma_2))
         return x + torch.cat((text, image), dim=1)
-
-
-# ---------------------------------------------------------------------------------------------------------- heads
-class MLMHead(nn.Module):
-    """BERT's word predictor: dense, GELU, LayerNorm, decoder with its own bias, not tied to the embeddings."""
-
-    def __init__(self, hidden_size: int, vocab_size: int):
-        super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.decoder = nn.Linear(hidden_size, vocab_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (..., D) -> logits (..., V). Give it masked positions only: the vocabulary is the costly side."""
-        return self.decoder(self.norm(F.gelu(self.dense(x))))
-
-
-def classifier(in_size: int, hidden_size: int, classes: int) -> nn.Sequential:
-    """The head of VQA and NLVR2: Linear, LayerNorm, GELU, Linear."""
-    return nn.Sequential(nn.Linear(in_size, hidden_size), nn.LayerNorm(hidden_size), nn.GELU(),
-                         nn.Linear(hidden_size, classes))  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- model
@@ -242,7 +167,7 @@ class VLMo(nn.Module):
             self.text_positions = nn.Parameter(torch.zeros(c.max_text_len, D))
             self.relative_bias = None
         else:
-            self.relative_bias = RelativeBias(c)
+            self.relative_bias = RelativeBias(c.num_layers, c.num_heads, c.grid, c.relative_text_len)
         self.blocks = nn.ModuleList(MultiwayBlock(c, i) for i in range(c.num_layers))
         self.norm = nn.LayerNorm(D, eps=1e-6)
 
@@ -257,8 +182,10 @@ class VLMo(nn.Module):
         self.itm_head = nn.Linear(D, 2)
         self.mlm_head = MLMHead(D, c.vocab_size)
         self.mim_head = nn.Linear(D, 3 * c.patch_size**2)
-        self.answer_head = classifier(D, 2 * D, c.num_answers) if c.num_answers else None
+        self.answer_head = classifier(D, 2 * D, len(c.answers)) if c.answers else None
+        self.class_head = ClassHead(D, len(c.classes)) if c.classes else None
         self.pair_head = classifier(2 * D, 2 * D, c.num_pair_classes) if c.num_pair_classes else None
+        self.set_head = SetHead(D, c.num_set_classes) if c.num_set_classes else None
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -449,11 +376,9 @@ class VLMo(nn.Module):
         return self.itm_head(self(input_ids, attention_mask, pixel_values).pooled)
 
     def answer(self, input_ids: Tensor, attention_mask: Tensor | None, pixel_values: Tensor) -> Tensor:
-        """Logits over the model's answers (B, num_answers) to question i about picture i."""
+        """Logits over config.answers (B, A) to question i about picture i."""
         if self.answer_head is None:
-            raise ValueError(
-                "this model has no answer head; build it with VLMoConfig(num_answers=...) and fine-tune it"
-            )
+            raise ValueError("this model has no answer head; build it with VLMoConfig(answers=...) and fine-tune it")
         return self.answer_head(self(input_ids, attention_mask, pixel_values).pooled)
 
     def classify_pair(self, input_ids: Tensor, attention_mask: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
@@ -473,6 +398,26 @@ class VLMo(nn.Module):
         pooled = self.encode(text, mask, images, self.grid_of(first)).pooled  # (2B, D)
         return self.pair_head(torch.cat((pooled[:B], pooled[B:]), dim=-1))
 
+    def compare(self, input_ids: Tensor, attention_mask: Tensor | None, pictures: Tensor) -> Tensor:
+        """Is the sentence true of these pictures together, in whatever order? Logits (B, num_set_classes).
+
+        pictures: (B, K, 3, height, width). The text meets each picture by itself, K fusion passes in one batch; the
+        set head sees what each of them gave.
+        """
+        if self.set_head is None:
+            raise ValueError("this model has no set head; build it with VLMoConfig(num_set_classes=2) and fine-tune it")
+        B, K = pictures.shape[:2]
+        text = self.embed_text(input_ids).repeat_interleave(K, dim=0)
+        mask = attention_mask.repeat_interleave(K, dim=0) if attention_mask is not None else None
+        pooled = self.encode(text, mask, self.embed_image(pictures.flatten(0, 1)), self.grid_of(pictures)).pooled
+        return self.set_head(pooled.view(B, K, -1))
+
+    def classify(self, pixel_values: Tensor) -> Tensor:
+        """Logits over config.classes (B, C) of a picture alone."""
+        if self.class_head is None:
+            raise ValueError("this model has no class head; build it with VLMoConfig(classes=...) and fine-tune it")
+        return self.class_head(self(pixel_values=pixel_values).last_hidden_state)
+
     def num_parameters(self, backbone_only: bool = False) -> int:
         """Number of weights; backbone_only: embeddings, blocks and final norm, as published tables count."""
         heads = (
@@ -483,7 +428,9 @@ class VLMo(nn.Module):
             "mlm_head",
             "mim_head",
             "answer_head",
+            "class_head",
             "pair_head",
+            "set_head",
             "mask_token",
         )
         return sum(p.numel() for n, p in self.named_parameters() if not (backbone_only and n.startswith(heads)))

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -60,7 +61,7 @@ def read_config(folder: str | Path) -> VLMoConfig:
         has = ", ".join(sorted(p.name for p in Path(folder).iterdir())[:8]) if Path(folder).is_dir() else "nothing"
         raise ValueError(f"{folder} is not a model folder: no config.json; it has {has}. "
                          "A run folder of `omma train` holds one as its `last`")  # fmt: skip
-    values = json.loads(path.read_text())
+    values: dict[str, Any] = json.loads(path.read_text())
     kind = values.pop("model", None)
     if isinstance(kind, dict):  # the config of a whole run, which has a model's in it
         raise ValueError(f"{folder} is a run of `omma train` that has no checkpoint yet; wait for its first one")
@@ -69,7 +70,8 @@ def read_config(folder: str | Path) -> VLMoConfig:
     known = {f.name for f in dataclasses.fields(MODELS[kind][1])}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"{path} has settings this version doesn't know: {', '.join(unknown)}")
-    return MODELS[kind][1](**values)
+    listed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return MODELS[kind][1](**listed)
 
 
 def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> VLMo:

@@ -3,6 +3,7 @@
 B batch, T text tokens, P image tokens. Stage 1 is mim alone, stage 2 text_mlm alone, stage 3 itc + itm + mlm.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -31,33 +32,60 @@ class LossWeights:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != 0.0}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What the losses of one step are computed from.
+
+    batch: on the model's device; pixel_values: (B, 3, h, w), normalised; key: of the random draws (hard negatives).
+    """
+
+    model: VLMo
+    batch: Batch
+    pixel_values: Tensor
+    weights: LossWeights
+    key: tuple
+    fusion_share: float = 1.0
+
+    @property
+    def on(self) -> dict[str, float]:
+        return self.weights.active()
+
+
 def compute_losses(
     model: VLMo, batch: Batch, pixel_values: Tensor, weights: LossWeights, key: tuple, fusion_share: float = 1.0
 ) -> dict[str, Tensor]:
-    """Every active objective's loss, by name. batch: on the model's device; pixel_values: (B, 3, h, w), normalised.
+    """Every active objective's loss, by name: those of each entry of PASSES that serves one. Arguments as in `Step`.
 
-    key: of the random draws (hard negatives). ITM's positives and negatives and masked modelling share one fusion pass
-    of 4B rows, or of 4 * fusion_share * B: contrast wants many samples, and a fused row costs the most.
+    ITM's positives and negatives and masked modelling share one fusion pass of 4B rows, or of 4 * fusion_share * B:
+    contrast wants many samples, and a fused row costs the most.
     """
-    on = weights.active()
+    step = Step(model=model, batch=batch, pixel_values=pixel_values, weights=weights, key=key,
+                fusion_share=fusion_share)  # fmt: skip
     losses: dict[str, Tensor] = {}
-    if "mim" in on:
-        hidden = model(pixel_values=pixel_values, patch_mask=batch.patch_mask).last_hidden_state[:, 1:]
-        targets = objectives.patch_pixels(pixel_values, model.config.patch_size)
-        losses["mim"] = objectives.mim_loss(model.mim_head(hidden), targets, batch.patch_mask)
-    if "text_mlm" in on:
-        hidden = model(batch.masked_ids, batch.attention_mask).last_hidden_state
-        losses["text_mlm"] = masked_words(model, hidden, batch.mlm_labels)
-    if on.keys() & {"itc", "itc_pair", "itc_vl", "itm", "itm_pair", "mlm"}:
-        losses |= vision_language(model, batch, pixel_values, on, key, fusion_share)
+    for names, passes in PASSES:
+        if step.on.keys() & names:
+            losses |= passes(step)
     return losses
 
 
-def vision_language(
-    model: VLMo, batch: Batch, pixel_values: Tensor, on: dict[str, float], key: tuple, fusion_share: float
-) -> dict[str, Tensor]:
-    """The objectives on pictures and words together. Two single-modality passes give the embeddings that hard negatives
-    are drawn by."""
+def masked_patches(step: Step) -> dict[str, Tensor]:
+    """Stage 1: a picture with hidden patches, through the image experts."""
+    model, batch = step.model, step.batch
+    hidden = model(pixel_values=step.pixel_values, patch_mask=batch.patch_mask).last_hidden_state[:, 1:]
+    targets = objectives.patch_pixels(step.pixel_values, model.config.patch_size)
+    return {"mim": objectives.mim_loss(model.mim_head(hidden), targets, batch.patch_mask)}
+
+
+def masked_text(step: Step) -> dict[str, Tensor]:
+    """Stage 2: a text with hidden words, through the text experts."""
+    hidden = step.model(step.batch.masked_ids, step.batch.attention_mask).last_hidden_state
+    return {"text_mlm": masked_words(step.model, hidden, step.batch.mlm_labels)}
+
+
+def vision_language(step: Step) -> dict[str, Tensor]:
+    """Stage 3: pictures and words together. Two single-modality passes give the embeddings that hard negatives are
+    drawn by."""
+    model, batch, pixel_values, on = step.model, step.batch, step.pixel_values, step.on
     losses: dict[str, Tensor] = {}
     grid, mask = model.grid_of(pixel_values), batch.attention_mask
     text, image = model.embed_text(batch.input_ids), model.embed_image(pixel_values)
@@ -75,11 +103,11 @@ def vision_language(
         if "itc_vl" in on:
             losses["itc_vl"] = objectives.itc_loss(*embeds["itc_vl"], model.logit_scale_vl.exp().clamp(max=100), same)
 
-    n = max(2, 2 * round(fusion_share * len(text) / 2))  # whole units: a minimal pair is fused or left out as one
+    n = max(2, 2 * round(step.fusion_share * len(text) / 2))  # whole units: a minimal pair is fused or left out as one
     rows_text, rows_mask, rows_image, labels = [], [], [], []
     if matching:
         assert logits is not None
-        wrong_text, wrong_image, text_valid, image_valid = (x[:n] for x in negatives(logits, same, batch, key))
+        wrong_text, wrong_image, text_valid, image_valid = (x[:n] for x in negatives(logits, same, batch, step.key))
         # index_select, since its backward adds in a fixed order
         single = torch.nonzero(batch.partner[:n] < 0)[:, 0]  # a pair's wrong picture is its partner's wrong text
         rows_text += [text[:n], text.index_select(0, wrong_text), text.index_select(0, single)]
@@ -177,3 +205,11 @@ def masked_words(model: VLMo, hidden: Tensor, labels: Tensor) -> Tensor:
     """hidden: (B, T, D), labels: (B, T). The vocabulary head sees masked positions only."""
     where = labels != objectives.IGNORE
     return objectives.mlm_loss(model.mlm_head(hidden[where]), labels[where])
+
+
+# Which objectives come out of which passes; another objective is a field of LossWeights and an entry here.
+PASSES: tuple[tuple[frozenset[str], Callable[[Step], dict[str, Tensor]]], ...] = (
+    (frozenset({"mim"}), masked_patches),
+    (frozenset({"text_mlm"}), masked_text),
+    (frozenset({"itc", "itc_pair", "itc_vl", "itm", "itm_pair", "mlm"}), vision_language),
+)
