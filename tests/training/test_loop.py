@@ -275,11 +275,16 @@ def test_what_cannot_run_is_refused_before_anything_is_loaded(tiny_run):
         train(tiny_run(steps=4, warmup=5), progress=False)
     with pytest.raises(ValueError, match="precision 'fp8'"):
         train(tiny_run(precision="fp8"), progress=False)
+    for within in (3, 6, -2):
+        with pytest.raises(ValueError, match=rf"negatives_within={within}: .* divides batch_size=8"):
+            train(tiny_run(negatives_within=within), progress=False)
     train(tiny_run("done", steps=2), progress=False)
     with pytest.raises(ValueError, match=r"holds a run already \(step 2.*--resume"):
         train(tiny_run("done", steps=2), progress=False)
     with pytest.raises(ValueError, match=r"other settings: .*peak_lr: 0.001 -> 0.1"):
         train(tiny_run("done", steps=2, peak_lr=0.1), resume=True, progress=False)
+    with pytest.raises(ValueError, match="other settings: negatives_within: 0 -> 4"):
+        train(tiny_run("done", steps=2, negatives_within=4), resume=True, progress=False)
 
 
 def test_a_damaged_checkpoint_is_named(tiny_run):

@@ -42,6 +42,24 @@ def test_a_picture_that_belongs_to_all_texts_takes_no_part():
     assert image_valid.tolist() == [False, True, False, False]
 
 
+def test_negatives_within_groups_stay_in_them_and_a_pair_keeps_its_partner():
+    batch = batch_of([-1] * 4 + [5, 4] + [-1] * 2, [(i,) for i in range(8)])
+    logits = torch.zeros(8, 8)
+    logits[0, 7] = logits[7, 0] = 30.0  # the hardest lies in the other group
+    same = torch.eye(8, dtype=torch.bool)
+    free, grouped = (negatives(logits, same, batch, (0,), within) for within in (0, 4))
+    assert free[0][0] == free[1][0] == 7
+    own = torch.arange(8) // 4
+    for drawn in grouped[:2]:
+        assert torch.equal(drawn // 4, own)
+        assert (drawn != torch.arange(8)).all()
+    assert grouped[0][4:6].tolist() == [5, 4]
+    whole = negatives(logits, same, batch, (0,), within=8)
+    assert all(torch.equal(a, b) for a, b in zip(free, whole, strict=True))
+    alone = negatives(logits, same | (torch.arange(8) // 2 == torch.arange(8)[:, None] // 2), batch, (0,), within=2)
+    assert alone[2].tolist() == [False] * 4 + [True] * 2 + [False] * 2, "a group of one picture has no wrong text"
+
+
 @pytest.mark.parametrize(
     ("weights", "names", "passes"),
     [

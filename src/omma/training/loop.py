@@ -54,6 +54,7 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 64  # samples a step; even
     fusion_share: float = 1.0  # share of a batch that itm and mlm see; the contrast sees all of it
+    negatives_within: int = 0  # itm's hard negatives come from so many neighbouring samples; 0: from the whole batch
     peak_lr: float = 1e-3
     final_lr: float = 0.01  # share of the peak that is left at the end
     warmup: int = 50  # steps
@@ -160,7 +161,8 @@ def train(
             pixel_values = processor.normalize(batch.pixels)
             with autocast(device, config.precision):
                 key = (config.seed, step)
-                losses = compute_losses(model, batch, pixel_values, config.losses, key, config.fusion_share)
+                losses = compute_losses(model, batch, pixel_values, config.losses, key, config.fusion_share,
+                                        config.negatives_within)  # fmt: skip
                 total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
             total.backward()
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -239,6 +241,10 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
         raise ValueError(
             f"steps={config.steps} and warmup={config.warmup}: steps must be at least 1 and at least the warm-up"
         )
+    within = config.negatives_within
+    if within and (within < 2 or within % 2 or config.batch_size % within):
+        raise ValueError(f"negatives_within={within}: give 0 for the whole batch, or an even number that divides "
+                         f"batch_size={config.batch_size}")  # fmt: skip
     if config.patience and not (config.monitor and config.eval_every):
         raise ValueError(f"patience={config.patience} waits for a number: give monitor=NAME and eval_every=STEPS")
     run = Path(config.out)

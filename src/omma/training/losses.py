@@ -36,7 +36,8 @@ class LossWeights:
 class Step:
     """What the losses of one step are computed from.
 
-    batch: on the model's device; pixel_values: (B, 3, h, w), normalised; key: of the random draws (hard negatives).
+    batch: on the model's device; pixel_values: (B, 3, h, w), normalised; key: of the random draws (hard negatives);
+    negatives_within: hard negatives are drawn among so many neighbouring rows of the batch, 0: among all of it.
     """
 
     model: VLMo
@@ -45,6 +46,7 @@ class Step:
     weights: LossWeights
     key: tuple
     fusion_share: float = 1.0
+    negatives_within: int = 0
 
     @property
     def on(self) -> dict[str, float]:
@@ -52,7 +54,13 @@ class Step:
 
 
 def compute_losses(
-    model: VLMo, batch: Batch, pixel_values: Tensor, weights: LossWeights, key: tuple, fusion_share: float = 1.0
+    model: VLMo,
+    batch: Batch,
+    pixel_values: Tensor,
+    weights: LossWeights,
+    key: tuple,
+    fusion_share: float = 1.0,
+    negatives_within: int = 0,
 ) -> dict[str, Tensor]:
     """Every active objective's loss, by name: those of each entry of PASSES that serves one. Arguments as in `Step`.
 
@@ -60,7 +68,7 @@ def compute_losses(
     contrast wants many samples, and a fused row costs the most.
     """
     step = Step(model=model, batch=batch, pixel_values=pixel_values, weights=weights, key=key,
-                fusion_share=fusion_share)  # fmt: skip
+                fusion_share=fusion_share, negatives_within=negatives_within)  # fmt: skip
     losses: dict[str, Tensor] = {}
     for names, passes in PASSES:
         if step.on.keys() & names:
@@ -107,7 +115,8 @@ def vision_language(step: Step) -> dict[str, Tensor]:
     rows_text, rows_mask, rows_image, labels = [], [], [], []
     if matching:
         assert logits is not None
-        wrong_text, wrong_image, text_valid, image_valid = (x[:n] for x in negatives(logits, same, batch, step.key))
+        drawn = negatives(logits, same, batch, step.key, step.negatives_within)
+        wrong_text, wrong_image, text_valid, image_valid = (x[:n] for x in drawn)
         # index_select, since its backward adds in a fixed order
         single = torch.nonzero(batch.partner[:n] < 0)[:, 0]  # a pair's wrong picture is its partner's wrong text
         rows_text += [text[:n], text.index_select(0, wrong_text), text.index_select(0, single)]
@@ -187,13 +196,20 @@ def in_order(rows: list[Tensor], parts: list[Tensor]) -> Tensor:
     return torch.cat(parts).index_select(0, torch.argsort(torch.cat(rows)))
 
 
-def negatives(logits: Tensor, same: Tensor, batch: Batch, key: tuple) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def negatives(
+    logits: Tensor, same: Tensor, batch: Batch, key: tuple, within: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A wrong text for each picture and a wrong picture for each text, and of both which can be used; all (B,).
 
     Drawn by similarity (`objectives.hard_negatives`) for a picture by itself. The text most like a picture's own is
     often true of it, though; that of the partner in a minimal pair never is, so pairs take the partner's text. Their
     wrong picture is the partner's, which meets their text as the partner's wrong text: none is drawn for them.
+    within: as in `Step`. Groups of 32 are what GPUs of 32 samples each draw from when they exchange nothing: the paper's
+    local hard negatives.
     """
+    if within:
+        group = torch.arange(len(same), device=same.device) // within
+        same = same | (group[:, None] != group[None])
     generator = torch_generator(*key, "negatives")
     drawn = objectives.hard_negatives(logits.detach().cpu(), same.cpu(), generator)
     wrong_text, wrong_image, valid = (t.to(same.device) for t in drawn)
