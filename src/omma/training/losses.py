@@ -204,8 +204,8 @@ def negatives(
     Drawn by similarity (`objectives.hard_negatives`) for a picture by itself. The text most like a picture's own is
     often true of it, though; that of the partner in a minimal pair never is, so pairs take the partner's text. Their
     wrong picture is the partner's, which meets their text as the partner's wrong text: none is drawn for them.
-    within: as in `Step`. Groups of 32 are what GPUs of 32 samples each draw from when they exchange nothing: the paper's
-    local hard negatives.
+    within: as in `Step`. Groups of 32 are what GPUs of 32 samples each draw from when they exchange nothing, which the
+    paper calls local hard negatives.
     """
     if within:
         group = torch.arange(len(same), device=same.device) // within
