@@ -154,6 +154,41 @@ def test_a_run_that_stopped_continues_bit_for_bit(tiny_run):
     assert train(tiny_run("cut"), progress=False, resume=True).step == 8  # nothing left to do
 
 
+def test_rates_by_layer_linear_decay_and_no_clipping_resume_bit_for_bit(tiny_run):
+    settings = {"layer_decay": 0.5, "schedule": "linear", "final_lr": 0.0, "eps": 1e-6, "max_grad_norm": None}
+    whole = train(tiny_run("whole", **settings), progress=False)
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: int) -> None:
+        if step == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(tiny_run("cut", **settings), progress=False, on_step=stop)
+    resumed = train(tiny_run("cut", **settings), progress=False, resume=True)
+    assert_equal(whole, resumed)
+    groups = checkpoints.read_state(resumed)["optimizer"]["param_groups"]
+    assert {group["eps"] for group in groups} == {1e-6}
+    assert len({group["lr_scale"] for group in groups}) == 4  # embeddings, two layers, heads
+    assert all(group["lr"] == pytest.approx(1e-3 / 6 * group["lr_scale"]) for group in groups)  # the last of six
+
+
+def test_without_clipping_a_step_takes_the_whole_gradient(tiny_run):
+    """AdamW is blind to the gradient's size but for eps, so with a large eps the step tells how large it was."""
+    settings = {"steps": 1, "warmup": 0, "eps": 1e6, "weight_decay": 0.0, "peak_lr": 1e3, "ema": None}
+    start = build(tiny_run("s"), Table.open(tiny_run("s").data))[0].state_dict()
+    step = {}
+    for name, clip in (("clipped", 1e-3), ("whole", None)):
+        done = train(tiny_run(name, **settings, max_grad_norm=clip), progress=False)
+        moved = read_tensors(done.path / "model.safetensors")
+        step[name] = torch.cat([(moved[k] - start[k]).flatten() for k in start]).norm()
+    norm = done.metrics()[0]["grad_norm"]
+    assert norm > 0.1
+    assert (step["whole"] / step["clipped"]).item() == pytest.approx(norm / 1e-3, rel=0.02)
+
+
 def test_it_learns_colours(tiny_run, tmp_path):
     """After 300 steps the right text of three is found for every picture: contrast and fusion, both.
 

@@ -35,6 +35,42 @@ def test_only_weight_matrices_decay(positions):
     assert free["weight_decay"] == 0.0
 
 
+def test_the_rate_of_layer_i_is_the_decay_to_the_power_of_the_layers_above_it():
+    """Three layers: embeddings are 0, what lies above is 4, so 0.5 ** (4 - i)."""
+    model = VLMo(replace(TINY, answers=("yes", "no"), positions="relative"))
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = parameter_groups(model, 0.1, layer_decay=0.5, head_lr=20.0)
+    scale = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    assert len(scale) == len(names)
+    for name, value in scale.items():
+        if name.startswith("blocks."):
+            assert value == 0.5 ** (3 - int(name.split(".")[1])), name
+    lowest = {"word_embed.weight", "text_segment", "text_norm.weight", "text_norm.bias", "patch_embed.weight",
+              "patch_embed.bias", "cls_token", "mask_token", "type_embed.weight"}  # fmt: skip
+    assert {name for name, value in scale.items() if value == 0.5**4} == lowest
+    assert {name for name, value in scale.items() if value == 20.0} == {n for n in scale if n.startswith("answer_head")}
+    assert scale["relative_bias.table"] == scale["norm.weight"] == scale["pooler.bias"] == scale["itc_text.weight"] == 1
+    plain = {id(p): group["weight_decay"] for group in parameter_groups(model, 0.1) for p in group["params"]}
+    assert {id(p): group["weight_decay"] for group in groups for p in group["params"]} == plain
+
+
+def test_one_rate_for_all_is_the_two_groups_there_were():
+    model = VLMo(TINY)
+    groups = parameter_groups(model, 0.1)
+    assert [(g["weight_decay"], g["lr_scale"]) for g in groups] == [(0.1, 1.0), (0.0, 1.0)]
+    order = {id(p): i for i, p in enumerate(model.parameters())}
+    assert all([order[id(p)] for p in g["params"]] == sorted(order[id(p)] for p in g["params"]) for g in groups)
+
+
+def test_rates_by_layer_and_head_are_refused_where_they_would_do_nothing():
+    with pytest.raises(ValueError, match=r"head_lr=20.0, but this model has no head for a task \(answer_head"):
+        parameter_groups(VLMo(TINY), 0.1, head_lr=20.0)
+    with pytest.raises(ValueError, match=r"layer_decay=1.2: it is a factor"):
+        parameter_groups(VLMo(TINY), 0.1, layer_decay=1.2)
+    with pytest.raises(ValueError, match=r"Linear does not say which layer"):
+        parameter_groups(torch.nn.Linear(2, 2), 0.1, layer_decay=0.9)
+
+
 @pytest.mark.parametrize("layer_scale", [0.1, None])
 def test_stage_2_trains_exactly_the_language_side(layer_scale):
     model = VLMo(replace(TINY, layer_scale=layer_scale))
@@ -58,6 +94,14 @@ def test_the_schedule_warms_up_linearly_and_falls_as_a_cosine():
     assert rate(60) == pytest.approx(2.0 * (0.1 + 0.9 / 2))
     assert rate(110) == pytest.approx(0.2)
     assert all(rate(i) >= rate(i + 1) for i in range(10, 110))
+
+
+def test_the_published_schedule_falls_on_a_line_to_nothing():
+    rate = lambda step: learning_rate(step, peak=2e-4, steps=200, warmup=20, final=0.0, schedule="linear")
+    assert rate(19) == rate(20) == 2e-4
+    assert rate(110) == pytest.approx(1e-4)
+    assert rate(199) == pytest.approx(2e-4 / 180)
+    assert rate(200) == 0.0
 
 
 def test_the_average_is_the_recursion_written_out():

@@ -148,6 +148,7 @@ class VLMo(nn.Module):
             "mim_head.*",
         )
     }
+    TASK_HEADS: ClassVar[tuple[str, ...]] = ("answer_head", "class_head", "pair_head", "set_head")  # of fine-tuning
 
     def __init__(self, config: VLMoConfig):
         super().__init__()
@@ -417,6 +418,18 @@ class VLMo(nn.Module):
         if self.class_head is None:
             raise ValueError("this model has no class head; build it with VLMoConfig(classes=...) and fine-tune it")
         return self.class_head(self(pixel_values=pixel_values).last_hidden_state)
+
+    def layer_of(self, name: str) -> int:
+        """The layer that a parameter of this name is in: 0 embeddings, 1..L the blocks, L + 1 what lies above them.
+
+        For learning rates that differ by layer. The relative table and the final norm count as above, as in BEiT.
+        """
+        part, _, rest = name.partition(".")
+        if part == "blocks":
+            return 1 + int(rest.split(".")[0])
+        embeddings = ("word_embed", "text_segment", "text_norm", "text_positions", "patch_embed", "cls_token",
+                      "mask_token", "type_embed", "image_positions")  # fmt: skip
+        return 0 if part in embeddings else self.config.num_layers + 1
 
     def num_parameters(self, backbone_only: bool = False) -> int:
         """Number of weights; backbone_only: embeddings, blocks and final norm, as published tables count."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -56,11 +56,15 @@ class TrainConfig:
     fusion_share: float = 1.0  # share of a batch that itm and mlm see; the contrast sees all of it
     negatives_within: int = 0  # itm's hard negatives come from so many neighbouring samples; 0: from the whole batch
     peak_lr: float = 1e-3
+    schedule: Literal["cosine", "linear"] = "cosine"  # from the peak to the end
     final_lr: float = 0.01  # share of the peak that is left at the end
     warmup: int = 50  # steps
+    layer_decay: float | None = None  # factor on the rate for each layer further from the top (BEiT); None: one rate
+    head_lr: float = 1.0  # factor on the rate of the heads of a task, which start from random weights
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
-    max_grad_norm: float = 3.0
+    eps: float = 1e-8
+    max_grad_norm: float | None = 3.0  # None: gradients are not clipped
     ema: float | None = 0.999
 
     seed: int = 0
@@ -100,8 +104,9 @@ def train(
     frozen = freeze(model, config.freeze)
     model.to(device).train()
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), lr=config.peak_lr, betas=config.betas, fused=True
-    )
+        parameter_groups(model, config.weight_decay, config.layer_decay, config.head_lr),
+        lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True,
+    )  # fmt: skip
     average = EMA(model, config.ema) if config.ema else None
     start = 0
     previous = checkpoints.latest(run) if resume else None
@@ -152,11 +157,10 @@ def train(
             # ---- one training step
             step = batch.step
             torch.manual_seed(key_seed(config.seed, "model", step))  # stochastic depth and dropout
-            rate = learning_rate(
-                step, peak=config.peak_lr, steps=config.steps, warmup=config.warmup, final=config.final_lr
-            )
+            rate = learning_rate(step, peak=config.peak_lr, steps=config.steps, warmup=config.warmup,
+                                 final=config.final_lr, schedule=config.schedule)  # fmt: skip
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("lr_scale", 1.0)  # older checkpoints have none
             batch = batch.to(device)
             pixel_values = processor.normalize(batch.pixels)
             with autocast(device, config.precision):
@@ -165,7 +169,7 @@ def train(
                                         config.negatives_within)  # fmt: skip
                 total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
             total.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)
             if not math.isfinite(float(total.detach())) or not math.isfinite(float(grad_norm)):
                 raise NonFiniteLoss(non_finite_message(run, batch.ids, step, losses, float(grad_norm)))
             optimizer.step()
