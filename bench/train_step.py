@@ -19,7 +19,8 @@ from time import process_time
 import torch
 
 from omma.models.pretrained import has_fast_bf16
-from omma.models.vlmo import SMALL, VLMo
+from omma.models.vlmo import VLMo
+from omma.models.vlmo_config import SMALL
 
 B, T, P = 32, 24, 65
 GOAL = 0.68

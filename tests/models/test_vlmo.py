@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from omma.models.layers import attend
 from omma.models.positions import relative_index, resample_grid, resample_relative
-from omma.models.vlmo import PRESETS, VLMo, VLMoConfig
+from omma.models.vlmo import VLMo
+from omma.models.vlmo_config import PRESETS, VLMoConfig
 
 TINY = VLMoConfig(image_size=32, patch_size=8, vocab_size=50, max_text_len=12, hidden_size=24, num_layers=4,
                   num_heads=3, num_vl_layers=2, itc_vl=True, answers=tuple("abcdefg"), num_pair_classes=2,

@@ -32,23 +32,44 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection; its bias is (q, 0, v): a key bias moves every score of a
-    query alike, so softmax cannot see it (BEiT, Bao et al. 2021)."""
+    query alike, so softmax cannot see it (BEiT, Bao et al. 2021).
 
-    def __init__(self, hidden_size: int, num_heads: int):
+    key_bias: keep one nevertheless, as BEiT-3 does. sub_norm: LayerNorm of what the heads give, before the output
+    projection (Foundation Transformers, Wang et al. 2022).
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, *, key_bias: bool = False, sub_norm: bool = False, eps: float = 1e-6
+    ):
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(hidden_size))
+        self.k_bias = nn.Parameter(torch.zeros(hidden_size)) if key_bias else None
         self.v_bias = nn.Parameter(torch.zeros(hidden_size))
+        self.sub_norm = nn.LayerNorm(hidden_size, eps=eps) if sub_norm else None
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-        """x: (B, S, D); bias as in `attend`; scale: as in `scaled_linear`. Returns (B, S, D)."""
+        """x: (B, S, D); bias: as in `attend`; scale: as in `scaled_linear`. Returns (B, S, D)."""
+        q, k, v = self.split(x).unbind(0)
+        return self.output(merge_heads(attend(q, k, v, bias)), scale)
+
+    def split(self, x: Tensor) -> Tensor:
+        """x: (B, S, D) -> queries, keys and values (3, B, H, S, d)."""
         B, S, D = x.shape
-        qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = F.linear(x, self.qkv.weight, qkv_bias).view(B, S, 3, self.num_heads, D // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, S, d)
-        return scaled_linear(attend(q, k, v, bias).transpose(1, 2).reshape(B, S, D), self.proj, scale)
+        k_bias = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
+        qkv = F.linear(x, self.qkv.weight, torch.cat((self.q_bias, k_bias, self.v_bias)))
+        return qkv.view(B, S, 3, self.num_heads, D // self.num_heads).permute(2, 0, 3, 1, 4)
+
+    def output(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        """What the heads give, (B, S, D), through the norm, where there is one, and the output projection."""
+        return scaled_linear(x if self.sub_norm is None else self.sub_norm(x), self.proj, scale)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, S, d) -> (B, S, D)."""
+    return x.transpose(1, 2).flatten(2)
 
 
 def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor | None) -> Tensor:
@@ -60,17 +81,19 @@ def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor | None) -> Tensor:
 
 class Expert(nn.Module):
     """One modality's feed-forward network together with its own LayerNorm (pre-norm). Exact GELU: on CPUs it is also
-    faster than the tanh form."""
+    faster than the tanh form. sub_norm: another LayerNorm before the second map, as in `Attention`."""
 
-    def __init__(self, hidden_size: int, ratio: int = 4, eps: float = 1e-6):
+    def __init__(self, hidden_size: int, ratio: int = 4, eps: float = 1e-6, *, sub_norm: bool = False):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
         self.fc1 = nn.Linear(hidden_size, ratio * hidden_size)
+        self.sub_norm = nn.LayerNorm(ratio * hidden_size, eps=eps) if sub_norm else None
         self.fc2 = nn.Linear(ratio * hidden_size, hidden_size)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         """x: (..., D); scale: as in `scaled_linear`. Returns (..., D), without the residual."""
-        return scaled_linear(F.gelu(self.fc1(self.norm(x))), self.fc2, scale)
+        x = F.gelu(self.fc1(self.norm(x)))
+        return scaled_linear(x if self.sub_norm is None else self.sub_norm(x), self.fc2, scale)
 
 
 class DropPath(nn.Module):

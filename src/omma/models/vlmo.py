@@ -2,13 +2,14 @@
 
 Attention is shared; each layer has one feed-forward expert a modality. A picture runs through the image experts, a text
 through the text experts. Together, text first, each token takes its own expert in the lower layers, and the top layers
-send the whole sequence through the vision-language expert.
+send the whole sequence through the vision-language expert. The layer itself, and what it can be instead, is in
+multiway.py.
 
 B batch, T text tokens, N patches, P = 1 + N image tokens ([CLS] first), S = T + P, L layers, D width, H heads,
 E shared space, V vocabulary, (gh, gw) patch grid.
 """
 
-from dataclasses import dataclass, replace
+import math
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -16,78 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omma.models.heads import ClassHead, MLMHead, SetHead, classifier
-from omma.models.layers import INITIAL_LOGIT_SCALE, Attention, ConvStem, DropPath, Expert, scaled_init_
+from omma.models.layers import INITIAL_LOGIT_SCALE, Attention, ConvStem, Expert, scaled_init_
+from omma.models.multiway import Modality, MultiwayBlock, SeparateNorm
 from omma.models.positions import RelativeBias, resample_grid
-
-Modality = Literal["image", "text", "vl"]
-
-
-# ---------------------------------------------------------------------------------------------------------- config
-@dataclass(frozen=True, kw_only=True)
-class VLMoConfig:
-    """Sizes and options of a VLMo. `PRESETS` holds the paper's three sizes and two small ones."""
-
-    image_size: int = 128
-    patch_size: int = 16
-    vocab_size: int = 30522
-    max_text_len: int = 40
-    hidden_size: int = 192
-    num_layers: int = 6
-    num_heads: int = 3
-    mlp_ratio: int = 4
-    num_vl_layers: int = 2  # top layers in which both modalities share the vision-language expert
-    stem: Literal["patch", "conv"] = "patch"  # pixels to tokens: one linear map a patch, as published, or `ConvStem`
-    positions: Literal["absolute", "relative"] = "absolute"
-    relative_text_len: int = 196  # text range of the relative table: that of the longest stage, stage 2
-    layer_scale: float | None = 0.1
-    drop_path: float = 0.0  # of the last layer; the layers below it get a linear share
-    text_dropout: float = 0.0
-    embed_dim: int | None = None  # E; None: the width, as published
-    pool: Literal["first", "max"] = "first"  # a pass as one vector: [CLS] as published, or the largest of all tokens
-    itc_vl: bool = False  # second contrastive heads behind the VL experts (published code, not in the paper)
-    num_image_types: int = 1  # 2 for pair classification: picture one and picture two
-    answers: tuple[str, ...] = ()  # what the answer head chooses among, for questions about a picture; () for none
-    classes: tuple[str, ...] = ()  # what the class head chooses among, for a picture alone; () for none
-    num_pair_classes: int = 0  # size of the pair head (NLVR2), 0 for none
-    num_set_classes: int = 0  # size of the set head: a sentence about K pictures in any order; 0 for none
-
-    def __post_init__(self):
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} does not divide by num_heads {self.num_heads}")
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} does not divide by patch_size {self.patch_size}")
-        if not 0 <= self.num_vl_layers <= self.num_layers:
-            raise ValueError(f"num_vl_layers {self.num_vl_layers} is not within 0..num_layers {self.num_layers}")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        side = self.image_size // self.patch_size
-        return side, side
-
-    @property
-    def num_patches(self) -> int:
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def vl_start(self) -> int:
-        """Index of the first layer with a vision-language expert (0-based)."""
-        return self.num_layers - self.num_vl_layers
-
-    @property
-    def shared_dim(self) -> int:
-        return self.embed_dim or self.hidden_size
-
-
-# nano is trained from random weights on little data, so it starts where least has to be learned: a conv stem, blocks
-# that begin close to the identity, and vectors that keep a small thing in a corner apart from the average of the rest.
-NANO = VLMoConfig(vocab_size=2000, stem="conv", pool="max")
-SMALL = replace(NANO, stem="patch", pool="first", hidden_size=384, num_layers=12, num_heads=6)
-BASE = VLMoConfig(image_size=224, hidden_size=768, num_layers=12, num_heads=12, positions="relative",
-                  drop_path=0.1, text_dropout=0.1, itc_vl=True)  # fmt: skip
-BASE_PLUS = replace(BASE, hidden_size=544, num_layers=24, num_heads=16, num_vl_layers=3, positions="absolute",
-                    layer_scale=None)  # fmt: skip
-LARGE = replace(BASE, hidden_size=1024, num_layers=24, num_heads=16, num_vl_layers=3)
-PRESETS = {"nano": NANO, "small": SMALL, "base": BASE, "base_plus": BASE_PLUS, "large": LARGE}
+from omma.models.vlmo_config import VLMoConfig
 
 
 class VLMoOutput(NamedTuple):
@@ -97,33 +30,6 @@ class VLMoOutput(NamedTuple):
     pooled: Tensor  # (B, D): tanh(Linear(x)) of the first token, or the largest of all real tokens (config.pool)
     hidden_states: tuple[Tensor, ...]  # L + 1 of (B, S, D): the embeddings, then each layer's output
     text_len: int
-
-
-# ---------------------------------------------------------------------------------------------------------- block
-class MultiwayBlock(nn.Module):
-    """Shared attention, then the expert of the modality. Pre-norm, optional LayerScale, stochastic depth."""
-
-    def __init__(self, config: VLMoConfig, layer: int):
-        super().__init__()
-        D = config.hidden_size
-        self.norm1 = nn.LayerNorm(D, eps=1e-6)
-        self.attention = Attention(D, config.num_heads)
-        modalities = ("image", "text", "vl") if layer >= config.vl_start else ("image", "text")
-        self.experts = nn.ModuleDict({m: Expert(D, config.mlp_ratio) for m in modalities})
-        scale = config.layer_scale
-        self.gamma_1 = nn.Parameter(torch.full((D,), scale)) if scale is not None else None
-        self.gamma_2 = nn.Parameter(torch.full((D,), scale)) if scale is not None else None
-        self.drop_path = DropPath(config.drop_path * layer / max(1, config.num_layers - 1))
-
-    def forward(self, x: Tensor, modality: Modality, text_len: int = 0, bias: Tensor | None = None) -> Tensor:
-        """x: (B, S, D), text first; text_len: tokens of text in it; bias as in `layers.attend`. Returns (B, S, D)."""
-        x = x + self.drop_path(self.attention(self.norm1(x), bias, self.gamma_1))
-        if modality != "vl" or "vl" in self.experts:
-            return x + self.drop_path(self.experts[modality](x, self.gamma_2))
-        # static split: no mask, no gather, no token through two experts
-        text = self.drop_path(self.experts["text"](x[:, :text_len], self.gamma_2))
-        image = self.drop_path(self.experts["image"](x[:, text_len:], self.gamma_2))
-        return x + torch.cat((text, image), dim=1)
 
 
 # ---------------------------------------------------------------------------------------------------------- model
@@ -143,8 +49,11 @@ class VLMo(nn.Module):
             "image_positions",
             "blocks.*.norm1.*",
             "blocks.*.attention.*",
+            "blocks.*.attentions.image.*",
             "blocks.*.gamma_*",
             "blocks.*.experts.image.*",
+            "blocks.*.experts.shared.*",
+            "norm.image.*",
             "mim_head.*",
         )
     }
@@ -170,7 +79,8 @@ class VLMo(nn.Module):
         else:
             self.relative_bias = RelativeBias(c.num_layers, c.num_heads, c.grid, c.relative_text_len)
         self.blocks = nn.ModuleList(MultiwayBlock(c, i) for i in range(c.num_layers))
-        self.norm = nn.LayerNorm(D, eps=1e-6)
+        shared_norm = nn.Identity() if c.final_norm == "none" else nn.LayerNorm(D, eps=c.norm_eps)
+        self.norm = SeparateNorm(D, c.norm_eps) if c.final_norm == "separate" else shared_norm
 
         self.pooler = nn.Linear(D, D)
         self.itc_image = nn.Linear(D, c.shared_dim, bias=False)
@@ -199,6 +109,15 @@ class VLMo(nn.Module):
         scaled_init_(self, std)
         if isinstance(self.patch_embed, ConvStem):
             self.patch_embed.init_weights()
+        if self.config.sub_norm:  # Foundation Transformers, Wang et al. 2022, section 2.2: the gain of an encoder
+            gain = math.log(2 * self.config.num_layers) ** 0.5
+            for part in self.blocks.modules():
+                if isinstance(part, Attention):
+                    part.qkv.weight.data[-self.config.hidden_size :] *= gain  # values; queries and keys stay
+                    part.proj.weight.data *= gain
+                elif isinstance(part, Expert):
+                    part.fc1.weight.data *= gain
+                    part.fc2.weight.data *= gain
         for token in (self.cls_token, self.mask_token):
             nn.init.trunc_normal_(token, std=std, a=-2 * std, b=2 * std)
         if self.config.positions == "absolute":
@@ -291,9 +210,13 @@ class VLMo(nn.Module):
         modality: Modality = "vl" if len(parts) == 2 else ("text" if image is None else "image")
         bias = self.attention_bias(text_mask if text is not None else None, text_len, grid)
         states = (x, *self.run_blocks(x, modality, text_len, bias))
-        last = self.norm(states[-1])
+        last = self.normed(states[-1], text_len)
         keys = None if text is None else self.real_tokens(text_mask, last)
         return VLMoOutput(last, self.pool(self.pooler, last, keys).tanh(), states, text_len)
+
+    def normed(self, states: Tensor, text_len: int) -> Tensor:
+        """The final norm of (B, S, D), the first text_len tokens text."""
+        return self.norm(states, text_len) if isinstance(self.norm, SeparateNorm) else self.norm(states)
 
     @staticmethod
     def real_tokens(text_mask: Tensor | None, states: Tensor) -> Tensor | None:
@@ -353,7 +276,7 @@ class VLMo(nn.Module):
             start, patches = self.config.vl_start, None if modality == "text" else grid or self.config.grid
             bias = self.attention_bias(text_mask, output.text_len, patches)
             top = self.run_blocks(output.hidden_states[start], "vl", output.text_len, bias, start=start)
-            states = self.norm(top[-1])
+            states = self.normed(top[-1], output.text_len)
         else:
             heads = "itc, itc_vl" if self.config.itc_vl else "itc (this model was built without itc_vl=True)"
             raise ValueError(f"no contrastive head {head!r}; this model has {heads}")

@@ -9,7 +9,7 @@ VLMo's three stages, each starting from the one before (init=RUN):
 from collections.abc import Callable
 from dataclasses import replace
 
-from omma.models.vlmo import NANO
+from omma.models.vlmo_config import NANO
 from omma.training.batches import DataConfig
 from omma.training.loop import TrainConfig
 from omma.training.losses import LossWeights

@@ -1,0 +1,95 @@
+"""A layer of a VLMo: attention and feed-forward experts, each shared by both modalities or one a modality.
+
+B batch, S sequence (text first, then image), D width, H heads, d = D / H.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from omma.models.layers import Attention, DropPath, Expert, attend, merge_heads
+from omma.models.vlmo_config import VLMoConfig
+
+Modality = Literal["image", "text", "vl"]
+
+
+class SeparateAttention(nn.Module):
+    """One attention a modality, each with its own norm; a token has its modality's weights and sees all tokens."""
+
+    def __init__(self, config: VLMoConfig):
+        super().__init__()
+        self.image = NormedAttention(config)
+        self.text = NormedAttention(config)
+
+    def forward(self, x: Tensor, text_len: int, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+        """x: (B, S, D), the first text_len tokens text; the rest as in `Attention`. Returns (B, S, D)."""
+        sides = ((self.text, slice(0, text_len)), (self.image, slice(text_len, x.shape[1])))
+        sides = [(attention, part) for attention, part in sides if part.start < part.stop]
+        q, k, v = torch.cat([own.split(own.norm(x[:, part])) for own, part in sides], dim=3).unbind(0)
+        x = merge_heads(attend(q, k, v, bias))
+        return torch.cat([own.output(x[:, part], scale) for own, part in sides], dim=1)
+
+
+class NormedAttention(Attention):
+    """Attention that brings its own LayerNorm (pre-norm), as an `Expert` does; the norm is the caller's to apply."""
+
+    def __init__(self, config: VLMoConfig):
+        super().__init__(config.hidden_size, config.num_heads, **attention_options(config))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+
+
+def attention_options(config: VLMoConfig) -> dict:
+    return {"key_bias": config.key_bias, "sub_norm": config.sub_norm, "eps": config.norm_eps}
+
+
+class MultiwayBlock(nn.Module):
+    """Attention, then the expert of the modality. Pre-norm, optional LayerScale, stochastic depth."""
+
+    def __init__(self, config: VLMoConfig, layer: int):
+        super().__init__()
+        c, D = config, config.hidden_size
+        if c.attention == "shared":
+            self.norm1 = nn.LayerNorm(D, eps=c.norm_eps)
+            self.attention = Attention(D, c.num_heads, **attention_options(c))
+        else:
+            self.attentions = SeparateAttention(c)
+        names = ("image", "text", "vl") if layer >= c.vl_start else ("image", "text")
+        if c.experts == "single":
+            names = ("shared",)
+        self.experts = nn.ModuleDict({n: Expert(D, c.mlp_ratio, c.norm_eps, sub_norm=c.sub_norm) for n in names})
+        self.separate, self.single = c.attention == "separate", c.experts == "single"
+        scale = c.layer_scale
+        self.gamma_1 = nn.Parameter(torch.full((D,), scale)) if scale is not None else None
+        self.gamma_2 = nn.Parameter(torch.full((D,), scale)) if scale is not None else None
+        self.drop_path = DropPath(c.drop_path * layer / max(1, c.num_layers - 1))
+
+    def forward(self, x: Tensor, modality: Modality, text_len: int = 0, bias: Tensor | None = None) -> Tensor:
+        """x: (B, S, D), text first; text_len: tokens of text in it, all S of a text pass; bias as in `layers.attend`.
+
+        Returns (B, S, D).
+        """
+        if self.separate:
+            x = x + self.drop_path(self.attentions(x, text_len, bias, self.gamma_1))
+        else:
+            x = x + self.drop_path(self.attention(self.norm1(x), bias, self.gamma_1))
+        name = "shared" if self.single else modality
+        if name in self.experts:
+            return x + self.drop_path(self.experts[name](x, self.gamma_2))
+        # static split: no mask, no gather, no token through two experts
+        text = self.drop_path(self.experts["text"](x[:, :text_len], self.gamma_2))
+        image = self.drop_path(self.experts["image"](x[:, text_len:], self.gamma_2))
+        return x + torch.cat((text, image), dim=1)
+
+
+class SeparateNorm(nn.Module):
+    """One LayerNorm a modality."""
+
+    def __init__(self, hidden_size: int, eps: float):
+        super().__init__()
+        self.image = nn.LayerNorm(hidden_size, eps=eps)
+        self.text = nn.LayerNorm(hidden_size, eps=eps)
+
+    def forward(self, x: Tensor, text_len: int) -> Tensor:
+        """x: (B, S, D), the first text_len tokens text. Returns (B, S, D)."""
+        return torch.cat((self.text(x[:, :text_len]), self.image(x[:, text_len:])), dim=1)

@@ -1,0 +1,77 @@
+"""Sizes and options of a VLMo, and the paper's three sizes beside two small ones."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLMoConfig:
+    """Sizes and options of a VLMo. `PRESETS` holds the paper's three sizes and two small ones."""
+
+    image_size: int = 128
+    patch_size: int = 16
+    vocab_size: int = 30522
+    max_text_len: int = 40
+    hidden_size: int = 192
+    num_layers: int = 6
+    num_heads: int = 3
+    mlp_ratio: int = 4
+    num_vl_layers: int = 2  # top layers in which both modalities share the vision-language expert
+    attention: Literal["shared", "separate"] = "shared"  # one for all tokens, or one (with its norm) a modality
+    experts: Literal["multiway", "single"] = "multiway"  # "single": one FFN for all tokens, as in a plain Transformer
+    final_norm: Literal["shared", "separate", "none"] = "shared"
+    sub_norm: bool = False  # LayerNorm inside attention and FFN too, as in BEiT-3
+    key_bias: bool = False  # changes nothing but the files of models that have one
+    norm_eps: float = 1e-6
+    stem: Literal["patch", "conv"] = "patch"  # pixels to tokens: one linear map a patch, as published, or `ConvStem`
+    positions: Literal["absolute", "relative"] = "absolute"
+    relative_text_len: int = 196  # text range of the relative table: that of the longest stage, stage 2
+    layer_scale: float | None = 0.1
+    drop_path: float = 0.0  # of the last layer; the layers below it get a linear share
+    text_dropout: float = 0.0
+    embed_dim: int | None = None  # E; None: the width, as published
+    pool: Literal["first", "max"] = "first"  # a pass as one vector: [CLS] as published, or the largest of all tokens
+    itc_vl: bool = False  # second contrastive heads behind the VL experts (published code, not in the paper)
+    num_image_types: int = 1  # 2 for pair classification: picture one and picture two
+    answers: tuple[str, ...] = ()  # what the answer head chooses among, for questions about a picture; () for none
+    classes: tuple[str, ...] = ()  # what the class head chooses among, for a picture alone; () for none
+    num_pair_classes: int = 0  # size of the pair head (NLVR2), 0 for none
+    num_set_classes: int = 0  # size of the set head: a sentence about K pictures in any order; 0 for none
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} does not divide by num_heads {self.num_heads}")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} does not divide by patch_size {self.patch_size}")
+        if not 0 <= self.num_vl_layers <= self.num_layers:
+            raise ValueError(f"num_vl_layers {self.num_vl_layers} is not within 0..num_layers {self.num_layers}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        side = self.image_size // self.patch_size
+        return side, side
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def vl_start(self) -> int:
+        """Index of the first layer with a vision-language expert (0-based)."""
+        return self.num_layers - self.num_vl_layers
+
+    @property
+    def shared_dim(self) -> int:
+        return self.embed_dim or self.hidden_size
+
+
+# nano is trained from random weights on little data, so it starts where least has to be learned: a conv stem, blocks
+# that begin close to the identity, and vectors that keep a small thing in a corner apart from the average of the rest.
+NANO = VLMoConfig(vocab_size=2000, stem="conv", pool="max")
+SMALL = replace(NANO, stem="patch", pool="first", hidden_size=384, num_layers=12, num_heads=6)
+BASE = VLMoConfig(image_size=224, hidden_size=768, num_layers=12, num_heads=12, positions="relative",
+                  drop_path=0.1, text_dropout=0.1, itc_vl=True)  # fmt: skip
+BASE_PLUS = replace(BASE, hidden_size=544, num_layers=24, num_heads=16, num_vl_layers=3, positions="absolute",
+                    layer_scale=None)  # fmt: skip
+LARGE = replace(BASE, hidden_size=1024, num_layers=24, num_heads=16, num_vl_layers=3)
+PRESETS = {"nano": NANO, "small": SMALL, "base": BASE, "base_plus": BASE_PLUS, "large": LARGE}
