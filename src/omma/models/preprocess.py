@@ -60,7 +60,8 @@ class Processor:
     """Pictures -> pixel_values and texts -> input_ids, attention_mask, for one model.
 
     image_size: side of the square the picture is scaled to (bicubic, the whole picture, no crop). max_text_len: tokens,
-    [CLS] and [SEP] included; a longer text is cut at its end.
+    [CLS] and [SEP] included; a longer text is cut at its end. panels: a picture is so many pictures side by side, each
+    scaled by itself, with strips between them of panel_gap times the picture's width (NLVR's three boxes).
     """
 
     tokenizer: Tokenizer
@@ -68,6 +69,13 @@ class Processor:
     max_text_len: int
     mean: float = 0.5
     std: float = 0.5
+    panels: int = 1
+    panel_gap: float = 0.0
+
+    def __post_init__(self):
+        if self.panels < 1 or not 0 <= (self.panels - 1) * self.panel_gap < 1:
+            raise ValueError(f"panels={self.panels} with gaps of {self.panel_gap} leave no picture; gaps are shares of "
+                             "the whole picture's width")  # fmt: skip
 
     @property
     def vocab_size(self) -> int:
@@ -80,10 +88,22 @@ class Processor:
         return found
 
     def pixels(self, image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
-        """One RGB picture, or a box of it in pixels, as (3, image_size, image_size) uint8: the form cheap to move."""
-        size = (self.image_size, self.image_size)
+        """One RGB picture, or a box of it in pixels, as (3, image_size, image_size) uint8: the form cheap to move.
+
+        With panels, (panels, 3, image_size, image_size), from left to right.
+        """
         if image.mode != "RGB":
             image = image.convert("RGB")
+        if self.panels > 1:
+            left, top, right, bottom = box or (0.0, 0.0, float(image.width), float(image.height))
+            gap = self.panel_gap * (right - left)
+            width = (right - left - (self.panels - 1) * gap) / self.panels
+            starts = [left + k * (width + gap) for k in range(self.panels)]
+            return np.stack([self._square(image, (x, top, x + width, bottom)) for x in starts])
+        return self._square(image, box)
+
+    def _square(self, image: Image.Image, box: tuple[float, float, float, float] | None) -> np.ndarray:
+        size = (self.image_size, self.image_size)
         if image.size != size or box is not None:
             image = image.resize(size, Image.Resampling.BICUBIC, box=box)
         return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
@@ -93,7 +113,7 @@ class Processor:
         return (pixels.float() / 255 - self.mean) / self.std
 
     def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """PIL pictures -> pixel_values (B, 3, image_size, image_size) float32."""
+        """PIL pictures -> pixel_values (B, 3, image_size, image_size) float32; (B, panels, 3, ...) with panels."""
         return self.normalize(torch.from_numpy(np.stack([self.pixels(image) for image in images])))
 
     def text_ids(self, texts: Sequence[str]) -> list[list[int]]:

@@ -95,6 +95,8 @@ class VLMoEncoder:
         self.model, self.processor, self.name, self.precision = model.to(self.device).eval(), processor, name, precision
         self.embed_dim = model.config.shared_dim
         settings = json.dumps([processor.tokenizer.to_str(), processor.image_size, processor.max_text_len, precision])
+        if processor.panels > 1:
+            settings += json.dumps([processor.panels, processor.panel_gap])
         self.fingerprint = hashlib.blake2b(
             (weights_hash(model.state_dict()) + settings).encode(), digest_size=8
         ).hexdigest()
@@ -127,15 +129,58 @@ class VLMoEncoder:
 
         Raises ValueError when the lists differ in length.
         """
-        if len(images) != len(texts):
-            raise ValueError(f"{len(images)} pictures and {len(texts)} texts; match goes pair by pair")
-
         def step(part: slice) -> Tensor:
             ids, mask = (t.to(self.device) for t in self.processor.texts(texts[part]))
             logits = self.model.match(ids, mask, self.processor.images(images[part]).to(self.device))
             return logits.float().softmax(dim=-1)[:, 1]
 
-        return self._batched(len(images), batch_size, step, ())
+        return self._batched(same_number(images, texts), batch_size, step, ())
+
+    # ---- fine-tuned heads; each asks for its own and says how to get it
+    def answer(self, images: Sequence[Image.Image], questions: Sequence[str], batch_size: int = 64) -> np.ndarray:
+        """How likely each of model.config.answers is right of question i about picture i: (n, A) float32, each 0..1."""
+
+        def step(part: slice) -> Tensor:
+            ids, mask = (t.to(self.device) for t in self.processor.texts(questions[part]))
+            return self.model.answer(ids, mask, self._pictures([images[part]])[:, 0]).float().sigmoid()
+
+        return self._batched(same_number(images, questions), batch_size, step, (len(self.model.config.answers),))
+
+    def classify(self, images: Sequence[Image.Image], batch_size: int = 64) -> np.ndarray:
+        """Probabilities (n, C) float32 of model.config.classes."""
+        step = lambda part: self.model.classify(self._pictures([images[part]])[:, 0]).float().softmax(dim=-1)
+        return self._batched(len(images), batch_size, step, (len(self.model.config.classes),))
+
+    def compare(
+        self, images: Sequence[Sequence[Image.Image]], sentences: Sequence[str], batch_size: int = 64
+    ) -> np.ndarray:
+        """Probability (n,) float32 that sentence i is true of its pictures, n lists of the same length.
+
+        A picture that is several panels side by side counts as so many pictures. By the set head, to which their order
+        is nothing; by the pair head (NLVR2), which takes two, where there is no set head.
+        """
+        model = self.model
+
+        def step(part: slice) -> Tensor:
+            ids, mask = (t.to(self.device) for t in self.processor.texts(sentences[part]))
+            pictures = self._pictures(list(zip(*images[part], strict=True)))
+            if model.set_head is None and model.pair_head is not None:
+                return model.classify_pair(ids, mask, pictures[:, 0], pictures[:, 1]).float().softmax(dim=-1)[:, 1]
+            return model.compare(ids, mask, pictures).float().softmax(dim=-1)[:, 1]
+
+        return self._batched(same_number(images, sentences), batch_size, step, ())
+
+    def _pictures(self, columns: Sequence[Sequence[Image.Image]]) -> Tensor:
+        """K columns of n pictures -> pixel_values (n, K, 3, h, w); of pictures with panels, n of K * panels."""
+        parts = [self.processor.images(column) for column in columns]
+        return torch.cat([part if part.dim() == 5 else part[:, None] for part in parts], dim=1).to(self.device)
+
+
+def same_number(images: Sequence, texts: Sequence) -> int:
+    """Of pictures and of texts. ValueError when they differ."""
+    if len(images) != len(texts):
+        raise ValueError(f"{len(images)} pictures and {len(texts)} texts; they go one by one")
+    return len(images)
 
 
 # ---------------------------------------------------------------------------------------------------------- loaders

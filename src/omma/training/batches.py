@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
 from torch import Tensor
 
 from omma.decode import open_picture
@@ -41,6 +42,8 @@ class DataConfig:
     crop_scale: float = 0.9  # smallest share of the picture's area that a random crop keeps; 1.0: no crop
     jitter: float = 0.1  # brightness and contrast change at random by up to this share
     flip: bool = False  # mirror half of the pictures; wrong wherever a caption says left or right
+    label: str | None = None  # column of a pictures table that holds what losses.classify is to say
+    max_labels: int = 3129  # answers or classes to learn, the most frequent ones (VQA v2: those seen nine times)
     mlm_probability: float = 0.15
     mim_ratio: float = 0.4  # share of patches hidden, in blocks
 
@@ -191,24 +194,41 @@ class Batches:
         )
 
     def _pixels(self, i: int, rng: np.random.Generator) -> np.ndarray:
-        picture = open_picture(self.pictures[i], self.root)
-        if picture.image is None:
-            raise ValueError(f"picture {self.ids[i]} was usable when it was ingested and now is {picture.status}; "
-                             "was the file behind it changed? Ingest it again")  # fmt: skip
-        image, c = picture.image, self.config
-        area, x, y, brightness, contrast, mirror = rng.random(6)
-        side = np.sqrt(c.crop_scale + (1 - c.crop_scale) * area)
-        w, h = image.width * side, image.height * side
-        left, top = x * (image.width - w), y * (image.height - h)
-        box = (float(left), float(top), float(left + w), float(top + h)) if c.crop_scale < 1 else None
-        pixels = self.processor.pixels(image, box)
-        if c.jitter:
-            gain, shift = 1 + c.jitter * (2 * contrast - 1), 255 * c.jitter * (brightness - 0.5)
-            ramp = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
-            pixels = ramp[pixels]
-        if c.flip and mirror < 0.5:
-            pixels = np.ascontiguousarray(pixels[:, :, ::-1])
-        return pixels
+        return augmented(decoded(self.pictures[i], self.root), self.processor, self.config, rng)
+
+
+def decoded(row: dict, root: Path) -> Image.Image:
+    """The picture of a row that was usable when it was ingested. ValueError when it no longer is."""
+    picture = open_picture(row, root)
+    if picture.image is None:
+        raise ValueError(f"picture {row['id']} was usable when it was ingested and now is {picture.status}; "
+                         "was the file behind it changed? Ingest it again")  # fmt: skip
+    return picture.image
+
+
+def augmented(image: Image.Image, processor: Processor, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
+    """Pixels as `Processor.pixels` gives them, of a random crop, with brightness and contrast moved, mirrored or not,
+    as far as config says so."""
+    c = config
+    area, x, y, brightness, contrast, mirror = rng.random(6)
+    side = np.sqrt(c.crop_scale + (1 - c.crop_scale) * area)
+    w, h = image.width * side, image.height * side
+    left, top = x * (image.width - w), y * (image.height - h)
+    box = (float(left), float(top), float(left + w), float(top + h)) if c.crop_scale < 1 else None
+    pixels = processor.pixels(image, box)
+    if c.jitter:
+        gain, shift = 1 + c.jitter * (2 * contrast - 1), 255 * c.jitter * (brightness - 0.5)
+        ramp = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
+        pixels = ramp[pixels]
+    if c.flip and mirror < 0.5:
+        pixels = np.ascontiguousarray(pixels[..., ::-1])
+    return pixels
+
+
+class Source(Protocol):
+    """A training set: batch `step` by its number. `Batches` and `ItemBatches` are ones."""
+
+    def __getitem__(self, step: int) -> Any: ...
 
 
 class Prefetch:
@@ -217,11 +237,11 @@ class Prefetch:
     `waited`: seconds the consumer stood idle.
     """
 
-    def __init__(self, batches: Batches, start: int, stop: int, workers: int = 1, ahead: int = 3):
+    def __init__(self, batches: Source, start: int, stop: int, workers: int = 1, ahead: int = 3):
         self.batches, self.start, self.stop, self.workers, self.ahead = batches, start, stop, workers, ahead
         self.waited = 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         if self.workers == 0:
             for step in range(self.start, self.stop):
                 began = perf_counter()
@@ -230,7 +250,7 @@ class Prefetch:
                 yield batch
             return
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="omma-batches")
-        queue: deque[Future[Batch]] = deque()
+        queue: deque[Future[Any]] = deque()
         upcoming = iter(range(self.start, self.stop))
         try:
             while True:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -29,6 +29,8 @@ from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.batches import Batches, DataConfig, Prefetch
 from omma.training.checkpoint import Checkpoint
+from omma.training.finetune import is_for_items, labels_for, new_rows, with_heads
+from omma.training.items import ItemBatches, labels_in, prompts_in
 from omma.training.losses import LossWeights, compute_losses
 from omma.training.optim import EMA, freeze, learning_rate, parameter_groups
 from omma.training.rng import key_seed
@@ -49,6 +51,8 @@ class TrainConfig:
     model: VLMoConfig = field(default_factory=VLMoConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
     losses: LossWeights = field(default_factory=LossWeights)
+    panels: int | None = None  # a picture is so many panels side by side; None: as init's processor has it
+    panel_gap: float = 0.0  # width of the strip between two panels, as a share of the picture's
     freeze: tuple[str, ...] = ()  # shell patterns over parameter names, or a group such as "vision"
 
     steps: int = 1000
@@ -99,8 +103,7 @@ def train(
         torch.set_num_threads(config.threads)
     table = Table.open(config.data)
     model, processor, started_from = build(config, table)
-    batches = Batches(table, processor, config.dataset, batch_size=config.batch_size,
-                      patch_size=model.config.patch_size, seed=config.seed)  # fmt: skip
+    batches = training_set(config, table, model, processor)
     frozen = freeze(model, config.freeze)
     model.to(device).train()
     optimizer = torch.optim.AdamW(
@@ -143,8 +146,9 @@ def train(
         return numbers
 
     log = Log(run, config, start, progress)
+    unit = "pictures" if isinstance(batches, Batches) else "items"
     log.say(f"{config.recipe or 'run'}: {model.num_parameters() / 1e6:.1f}M weights ({len(frozen)} of "
-            f"{len(list(model.parameters()))} tensors frozen), {len(batches)} pictures, "
+            f"{len(list(model.parameters()))} tensors frozen), {len(batches)} {unit}, "
             f"{batches.steps_per_epoch} steps an epoch, {device.type}{started_from}"
             f"{f', resumed at step {start}' if previous else ''}")  # fmt: skip
     done = previous
@@ -306,34 +310,66 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
     The vocabulary belongs to the tokenizer, so config.model.vocab_size is only its upper limit when one is learned from
     the captions.
     """
+    objectives = set(config.losses.active())
+    if table.kind != "pictures" and not is_for_items(objectives):
+        raise ValueError(f"{table.uri} is a table of {table.kind}; {', '.join(sorted(objectives))} learn from pictures "
+                         "with captions. Give that table, or an objective on items, e.g. losses.answer=1")  # fmt: skip
     if config.init:
         folder = model_folder(config.init)
         stored = read_config(folder)
         processor = Processor.load(folder)
         size, length = config.model.image_size, config.model.max_text_len
-        processor = Processor(
-            processor.tokenizer, size, min(length, stored.max_text_len), processor.mean, processor.std
-        )
+        processor = replace(processor, image_size=size, max_text_len=min(length, stored.max_text_len))
     else:
-        folder = None
-        texts: set[str] = set()
-        for record in table.scan(["captions"], where=config.dataset.where):
-            for captions in record.column("captions").to_pylist():
-                wanted = config.dataset.languages
-                texts.update(c["text"] for c in captions or [] if not wanted or c["language"] in wanted)
-        tokenizer = train_wordpiece(texts, config.model.vocab_size)
+        folder = stored = None
+        tokenizer = train_wordpiece(texts_of(config, table), config.model.vocab_size)
         processor = Processor(tokenizer, config.model.image_size, config.model.max_text_len)
+    if config.panels is not None:
+        processor = replace(processor, panels=config.panels, panel_gap=config.panel_gap)
     model_config = configuration.apply(
         config.model, {"vocab_size": processor.vocab_size, "max_text_len": processor.max_text_len}
     )
+    if is_for_items(objectives):
+        if stored is not None:  # the labels a head was trained on stay the head's
+            kept = {k: getattr(stored, k) for k in ("answers", "classes") if not getattr(model_config, k)}
+            model_config = replace(model_config, **kept)
+        wanted = {"answer": model_config.answers, "classify": model_config.classes}
+        unknown = any(name in objectives and not labels for name, labels in wanted.items())
+        labels = labels_in(table, config.dataset, config.dataset.max_labels) if unknown else ()
+        model_config = replace(model_config, **with_heads(model_config, objectives, labels))
     torch.manual_seed(key_seed(config.seed, "init"))
     model = VLMo(model_config)
     if folder is None:
         return model, processor, ""
-    copied, own = load_matching(model, read_tensors(folder / "model.safetensors"))
+    tensors = read_tensors(folder / "model.safetensors")
+    grown = {name: new_rows(model, name, tensor) for name, tensor in tensors.items()}
+    copied, own = load_matching(model, tensors | {name: tensor for name, tensor in grown.items() if tensor is not None})
     if not copied:
         raise ValueError(f"no weight of {folder} fits this model; compare its config.json with model.* of this run")
     return model, processor, f", {len(copied)} tensors from {config.init}{f', {len(own)} new' if own else ''}"
+
+
+def texts_of(config: TrainConfig, table: Table) -> set[str]:
+    """What a tokenizer for this run is learned from: the captions, or the items' prompts. A run on labels alone has
+    only their names."""
+    if is_for_items(config.losses.active()):
+        return prompts_in(table, config.dataset) or set(labels_in(table, config.dataset, config.dataset.max_labels))
+    texts: set[str] = set()
+    wanted = config.dataset.languages
+    for record in table.scan(["captions"], where=config.dataset.where):
+        for captions in record.column("captions").to_pylist():
+            texts.update(c["text"] for c in captions or [] if not wanted or c["language"] in wanted)
+    return texts
+
+
+def training_set(config: TrainConfig, table: Table, model: VLMo, processor: Processor) -> Batches | ItemBatches:
+    """The batches of a run: of pictures with captions, or of items where an objective is about these."""
+    objectives = set(config.losses.active())
+    if is_for_items(objectives):
+        labels = labels_for(model.config, objectives)
+        return ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed)
+    return Batches(table, processor, config.dataset, batch_size=config.batch_size, patch_size=model.config.patch_size,
+                   seed=config.seed)  # fmt: skip
 
 
 def non_finite_message(run: Path, ids: list[str], step: int, losses: dict[str, torch.Tensor], grad_norm: float) -> str:

@@ -5,6 +5,7 @@ B batch, T text tokens, P image tokens. Stage 1 is mim alone, stage 2 text_mlm a
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from omma.models.vlmo import VLMo
 from omma.training import objectives
 from omma.training.batches import Batch
+from omma.training.finetune import ITEM_OBJECTIVES, item_losses
 from omma.training.rng import torch_generator
 
 
@@ -27,6 +29,10 @@ class LossWeights:
     itm: float = 0.0  # image-text matching with hard negatives, fusion
     itm_pair: float = 0.0  # the same within each minimal pair: right above wrong, whatever the level
     mlm: float = 0.0  # masked language modelling with the picture in sight, fusion
+    answer: float = 0.0  # questions about a picture: every answer right or wrong (VQA)
+    pair: float = 0.0  # a sentence about two pictures: true or false (NLVR2)
+    set: float = 0.0  # a sentence about K pictures in any order: true or false
+    classify: float = 0.0  # a picture's class
 
     def active(self) -> dict[str, float]:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != 0.0}
@@ -36,12 +42,13 @@ class LossWeights:
 class Step:
     """What the losses of one step are computed from.
 
-    batch: on the model's device; pixel_values: (B, 3, h, w), normalised; key: of the random draws (hard negatives);
-    negatives_within: hard negatives are drawn among so many neighbouring rows of the batch, 0: among all of it.
+    batch: a `Batch`, or an `ItemBatch` for the objectives of finetune.py, on the model's device; pixel_values: its
+    pixels, normalised; key: of the random draws (hard negatives); negatives_within: hard negatives are drawn among so
+    many neighbouring rows of the batch, 0: among all of it.
     """
 
     model: VLMo
-    batch: Batch
+    batch: Any
     pixel_values: Tensor
     weights: LossWeights
     key: tuple
@@ -55,7 +62,7 @@ class Step:
 
 def compute_losses(
     model: VLMo,
-    batch: Batch,
+    batch: Any,
     pixel_values: Tensor,
     weights: LossWeights,
     key: tuple,
@@ -228,4 +235,5 @@ PASSES: tuple[tuple[frozenset[str], Callable[[Step], dict[str, Tensor]]], ...] =
     (frozenset({"mim"}), masked_patches),
     (frozenset({"text_mlm"}), masked_text),
     (frozenset({"itc", "itc_pair", "itc_vl", "itm", "itm_pair", "mlm"}), vision_language),
+    (frozenset(ITEM_OBJECTIVES), item_losses),
 )

@@ -1,0 +1,88 @@
+"""Losses of the tasks that a pre-trained VLMo is fine-tuned for: questions, pairs and sets of pictures, classes.
+
+B batch, K pictures an item, C labels.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from omma.models.vlmo import VLMo, VLMoConfig
+from omma.training.items import TRUE_FALSE
+
+ITEM_OBJECTIVES = ("answer", "pair", "set", "classify")  # those that want an `ItemBatch`
+
+
+def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of every answer, summed over answers, averaged over questions (VQA in the published code).
+
+    logits, targets: (B, C); a target is the share of credit an answer gets, 0..1. Several answers may be right.
+    """
+    return F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none").sum(dim=1).mean()
+
+
+def label_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy: logits (B, C) against shares of the labels (B, C), scaled to sum to 1."""
+    return F.cross_entropy(logits.float(), targets / targets.sum(dim=1, keepdim=True))
+
+
+def item_losses(step: Any) -> dict[str, Tensor]:
+    """The active ones of ITEM_OBJECTIVES; step: a `losses.Step` of an `ItemBatch`, pixel_values (B, K, 3, h, w).
+
+    ValueError where the number of pictures is not what the objective takes.
+    """
+    model, batch, pictures = step.model, step.batch, step.pixel_values
+    losses: dict[str, Tensor] = {}
+    wanted = {"answer": 1, "classify": 1, "pair": 2}
+    for name in [name for name in ITEM_OBJECTIVES if name in step.on]:
+        if wanted.get(name, pictures.shape[1]) != pictures.shape[1]:
+            raise ValueError(f"losses.{name} takes {wanted[name]} pictures an item; these have {pictures.shape[1]}")
+        if name == "answer":
+            logits = model.answer(batch.input_ids, batch.attention_mask, pictures[:, 0])
+            losses[name] = answer_loss(logits, batch.targets)
+        elif name == "classify":
+            losses[name] = label_loss(model.classify(pictures[:, 0]), batch.targets)
+        elif name == "pair":
+            logits = model.classify_pair(batch.input_ids, batch.attention_mask, pictures[:, 0], pictures[:, 1])
+            losses[name] = label_loss(logits, batch.targets)
+        else:
+            losses[name] = label_loss(model.compare(batch.input_ids, batch.attention_mask, pictures), batch.targets)
+    return losses
+
+
+def labels_for(config: VLMoConfig, objectives: set[str]) -> tuple[str, ...]:
+    """The labels that an item objective's targets stand for. ValueError for objectives that don't share them."""
+    kinds = {"answer": config.answers, "classify": config.classes, "pair": TRUE_FALSE, "set": TRUE_FALSE}
+    found = {kinds[name] for name in objectives & kinds.keys()}
+    if len(found) != 1 or objectives - kinds.keys():
+        raise ValueError(f"the objectives {', '.join(sorted(objectives))} can't share a step: their batches hold "
+                         "different things. Train them one after the other, with init=RUN")  # fmt: skip
+    return found.pop()
+
+
+def with_heads(config: VLMoConfig, objectives: set[str], labels: tuple[str, ...]) -> dict[str, Any]:
+    """The changes to a model's config that give it the heads these objectives train, where it lacks them."""
+    changes: dict[str, Any] = {}
+    if "answer" in objectives and not config.answers:
+        changes["answers"] = labels
+    if "classify" in objectives and not config.classes:
+        changes["classes"] = labels
+    if "pair" in objectives and not config.num_pair_classes:
+        changes |= {"num_pair_classes": len(TRUE_FALSE), "num_image_types": 2}
+    if "set" in objectives and not config.num_set_classes:
+        changes["num_set_classes"] = len(TRUE_FALSE)
+    return changes
+
+
+def is_for_items(objectives: Any) -> bool:
+    return bool(set(objectives) & set(ITEM_OBJECTIVES))
+
+
+def new_rows(model: VLMo, name: str, stored: Tensor) -> Tensor | None:
+    """A stored tensor as the model's of that name where only rows were added: picture types (NLVR2's second picture
+    starts as a copy of the first, as published). None where that is not so."""
+    own = model.state_dict().get(name)
+    if own is None or name != "type_embed.weight" or own.shape[1:] != stored.shape[1:] or len(own) <= len(stored):
+        return None
+    return stored[[min(i, len(stored) - 1) for i in range(len(own))]]

@@ -1,0 +1,179 @@
+"""Questions, statements and labels about pictures -> batches: what a model is fine-tuned on.
+
+An item is a row of an items table (pictures by id, prompt, answer), or a picture with a label of its own. As in
+batches.py, batch `step` is a pure function of (seed, step). B batch, K pictures an item, T text tokens, C labels.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omma.models.preprocess import Processor, pad
+from omma.table import Table
+from omma.training.batches import DataConfig, augmented, decoded
+from omma.training.rng import numpy_generator
+
+USABLE = ("ok", "flat")
+TRUE_FALSE = ("false", "true")  # label 1 is the true one, as in the matching head
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemBatch:
+    """Tensors of one step. Pictures stay uint8 until they are on the device."""
+
+    step: int
+    ids: list[str]  # of the items
+    pixels: Tensor  # (B, K, 3, h, w) uint8
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T)
+    targets: Tensor  # (B, C) float32: share of each label; one of them is 1 unless people disagreed
+
+    def to(self, device: torch.device) -> "ItemBatch":
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
+
+
+class ItemBatches:
+    """The training set behind `batches[step]`. labels: what a target's columns stand for.
+
+    table: items, with the pictures in the table beside it, or pictures whose column config.label is what to say.
+    Rows that can't be used are counted in `skipped` by reason. ValueError when too few are left for a batch.
+    """
+
+    def __init__(
+        self, table: Table, processor: Processor, config: DataConfig, labels: Sequence[str], *, batch_size: int,
+        seed: int,
+    ):  # fmt: skip
+        self.processor, self.config, self.batch_size, self.seed = processor, config, batch_size, seed
+        self.labels = tuple(labels)
+        pictures = pictures_of(table)
+        self.root = Path(pictures.uri)
+        columns = ["id", "bytes", "uri", "offset", "length", "status"]
+        self.pictures: dict[str, dict] = {}
+        unusable: dict[str, str] = {}
+        for record in pictures.scan(columns, where=config.where if table.kind == "pictures" else None):
+            for row in record.to_pylist():
+                if row["status"] in USABLE:
+                    self.pictures[row["id"]] = row
+                else:
+                    unusable[row["id"]] = row["status"] or "no status"
+        self.skipped: Counter[str] = Counter()
+        self.ids: list[str] = []
+        self.shown: list[tuple[str, ...]] = []
+        self.targets: list[np.ndarray] = []
+        prompts: list[str] = []
+        column = {label: k for k, label in enumerate(self.labels)}
+        number = None  # pictures an item
+        for row in rows_of(table, config):
+            known = {a: n for a, n in row["said"].items() if a in column}
+            missing = [p for p in row["pictures"] if p not in self.pictures]
+            number = number or len(row["pictures"])
+            if missing or not known or len(row["pictures"]) != number:
+                reason = unusable.get(missing[0], "no such picture") if missing else "another number of pictures"
+                self.skipped[reason if known else "no answer that is a label"] += 1
+                continue
+            target = np.zeros(len(self.labels), dtype=np.float32)
+            for answer, share in known.items():
+                target[column[answer]] = share
+            self.ids.append(row["id"])
+            self.shown.append(tuple(row["pictures"]))
+            self.targets.append(target)
+            prompts.append(row["prompt"] or "")
+        self.prompts = processor.text_ids(prompts) if prompts else []
+        self.steps_per_epoch = len(self.ids) // batch_size
+        if self.steps_per_epoch == 0:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none left out"
+            raise ValueError(f"{table.uri} has {len(self.ids)} usable rows ({reasons}); a batch takes {batch_size}. "
+                             "Lower batch_size, or look at the data: omma show TABLE")  # fmt: skip
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The epoch's row numbers, shuffled by (seed, epoch)."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, numpy_generator(self.seed, "order", epoch).permutation(len(self.ids)))
+        return self._epoch[1]
+
+    def __getitem__(self, step: int) -> ItemBatch:
+        epoch, k = divmod(step, self.steps_per_epoch)
+        chosen = self.order(epoch)[k * self.batch_size : (k + 1) * self.batch_size].tolist()
+        input_ids, attention_mask = pad([self.prompts[i] for i in chosen], self.processor.max_text_len)
+        return ItemBatch(
+            step=step,
+            ids=[self.ids[i] for i in chosen],
+            pixels=torch.from_numpy(np.stack([self._pixels(i, epoch) for i in chosen])),
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            targets=torch.from_numpy(np.stack([self.targets[i] for i in chosen])),
+        )
+
+    def _pixels(self, i: int, epoch: int) -> np.ndarray:
+        """(K, 3, h, w): an item's pictures share their draws, so that a crop is not what differs between them."""
+        parts = []
+        for name in self.shown[i]:
+            rng = numpy_generator(self.seed, "sample", epoch, self.ids[i])
+            image = decoded(self.pictures[name], self.root)
+            pixels = augmented(image, self.processor, self.config, rng)
+            parts.append(pixels if pixels.ndim == 4 else pixels[None])
+        return np.concatenate(parts)
+
+
+def pictures_of(table: Table) -> Table:
+    """The pictures a table is about: itself, or the table `pictures` beside one of items. ValueError without it."""
+    if table.kind == "pictures":
+        return table
+    beside = Path(table.uri).parent / "pictures"
+    if not (beside / "manifest.json").exists():
+        raise ValueError(f"{table.uri} is a table of items; its pictures belong into {beside}, where there is no table")
+    return Table.open(beside)
+
+
+def rows_of(table: Table, config: DataConfig) -> Any:
+    """What is asked, row by row: id, pictures, prompt, and `said`: {answer: share of it}.
+
+    Of several people's answers (column `answers`, a list) each counts min(1, 0.3 n) where n gave it: the score that VQA
+    gives a prediction (Antol et al. 2015), so what is learned is what is rewarded.
+    """
+    labelled = table.kind == "pictures"
+    if labelled and config.label not in table.columns:
+        raise ValueError(f"no column {config.label!r} in {table.uri}; it has {', '.join(table.columns)}. "
+                         "Name the one that holds the labels: dataset.label=COLUMN")  # fmt: skip
+    many = "answers" in table.columns and not labelled
+    columns = ["id", config.label] if labelled else ["id", "pictures", "prompt", "answer"] + ["answers"] * many
+    for record in table.scan(columns, where=config.where):
+        for row in record.to_pylist():
+            if labelled:
+                label = row[config.label]
+                yield {"id": row["id"], "pictures": [row["id"]], "prompt": "",
+                       "said": {} if label is None else {str(label): 1.0}}  # fmt: skip
+                continue
+            said = Counter(row["answers"] or ()) if many else {}
+            shares = {answer: min(1.0, 0.3 * n) for answer, n in said.items()}
+            if not shares and row["answer"] is not None:
+                shares = {row["answer"]: 1.0}
+            yield {"id": row["id"], "pictures": row["pictures"] or [], "prompt": row["prompt"], "said": shares}
+
+
+def labels_in(table: Table, config: DataConfig, most: int) -> tuple[str, ...]:
+    """The `most` most frequent answers or labels of a table, in the order of the alphabet. ValueError without any."""
+    counts: Counter[str] = Counter()
+    for row in rows_of(table, config):
+        counts.update(row["said"].keys())
+    if not counts:
+        raise ValueError(f"no row of {table.uri} has an answer"
+                         f"{f' (of those where {config.where})' if config.where else ''}")  # fmt: skip
+    ranked = sorted(counts, key=lambda answer: (-counts[answer], answer))
+    return tuple(sorted(ranked[:most]))
+
+
+def prompts_in(table: Table, config: DataConfig) -> set[str]:
+    """Every prompt of a table: what a tokenizer for it is learned from."""
+    return {row["prompt"] for row in rows_of(table, config) if row["prompt"]}
