@@ -61,9 +61,8 @@ def main() -> None:
     if args.noto:
         claims.append(("emoji recall@10 by English name", numbers["emoji"]["en"]["t2i"]["recall@10"]["value"], 0.3))
     for name, value, goal in claims:
-        print(
-            json.dumps({"name": f"{args.encoder}: {name}", "value": round(value, 4), "goal": goal, "ok": value >= goal})
-        )
+        name, ok = f"{args.encoder}: {name}", bool(value >= goal)
+        print(json.dumps({"name": name, "value": round(float(value), 4), "goal": goal, "ok": ok}))
 
 
 def pairs(eye: Any, folder: Path) -> dict[str, Any]:
