@@ -43,6 +43,7 @@ class Attention(nn.Module):
     ):
         super().__init__()
         self.num_heads = num_heads
+        self.attend = attend  # attribution puts one in its place that keeps its weights
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(hidden_size))
         self.k_bias = nn.Parameter(torch.zeros(hidden_size)) if key_bias else None
@@ -53,7 +54,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """x: (B, S, D); bias: as in `attend`; scale: as in `scaled_linear`. Returns (B, S, D)."""
         q, k, v = self.split(x).unbind(0)
-        return self.output(merge_heads(attend(q, k, v, bias)), scale)
+        return self.output(merge_heads(self.attend(q, k, v, bias)), scale)
 
     def split(self, x: Tensor) -> Tensor:
         """x: (B, S, D) -> queries, keys and values (3, B, H, S, d)."""

@@ -19,6 +19,7 @@ class SeparateAttention(nn.Module):
 
     def __init__(self, config: VLMoConfig):
         super().__init__()
+        self.attend = attend  # as in `Attention`
         self.image = NormedAttention(config)
         self.text = NormedAttention(config)
 
@@ -27,7 +28,7 @@ class SeparateAttention(nn.Module):
         sides = ((self.text, slice(0, text_len)), (self.image, slice(text_len, x.shape[1])))
         sides = [(attention, part) for attention, part in sides if part.start < part.stop]
         q, k, v = torch.cat([own.split(own.norm(x[:, part])) for own, part in sides], dim=3).unbind(0)
-        x = merge_heads(attend(q, k, v, bias))
+        x = merge_heads(self.attend(q, k, v, bias))
         return torch.cat([own.output(x[:, part], scale) for own, part in sides], dim=1)
 
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from omma.models.attribution import Explanation, Kind, Method, attribute, whole_words
 from omma.models.preprocess import Processor
 from omma.models.vlmo import VLMo
 from omma.models.weights import from_pretrained, model_folder, shipped, weights_hash
@@ -181,6 +182,21 @@ def same_number(images: Sequence, texts: Sequence) -> int:
     if len(images) != len(texts):
         raise ValueError(f"{len(images)} pictures and {len(texts)} texts; they go one by one")
     return len(images)
+
+    def explain(
+        self, image: Image.Image, text: str, kind: Kind = "itm", method: Method = "relevance"
+    ) -> Explanation:
+        """Which patches and words the answer to "do these belong together?" came from (attribution.py).
+
+        kind: itm, the fusion head, or itc, the cosine of the two encoders. method: relevance or rollout.
+        """
+        encoding = self.processor.tokenizer.encode(text)
+        ids, mask = (t.to(self.device) for t in self.processor.texts([text]))
+        pixels = self.processor.images([image]).to(self.device)
+        found = attribute(self.model, ids, mask, pixels, kind, method)
+        kept = min(int(mask.sum()), self.processor.max_text_len - 1)  # a text that was cut ends in a [SEP] of its own
+        words = whole_words(text, encoding.offsets[:kept], encoding.word_ids[:kept], found.words[0, :kept].tolist())
+        return Explanation(found.patches[0].float().cpu().numpy(), words, float(found.scores[0]), kind)
 
 
 # ---------------------------------------------------------------------------------------------------------- loaders

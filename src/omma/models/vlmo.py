@@ -10,6 +10,7 @@ E shared space, V vocabulary, (gh, gw) patch grid.
 """
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -261,6 +262,22 @@ class VLMo(nn.Module):
         return pixel_values.shape[-2] // p, pixel_values.shape[-1] // p
 
     # ---- uses
+    def features(
+        self, pixel_values: Tensor, layers: Sequence[int] | None = None, norm: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Patch features of a picture as maps, one a layer: each (B, D, gh, gw), [CLS] left out.
+
+        layers: 1 to L, 0 for the embeddings; None: the last. They are the layers' own outputs, as BEiT's segmentation
+        reads them; norm: through the final norm. `pyramid.FeaturePyramid` makes them maps of several strides.
+        """
+        states = self(pixel_values=pixel_values).hidden_states
+        layers = (self.config.num_layers,) if layers is None else layers
+        if wrong := [i for i in layers if not 0 <= i < len(states)]:
+            raise ValueError(f"no layer {wrong[0]}; this model has 1 to {self.config.num_layers}, and 0 for embeddings")
+        gh, gw = pixel_values.shape[-2] // self.config.patch_size, pixel_values.shape[-1] // self.config.patch_size
+        chosen = [self.normed(states[i], 0) if norm else states[i] for i in layers]
+        return tuple(state[:, 1:].transpose(1, 2).unflatten(2, (gh, gw)) for state in chosen)
+
     def project(self, output: VLMoOutput, modality: Literal["image", "text"], head: str = "itc",
                 text_mask: Tensor | None = None, grid: tuple[int, int] | None = None) -> Tensor:  # fmt: skip
         """The shared-space vector (B, E), L2-normalised, of a single-modality pass.
