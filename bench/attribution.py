@@ -43,7 +43,7 @@ def main() -> None:
     items = asked(args.pictures, "bench-attribution")
     pixels = eye.processor.images([picture for picture, _, _ in items])
     ids, mask = eye.processor.texts([text for _, text, _ in items])
-    gh, gw = eye.model.grid_of(pixels)
+    gh, gw = eye.model.config.grid
     shows = torch.from_numpy(np.stack([shown for _, _, shown in items])).float()[:, None]
     shows = torch.nn.functional.adaptive_max_pool2d(shows, (gh, gw))[:, 0] > 0  # (B, gh, gw)
 

@@ -11,7 +11,7 @@ B batch, S sequence, T text tokens, N patches, L layers, H heads, (gh, gw) patch
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def attention_maps(model: VLMo) -> Iterator[list[Tensor]]:
         maps.append(weights)
         return weights @ v
 
-    layers = [block.attentions if block.separate else block.attention for block in model.blocks]
+    layers: list[Any] = [block.attentions if block.separate else block.attention for block in model.blocks]
     before = [layer.attend for layer in layers]
     try:
         for layer in layers:

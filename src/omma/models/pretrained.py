@@ -130,6 +130,7 @@ class VLMoEncoder:
 
         Raises ValueError when the lists differ in length.
         """
+
         def step(part: slice) -> Tensor:
             ids, mask = (t.to(self.device) for t in self.processor.texts(texts[part]))
             logits = self.model.match(ids, mask, self.processor.images(images[part]).to(self.device))
@@ -171,21 +172,7 @@ class VLMoEncoder:
 
         return self._batched(same_number(images, sentences), batch_size, step, ())
 
-    def _pictures(self, columns: Sequence[Sequence[Image.Image]]) -> Tensor:
-        """K columns of n pictures -> pixel_values (n, K, 3, h, w); of pictures with panels, n of K * panels."""
-        parts = [self.processor.images(column) for column in columns]
-        return torch.cat([part if part.dim() == 5 else part[:, None] for part in parts], dim=1).to(self.device)
-
-
-def same_number(images: Sequence, texts: Sequence) -> int:
-    """Of pictures and of texts. ValueError when they differ."""
-    if len(images) != len(texts):
-        raise ValueError(f"{len(images)} pictures and {len(texts)} texts; they go one by one")
-    return len(images)
-
-    def explain(
-        self, image: Image.Image, text: str, kind: Kind = "itm", method: Method = "relevance"
-    ) -> Explanation:
+    def explain(self, image: Image.Image, text: str, kind: Kind = "itm", method: Method = "relevance") -> Explanation:
         """Which patches and words the answer to "do these belong together?" came from (attribution.py).
 
         kind: itm, the fusion head, or itc, the cosine of the two encoders. method: relevance or rollout.
@@ -197,6 +184,18 @@ def same_number(images: Sequence, texts: Sequence) -> int:
         kept = min(int(mask.sum()), self.processor.max_text_len - 1)  # a text that was cut ends in a [SEP] of its own
         words = whole_words(text, encoding.offsets[:kept], encoding.word_ids[:kept], found.words[0, :kept].tolist())
         return Explanation(found.patches[0].float().cpu().numpy(), words, float(found.scores[0]), kind)
+
+    def _pictures(self, columns: Sequence[Sequence[Image.Image]]) -> Tensor:
+        """K columns of n pictures -> pixel_values (n, K, 3, h, w); of pictures with panels, n of K * panels."""
+        parts = [self.processor.images(column) for column in columns]
+        return torch.cat([part if part.dim() == 5 else part[:, None] for part in parts], dim=1).to(self.device)
+
+
+def same_number(images: Sequence, texts: Sequence) -> int:
+    """Of pictures and of texts. ValueError when they differ."""
+    if len(images) != len(texts):
+        raise ValueError(f"{len(images)} pictures and {len(texts)} texts; they go one by one")
+    return len(images)
 
 
 # ---------------------------------------------------------------------------------------------------------- loaders
