@@ -80,7 +80,7 @@ def tiny_run(coloured_table, tmp_path) -> Callable:
     from dataclasses import replace
 
     from omma.models.vlmo import VLMoConfig
-    from omma.training.loop import TrainConfig
+    from omma.training.config import TrainConfig
     from omma.training.losses import LossWeights
 
     model = VLMoConfig(image_size=24, patch_size=8, vocab_size=60, max_text_len=10, hidden_size=24, num_layers=2,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.retrieval.index import Hit, search
     from omma.table import Table
     from omma.training.checkpoint import Checkpoint
-    from omma.training.loop import TrainConfig, train
+    from omma.training.config import TrainConfig
+    from omma.training.loop import train
 
 __version__ = "0.1.0"
 
@@ -46,7 +47,7 @@ _MODULES = {
     "Hit": "omma.retrieval.index",
     "Report": "omma.eval.run",
     "Table": "omma.table",
-    "TrainConfig": "omma.training.loop",
+    "TrainConfig": "omma.training.config",
     "VLM": "omma.models.pretrained",
     "embed": "omma.embedding",
     "evaluate": "omma.eval.run",

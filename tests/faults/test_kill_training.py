@@ -17,7 +17,8 @@ sys.path.insert(0, {tests!r})
 from omma.models.vlmo import VLMoConfig
 from omma.training import checkpoint, loop
 from omma.training.losses import LossWeights
-from omma.training.loop import TrainConfig, train
+from omma.training.config import TrainConfig
+from omma.training.loop import train
 import torch._dynamo  # an optimizer imports it late: once here, and not in each fork
 
 model = VLMoConfig(image_size=24, patch_size=8, vocab_size=60, max_text_len=10, hidden_size=24, num_layers=2,

@@ -12,8 +12,8 @@ import omma
 from omma.decode import open_picture
 from omma.models.weights import SHIPPED, model_folder, read_tensors, shipped
 from omma.scenes.sources import write_scenes
-from omma.training.loop import build
 from omma.training.recipes import EYE
+from omma.training.setup import build
 
 MOST = 12_000_000  # bytes of weights
 

@@ -15,9 +15,10 @@ from omma.models.preprocess import Processor, train_wordpiece
 from omma.models.vlmo import VLMo, VLMoConfig
 from omma.table import Table
 from omma.training.batches import DataConfig
+from omma.training.config import TrainConfig
 from omma.training.finetune import answer_loss, label_loss, labels_for
 from omma.training.items import ItemBatches, labels_in
-from omma.training.loop import TrainConfig, train
+from omma.training.loop import train
 from omma.training.losses import LossWeights
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}

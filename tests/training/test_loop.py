@@ -12,8 +12,9 @@ from omma.models.pretrained import load_encoder
 from omma.models.weights import from_pretrained, read_tensors
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
-from omma.training.loop import NonFiniteLoss, build, train
+from omma.training.loop import NonFiniteLoss, train
 from omma.training.losses import LossWeights, compute_losses
+from omma.training.setup import build
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import torch
 from omma.models.preprocess import Processor
 from omma.table import Table
 from omma.training.batches import Batch, Batches
-from omma.training.loop import build
 from omma.training.losses import LossWeights, by_length, compute_losses, negatives
+from omma.training.setup import build
 
 
 def batch_of(partner: list[int], texts: list[tuple[int, ...]]) -> Batch:

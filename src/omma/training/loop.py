@@ -7,81 +7,30 @@ continues bit for bit, even with another number of workers.
 import contextlib
 import json
 import math
-import os
-import sys
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import perf_counter
-from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from omma import config as configuration
-from omma.models.preprocess import Processor, train_wordpiece
-from omma.models.pretrained import autocast, pick_device
-from omma.models.vlmo import VLMo, VLMoConfig
-from omma.models.weights import load_matching, model_folder, read_config, read_tensors, save_pretrained
+from omma.models.preprocess import Processor
+from omma.models.pretrained import autocast
+from omma.models.vlmo import VLMo
+from omma.models.weights import read_tensors, save_pretrained
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
-from omma.training.batches import Batches, DataConfig, Prefetch
+from omma.training.batches import Batches, Prefetch
 from omma.training.checkpoint import Checkpoint
-from omma.training.finetune import is_for_items, labels_for, new_rows, with_heads
-from omma.training.items import ItemBatches, labels_in, prompts_in
-from omma.training.losses import LossWeights, compute_losses
+from omma.training.config import TrainConfig
+from omma.training.log import Log, Watch
+from omma.training.losses import compute_losses
 from omma.training.optim import EMA, freeze, learning_rate, parameter_groups
 from omma.training.rng import key_seed
+from omma.training.setup import build, check, training_set
 
 
 class NonFiniteLoss(RuntimeError):
     """The loss or its gradient became infinite or NaN. The weights are those before the step: nothing was applied."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything a run depends on. Recipes return one whole; the command line changes it by key=value."""
-
-    recipe: str = ""
-    data: str = ""  # folder of a pictures table
-    out: str = ""  # the run folder
-    init: str | None = None  # model folder or run to start from: every weight whose name and shape fit
-    model: VLMoConfig = field(default_factory=VLMoConfig)
-    dataset: DataConfig = field(default_factory=DataConfig)
-    losses: LossWeights = field(default_factory=LossWeights)
-    panels: int | None = None  # a picture is so many panels side by side; None: as init's processor has it
-    panel_gap: float = 0.0  # width of the strip between two panels, as a share of the picture's
-    freeze: tuple[str, ...] = ()  # shell patterns over parameter names, or a group such as "vision"
-
-    steps: int = 1000
-    batch_size: int = 64  # samples a step; even
-    fusion_share: float = 1.0  # share of a batch that itm and mlm see; the contrast sees all of it
-    negatives_within: int = 0  # itm's hard negatives come from so many neighbouring samples; 0: from the whole batch
-    peak_lr: float = 1e-3
-    schedule: Literal["cosine", "linear"] = "cosine"  # from the peak to the end
-    final_lr: float = 0.01  # share of the peak that is left at the end
-    warmup: int = 50  # steps
-    layer_decay: float | None = None  # factor on the rate for each layer further from the top (BEiT); None: one rate
-    head_lr: float = 1.0  # factor on the rate of the heads of a task, which start from random weights
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    max_grad_norm: float | None = 3.0  # None: gradients are not clipped
-    ema: float | None = 0.999
-
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"  # auto | bf16 | fp32
-    threads: int | None = None  # of PyTorch on a CPU: results are the same to the bit for the same number only
-    workers: int = 1  # threads that make batches; 0: in the loop
-    log_every: int = 10
-    save_every: int = 500
-    eval_every: int = 0  # 0: no evaluation during training
-    monitor: str | None = None  # an evaluated number; the checkpoint where it is largest is kept as `best`
-    patience: int = 0  # evaluations in a row without a new best after which the run stops; 0: never
-    tensorboard: bool = False
 
 
 def train(
@@ -210,62 +159,6 @@ def train(
     return (checkpoints.best(run) or done) if config.monitor else done
 
 
-class Watch:
-    """Whether an evaluated number still grows. past: the metrics of the run so far, when it is resumed."""
-
-    def __init__(self, monitor: str | None, patience: int, past: list[dict]):
-        self.key, self.patience, self.best, self.since = f"eval.{monitor}" if monitor else None, patience, -math.inf, 0
-        for row in past:
-            self.add(row)
-
-    @property
-    def over(self) -> bool:
-        return bool(self.patience) and self.since >= self.patience
-
-    def add(self, row: dict) -> bool:
-        """Whether this row has a new best. A row without the number changes nothing."""
-        if self.key is None or self.key not in row:
-            return False
-        better = row[self.key] > self.best
-        self.best, self.since = (row[self.key], 0) if better else (self.best, self.since + 1)
-        return better
-
-
-# ------------------------------------------------------------------------------------------- before the first step
-def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
-    """The run folder (made) and the device. ValueError for what cannot work, before anything is loaded."""
-    if not config.data:
-        raise ValueError(
-            "no data: give the folder of a pictures table, data=FOLDER. "
-            "Make one: omma scenes FOLDER, or omma ingest PICTURES FOLDER"
-        )
-    if not config.out:
-        raise ValueError("no out: give the folder of the run, out=FOLDER")
-    if not config.losses.active():
-        raise ValueError("every loss weight is 0; set one, e.g. losses.itc=1")
-    if config.losses.itc_vl and not config.model.itc_vl:
-        raise ValueError("losses.itc_vl needs the heads for it: model.itc_vl=true")
-    if config.steps < 1 or config.warmup > config.steps:
-        raise ValueError(
-            f"steps={config.steps} and warmup={config.warmup}: steps must be at least 1 and at least the warm-up"
-        )
-    within = config.negatives_within
-    if within and (within < 2 or within % 2 or config.batch_size % within):
-        raise ValueError(f"negatives_within={within}: give 0 for the whole batch, or an even number that divides "
-                         f"batch_size={config.batch_size}")  # fmt: skip
-    if config.patience and not (config.monitor and config.eval_every):
-        raise ValueError(f"patience={config.patience} waits for a number: give monitor=NAME and eval_every=STEPS")
-    run = Path(config.out)
-    if checkpoints.latest(run) and not resume:
-        raise ValueError(f"{run} holds a run already (step {checkpoints.latest(run).step}). "  # type: ignore[union-attr]
-                         "Continue it with --resume, or give another out=FOLDER")  # fmt: skip
-    stored = run / "config.json"
-    if resume and checkpoints.latest(run) and stored.is_file():
-        refuse_changes(configuration.from_dict(TrainConfig, json.loads(stored.read_text())), config, run)
-    run.mkdir(parents=True, exist_ok=True)
-    return run, pick_device(config.device)
-
-
 @contextlib.contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """Reproducible sums while training on a CPU, where they cost nothing; the caller's setting comes back after it."""
@@ -277,101 +170,6 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-FREE_ON_RESUME = {
-    "out",
-    "data",
-    "device",
-    "threads",
-    "workers",
-    "log_every",
-    "save_every",
-    "eval_every",
-    "tensorboard",
-    "init",
-}
-
-
-def refuse_changes(stored: TrainConfig, config: TrainConfig, run: Path) -> None:
-    """A resumed run with another learning rate or model is another run: say which settings differ."""
-    before, now = configuration.to_dict(stored), configuration.to_dict(config)
-    changed = [
-        f"{k}: {before[k]} -> {now[k]}" for k in before if k not in FREE_ON_RESUME | {"model"} and before[k] != now[k]
-    ]
-    if changed:
-        raise ValueError(
-            f"{run} was started with other settings: {'; '.join(changed)}. Resume with the same ones, or start anew "
-            f"with init={run} out=ANOTHER"
-        )
-
-
-def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
-    """Model and processor: fresh ones, or those of config.init, with its weights wherever name and shape fit.
-
-    The vocabulary belongs to the tokenizer, so config.model.vocab_size is only its upper limit when one is learned from
-    the captions.
-    """
-    objectives = set(config.losses.active())
-    if table.kind != "pictures" and not is_for_items(objectives):
-        raise ValueError(f"{table.uri} is a table of {table.kind}; {', '.join(sorted(objectives))} learn from pictures "
-                         "with captions. Give that table, or an objective on items, e.g. losses.answer=1")  # fmt: skip
-    if config.init:
-        folder = model_folder(config.init)
-        stored = read_config(folder)
-        processor = Processor.load(folder)
-        size, length = config.model.image_size, config.model.max_text_len
-        processor = replace(processor, image_size=size, max_text_len=min(length, stored.max_text_len))
-    else:
-        folder = stored = None
-        tokenizer = train_wordpiece(texts_of(config, table), config.model.vocab_size)
-        processor = Processor(tokenizer, config.model.image_size, config.model.max_text_len)
-    if config.panels is not None:
-        processor = replace(processor, panels=config.panels, panel_gap=config.panel_gap)
-    model_config = configuration.apply(
-        config.model, {"vocab_size": processor.vocab_size, "max_text_len": processor.max_text_len}
-    )
-    if is_for_items(objectives):
-        if stored is not None:  # the labels a head was trained on stay the head's
-            kept = {k: getattr(stored, k) for k in ("answers", "classes") if not getattr(model_config, k)}
-            model_config = replace(model_config, **kept)
-        wanted = {"answer": model_config.answers, "classify": model_config.classes}
-        unknown = any(name in objectives and not labels for name, labels in wanted.items())
-        labels = labels_in(table, config.dataset, config.dataset.max_labels) if unknown else ()
-        model_config = replace(model_config, **with_heads(model_config, objectives, labels))
-    torch.manual_seed(key_seed(config.seed, "init"))
-    model = VLMo(model_config)
-    if folder is None:
-        return model, processor, ""
-    tensors = read_tensors(folder / "model.safetensors")
-    grown = {name: new_rows(model, name, tensor) for name, tensor in tensors.items()}
-    copied, own = load_matching(model, tensors | {name: tensor for name, tensor in grown.items() if tensor is not None})
-    if not copied:
-        raise ValueError(f"no weight of {folder} fits this model; compare its config.json with model.* of this run")
-    return model, processor, f", {len(copied)} tensors from {config.init}{f', {len(own)} new' if own else ''}"
-
-
-def texts_of(config: TrainConfig, table: Table) -> set[str]:
-    """What a tokenizer for this run is learned from: the captions, or the items' prompts. A run on labels alone has
-    only their names."""
-    if is_for_items(config.losses.active()):
-        return prompts_in(table, config.dataset) or set(labels_in(table, config.dataset, config.dataset.max_labels))
-    texts: set[str] = set()
-    wanted = config.dataset.languages
-    for record in table.scan(["captions"], where=config.dataset.where):
-        for captions in record.column("captions").to_pylist():
-            texts.update(c["text"] for c in captions or [] if not wanted or c["language"] in wanted)
-    return texts
-
-
-def training_set(config: TrainConfig, table: Table, model: VLMo, processor: Processor) -> Batches | ItemBatches:
-    """The batches of a run: of pictures with captions, or of items where an objective is about these."""
-    objectives = set(config.losses.active())
-    if is_for_items(objectives):
-        labels = labels_for(model.config, objectives)
-        return ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed)
-    return Batches(table, processor, config.dataset, batch_size=config.batch_size, patch_size=model.config.patch_size,
-                   seed=config.seed)  # fmt: skip
-
-
 def non_finite_message(run: Path, ids: list[str], step: int, losses: dict[str, torch.Tensor], grad_norm: float) -> str:
     values = ", ".join(f"{k} {float(v.detach()):.4g}" for k, v in losses.items())
     return (
@@ -379,66 +177,3 @@ def non_finite_message(run: Path, ids: list[str], step: int, losses: dict[str, t
         f"The step was not applied. Pictures of the batch: {', '.join(ids)}. The last checkpoint in {run} is "
         "untouched; lower peak_lr or look at these pictures, then --resume"
     )
-
-
-# ---------------------------------------------------------------------------------------------------------- logging
-class Log:
-    """metrics.jsonl, a progress bar on stderr with throughput and time left, and TensorBoard when asked for."""
-
-    def __init__(self, run: Path, config: TrainConfig, start: int, progress: bool):
-        self.path, self.config = run / "metrics.jsonl", config
-        self.began, self.last_step, self.last_time, self.last_waited = perf_counter(), start, perf_counter(), 0.0
-        self.times: deque[float] = deque([self.began], maxlen=11)
-        self.console = Console(file=sys.stderr, quiet=not progress)
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                   TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn()]  # fmt: skip
-        self.bar = Progress(*columns, console=self.console, disable=not progress)
-        self.task = self.bar.add_task(config.recipe or "train", total=config.steps, completed=start, note="")
-        self.board: Any = None
-        if config.tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise ValueError("tensorboard=true needs the package: pip install omma[tensorboard]") from None
-            self.board = SummaryWriter(str(run / "tensorboard"))
-
-    def __enter__(self) -> "Log":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-        if self.board:
-            self.board.close()
-
-    def say(self, text: str) -> None:
-        self.console.print(text, highlight=False)
-
-    def due(self, step: int) -> bool:
-        return step % self.config.log_every == 0 or step in (1, self.config.steps)
-
-    def advance(self, step: int, loss: float) -> None:
-        """Moves the bar on; the rate is that of the last ten steps, so that a checkpoint's pause is soon forgotten."""
-        self.times.append(perf_counter())
-        spent = self.times[-1] - self.times[0]
-        rate = (len(self.times) - 1) * self.config.batch_size / spent if spent else 0.0
-        self.bar.update(self.task, completed=step, note=f"loss {loss:.3f}  {rate:.0f} samples/s")
-
-    def write(self, step: int, waited: float | None = None, **numbers: float) -> None:
-        """One line; samples_per_s and data_wait (share of the time spent waiting for data) are since the last line."""
-        now = perf_counter()
-        row: dict[str, float] = {"step": step, **{k: round(v, 7) for k, v in numbers.items()}}
-        if waited is not None:
-            elapsed = now - self.last_time
-            row["samples_per_s"] = round((step - self.last_step) * self.config.batch_size / max(1e-9, elapsed), 2)
-            row["data_wait"] = round((waited - self.last_waited) / max(1e-9, elapsed), 4)
-            self.last_step, self.last_time, self.last_waited = step, now, waited
-        row["seconds"] = round(now - self.began, 3)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if self.board:
-            for name, value in row.items():
-                if name != "step":
-                    self.board.add_scalar(name, value, step)

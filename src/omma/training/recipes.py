@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from omma.models.vlmo_config import NANO
 from omma.training.batches import DataConfig
-from omma.training.loop import TrainConfig
+from omma.training.config import TrainConfig
 from omma.training.losses import LossWeights
 
 

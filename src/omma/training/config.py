@@ -1,0 +1,52 @@
+"""Everything a training run depends on, in one dataclass."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omma.models.vlmo_config import VLMoConfig
+from omma.training.batches import DataConfig
+from omma.training.losses import LossWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything a run depends on. Recipes return one whole; the command line changes it by key=value."""
+
+    recipe: str = ""
+    data: str = ""  # folder of a pictures table
+    out: str = ""  # the run folder
+    init: str | None = None  # model folder or run to start from: every weight whose name and shape fit
+    model: VLMoConfig = field(default_factory=VLMoConfig)
+    dataset: DataConfig = field(default_factory=DataConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+    panels: int | None = None  # a picture is so many panels side by side; None: as init's processor has it
+    panel_gap: float = 0.0  # width of the strip between two panels, as a share of the picture's
+    freeze: tuple[str, ...] = ()  # shell patterns over parameter names, or a group such as "vision"
+
+    steps: int = 1000
+    batch_size: int = 64  # samples a step; even
+    fusion_share: float = 1.0  # share of a batch that itm and mlm see; the contrast sees all of it
+    negatives_within: int = 0  # itm's hard negatives come from so many neighbouring samples; 0: from the whole batch
+    peak_lr: float = 1e-3
+    schedule: Literal["cosine", "linear"] = "cosine"  # from the peak to the end
+    final_lr: float = 0.01  # share of the peak that is left at the end
+    warmup: int = 50  # steps
+    layer_decay: float | None = None  # factor on the rate for each layer further from the top (BEiT); None: one rate
+    head_lr: float = 1.0  # factor on the rate of the heads of a task, which start from random weights
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    max_grad_norm: float | None = 3.0  # None: gradients are not clipped
+    ema: float | None = 0.999
+
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"  # auto | bf16 | fp32
+    threads: int | None = None  # of PyTorch on a CPU: results are the same to the bit for the same number only
+    workers: int = 1  # threads that make batches; 0: in the loop
+    log_every: int = 10
+    save_every: int = 500
+    eval_every: int = 0  # 0: no evaluation during training
+    monitor: str | None = None  # an evaluated number; the checkpoint where it is largest is kept as `best`
+    patience: int = 0  # evaluations in a row without a new best after which the run stops; 0: never
+    tensorboard: bool = False

@@ -1,0 +1,98 @@
+"""What a run says while it goes: metrics, the progress bar, and whether it still gets better."""
+
+import json
+import math
+import os
+import sys
+from collections import deque
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from omma.training.config import TrainConfig
+
+
+class Watch:
+    """Whether an evaluated number still grows. past: the metrics of the run so far, when it is resumed."""
+
+    def __init__(self, monitor: str | None, patience: int, past: list[dict]):
+        self.key, self.patience, self.best, self.since = f"eval.{monitor}" if monitor else None, patience, -math.inf, 0
+        for row in past:
+            self.add(row)
+
+    @property
+    def over(self) -> bool:
+        return bool(self.patience) and self.since >= self.patience
+
+    def add(self, row: dict) -> bool:
+        """Whether this row has a new best. A row without the number changes nothing."""
+        if self.key is None or self.key not in row:
+            return False
+        better = row[self.key] > self.best
+        self.best, self.since = (row[self.key], 0) if better else (self.best, self.since + 1)
+        return better
+
+
+class Log:
+    """metrics.jsonl, a progress bar on stderr with throughput and time left, and TensorBoard when asked for."""
+
+    def __init__(self, run: Path, config: TrainConfig, start: int, progress: bool):
+        self.path, self.config = run / "metrics.jsonl", config
+        self.began, self.last_step, self.last_time, self.last_waited = perf_counter(), start, perf_counter(), 0.0
+        self.times: deque[float] = deque([self.began], maxlen=11)
+        self.console = Console(file=sys.stderr, quiet=not progress)
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn()]  # fmt: skip
+        self.bar = Progress(*columns, console=self.console, disable=not progress)
+        self.task = self.bar.add_task(config.recipe or "train", total=config.steps, completed=start, note="")
+        self.board: Any = None
+        if config.tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise ValueError("tensorboard=true needs the package: pip install omma[tensorboard]") from None
+            self.board = SummaryWriter(str(run / "tensorboard"))
+
+    def __enter__(self) -> "Log":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        if self.board:
+            self.board.close()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False)
+
+    def due(self, step: int) -> bool:
+        return step % self.config.log_every == 0 or step in (1, self.config.steps)
+
+    def advance(self, step: int, loss: float) -> None:
+        """Moves the bar on; the rate is that of the last ten steps, so that a checkpoint's pause is soon forgotten."""
+        self.times.append(perf_counter())
+        spent = self.times[-1] - self.times[0]
+        rate = (len(self.times) - 1) * self.config.batch_size / spent if spent else 0.0
+        self.bar.update(self.task, completed=step, note=f"loss {loss:.3f}  {rate:.0f} samples/s")
+
+    def write(self, step: int, waited: float | None = None, **numbers: float) -> None:
+        """One line; samples_per_s and data_wait (share of the time spent waiting for data) are since the last line."""
+        now = perf_counter()
+        row: dict[str, float] = {"step": step, **{k: round(v, 7) for k, v in numbers.items()}}
+        if waited is not None:
+            elapsed = now - self.last_time
+            row["samples_per_s"] = round((step - self.last_step) * self.config.batch_size / max(1e-9, elapsed), 2)
+            row["data_wait"] = round((waited - self.last_waited) / max(1e-9, elapsed), 4)
+            self.last_step, self.last_time, self.last_waited = step, now, waited
+        row["seconds"] = round(now - self.began, 3)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self.board:
+            for name, value in row.items():
+                if name != "step":
+                    self.board.add_scalar(name, value, step)

@@ -1,0 +1,149 @@
+"""Before the first step: what cannot work is refused, then model, processor and training set are made."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from omma import config as configuration
+from omma.models.preprocess import Processor, train_wordpiece
+from omma.models.pretrained import pick_device
+from omma.models.vlmo import VLMo
+from omma.models.weights import load_matching, model_folder, read_config, read_tensors
+from omma.table import Table
+from omma.training import checkpoint as checkpoints
+from omma.training.batches import Batches
+from omma.training.config import TrainConfig
+from omma.training.finetune import is_for_items, labels_for, new_rows, with_heads
+from omma.training.items import ItemBatches, labels_in, prompts_in
+from omma.training.rng import key_seed
+
+
+def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
+    """The run folder (made) and the device. ValueError for what cannot work, before anything is loaded."""
+    if not config.data:
+        raise ValueError(
+            "no data: give the folder of a pictures table, data=FOLDER. "
+            "Make one: omma scenes FOLDER, or omma ingest PICTURES FOLDER"
+        )
+    if not config.out:
+        raise ValueError("no out: give the folder of the run, out=FOLDER")
+    if not config.losses.active():
+        raise ValueError("every loss weight is 0; set one, e.g. losses.itc=1")
+    if config.losses.itc_vl and not config.model.itc_vl:
+        raise ValueError("losses.itc_vl needs the heads for it: model.itc_vl=true")
+    if config.steps < 1 or config.warmup > config.steps:
+        raise ValueError(
+            f"steps={config.steps} and warmup={config.warmup}: steps must be at least 1 and at least the warm-up"
+        )
+    within = config.negatives_within
+    if within and (within < 2 or within % 2 or config.batch_size % within):
+        raise ValueError(f"negatives_within={within}: give 0 for the whole batch, or an even number that divides "
+                         f"batch_size={config.batch_size}")  # fmt: skip
+    if config.patience and not (config.monitor and config.eval_every):
+        raise ValueError(f"patience={config.patience} waits for a number: give monitor=NAME and eval_every=STEPS")
+    run = Path(config.out)
+    if checkpoints.latest(run) and not resume:
+        raise ValueError(f"{run} holds a run already (step {checkpoints.latest(run).step}). "  # type: ignore[union-attr]
+                         "Continue it with --resume, or give another out=FOLDER")  # fmt: skip
+    stored = run / "config.json"
+    if resume and checkpoints.latest(run) and stored.is_file():
+        refuse_changes(configuration.from_dict(TrainConfig, json.loads(stored.read_text())), config, run)
+    run.mkdir(parents=True, exist_ok=True)
+    return run, pick_device(config.device)
+
+
+FREE_ON_RESUME = {
+    "out",
+    "data",
+    "device",
+    "threads",
+    "workers",
+    "log_every",
+    "save_every",
+    "eval_every",
+    "tensorboard",
+    "init",
+}
+
+
+def refuse_changes(stored: TrainConfig, config: TrainConfig, run: Path) -> None:
+    """A resumed run with another learning rate or model is another run: say which settings differ."""
+    before, now = configuration.to_dict(stored), configuration.to_dict(config)
+    changed = [
+        f"{k}: {before[k]} -> {now[k]}" for k in before if k not in FREE_ON_RESUME | {"model"} and before[k] != now[k]
+    ]
+    if changed:
+        raise ValueError(
+            f"{run} was started with other settings: {'; '.join(changed)}. Resume with the same ones, or start anew "
+            f"with init={run} out=ANOTHER"
+        )
+
+
+def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
+    """Model and processor: fresh ones, or those of config.init, with its weights wherever name and shape fit.
+
+    The vocabulary belongs to the tokenizer, so config.model.vocab_size is only its upper limit when one is learned from
+    the captions.
+    """
+    objectives = set(config.losses.active())
+    if table.kind != "pictures" and not is_for_items(objectives):
+        raise ValueError(f"{table.uri} is a table of {table.kind}; {', '.join(sorted(objectives))} learn from pictures "
+                         "with captions. Give that table, or an objective on items, e.g. losses.answer=1")  # fmt: skip
+    if config.init:
+        folder = model_folder(config.init)
+        stored = read_config(folder)
+        processor = Processor.load(folder)
+        size, length = config.model.image_size, config.model.max_text_len
+        processor = replace(processor, image_size=size, max_text_len=min(length, stored.max_text_len))
+    else:
+        folder = stored = None
+        tokenizer = train_wordpiece(texts_of(config, table), config.model.vocab_size)
+        processor = Processor(tokenizer, config.model.image_size, config.model.max_text_len)
+    if config.panels is not None:
+        processor = replace(processor, panels=config.panels, panel_gap=config.panel_gap)
+    model_config = configuration.apply(
+        config.model, {"vocab_size": processor.vocab_size, "max_text_len": processor.max_text_len}
+    )
+    if is_for_items(objectives):
+        if stored is not None:  # the labels a head was trained on stay the head's
+            kept = {k: getattr(stored, k) for k in ("answers", "classes") if not getattr(model_config, k)}
+            model_config = replace(model_config, **kept)
+        wanted = {"answer": model_config.answers, "classify": model_config.classes}
+        unknown = any(name in objectives and not labels for name, labels in wanted.items())
+        labels = labels_in(table, config.dataset, config.dataset.max_labels) if unknown else ()
+        model_config = replace(model_config, **with_heads(model_config, objectives, labels))
+    torch.manual_seed(key_seed(config.seed, "init"))
+    model = VLMo(model_config)
+    if folder is None:
+        return model, processor, ""
+    tensors = read_tensors(folder / "model.safetensors")
+    grown = {name: new_rows(model, name, tensor) for name, tensor in tensors.items()}
+    copied, own = load_matching(model, tensors | {name: tensor for name, tensor in grown.items() if tensor is not None})
+    if not copied:
+        raise ValueError(f"no weight of {folder} fits this model; compare its config.json with model.* of this run")
+    return model, processor, f", {len(copied)} tensors from {config.init}{f', {len(own)} new' if own else ''}"
+
+
+def texts_of(config: TrainConfig, table: Table) -> set[str]:
+    """What a tokenizer for this run is learned from: the captions, or the items' prompts. A run on labels alone has
+    only their names."""
+    if is_for_items(config.losses.active()):
+        return prompts_in(table, config.dataset) or set(labels_in(table, config.dataset, config.dataset.max_labels))
+    texts: set[str] = set()
+    wanted = config.dataset.languages
+    for record in table.scan(["captions"], where=config.dataset.where):
+        for captions in record.column("captions").to_pylist():
+            texts.update(c["text"] for c in captions or [] if not wanted or c["language"] in wanted)
+    return texts
+
+
+def training_set(config: TrainConfig, table: Table, model: VLMo, processor: Processor) -> Batches | ItemBatches:
+    """The batches of a run: of pictures with captions, or of items where an objective is about these."""
+    objectives = set(config.losses.active())
+    if is_for_items(objectives):
+        labels = labels_for(model.config, objectives)
+        return ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed)
+    return Batches(table, processor, config.dataset, batch_size=config.batch_size, patch_size=model.config.patch_size,
+                   seed=config.seed)  # fmt: skip
