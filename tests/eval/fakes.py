@@ -61,6 +61,23 @@ class Oracle:
         self.pairs += len(texts)
         return np.array([self.look(i, t) for i, t in zip(images, texts, strict=True)], dtype=np.float32)
 
+    answers = tuple(f"n{n}" for n in range(4))
+
+    def answer(self, images, questions, batch_size=64):
+        self.pairs += len(questions)
+        return np.array([self.say(image) for image in images], dtype=np.float32).reshape(len(images), 4)
+
+    def compare(self, images, sentences, batch_size=64):
+        self.pairs += len(sentences)
+        return np.array([self.judge(i, s) for i, s in zip(images, sentences, strict=True)], dtype=np.float32)
+
+    def say(self, image):
+        number = number_in(image)
+        return [0.25] * 4 if number < 0 else [float(k == number % 4) for k in range(4)]
+
+    def judge(self, images, sentence):
+        return 0.9 if number_in(images[0]) == number_of(sentence) else 0.1
+
     def see(self, image):
         return unit(str(number_in(image)))
 
@@ -85,6 +102,13 @@ class Coin(Oracle):
     def look(self, image, text):
         return float(np.float32(0.5 + 0.5 * unit(f"{number_in(image)} {text}")[0]))
 
+    def say(self, image):
+        number = number_in(image)
+        return [0.25] * 4 if number < 0 else unit(f"say {number}")[:4]
+
+    def judge(self, images, sentence):
+        return self.look(images[0], sentence)
+
 
 class Constant(Oracle):
     """Says the same to everything."""
@@ -100,11 +124,17 @@ class Constant(Oracle):
     def look(self, image, text):
         return 0.5
 
+    def say(self, image):
+        return [0.25] * 4
+
+    def judge(self, images, sentence):
+        return 0.5
+
 
 class Dual(Oracle):
     """An oracle without a fusion head."""
 
-    name, fingerprint, match = "dual", "d0a1", property()
+    name, fingerprint, match, answer, compare = "dual", "d0a1", property(), property(), property()
 
 
 def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=(), missing=(), order=None):
@@ -128,6 +158,14 @@ def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=
             {**base, "id": f"{group}-pair", "task": "pairs", "pictures": [f"p{m}" for m in two], "options": statements}
         )
         for m in two:
+            asked = {"prompt": "which number mod 4", "options": None, "answer": f"n{m % 4}", "task": "question"}
+            items.append({**base, **asked, "id": f"{group}-ask-{m}", "pictures": [f"p{m}"]})
+            for first in (two, two[::-1]):  # in each order of the pictures, of the left one
+                truth = "true" if first[0] == m else "false"
+                told = {"prompt": f"the left one is {m}", "options": ["true", "false"], "answer": truth}
+                shown = [f"p{x}" for x in first]
+                items.append({**base, **told, "id": f"{group}-left-{m}-{first[0]}", "task": "comparison",
+                              "pictures": shown})  # fmt: skip
             for said, statement in zip(two, statements, strict=True):
                 truth = {"prompt": statement, "options": ["true", "false"], "answer": "true" if said == m else "false"}
                 items.append({**base, **truth, "id": f"{group}-{m}-{said}", "task": "statement", "pictures": [f"p{m}"]})

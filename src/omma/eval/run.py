@@ -25,13 +25,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 
 from omma.eval.scorer import Scorer, View
-from omma.eval.task import GREY, VARIANTS, Answer, Grid, Item, Task, cells, derangement, finite, sample
+from omma.eval.task import GREY, METHODS, VARIANTS, Answer, Grid, Item, Task, cells, derangement, finite, sample
+from omma.eval.tasks.nlvr2 import NLVR2
 from omma.eval.tasks.patterns import PATTERNS
 from omma.eval.tasks.retrieval import RETRIEVAL
 from omma.eval.tasks.statements import STATEMENTS
+from omma.eval.tasks.vqa import VQA
 from omma.table import Table
 
-TASKS: dict[str, Task] = {"retrieval": RETRIEVAL, "statements": STATEMENTS, "patterns": PATTERNS}
+TASKS: dict[str, Task] = {
+    "retrieval": RETRIEVAL,
+    "statements": STATEMENTS,
+    "patterns": PATTERNS,
+    "vqa": VQA,
+    "nlvr2": NLVR2,
+}
+EMBEDDING = {"itc", "itm"}  # kinds of score for which pictures and texts are embedded
 
 strings, numbers = pa.list_(pa.string()), pa.list_(pa.float64())
 ROWS = pa.schema(
@@ -156,6 +165,7 @@ def evaluate(
     if where is not None:
         table = table.select(where)
     columns = ["id", "captions"] if chosen.table == "pictures" else [*ITEM_COLUMNS]
+    columns += [name for name in chosen.columns if name in table.columns]
     rows = [row for batch in table.scan(columns=columns, where=chosen.where) for row in batch.to_pylist()]
     if languages and chosen.table == "pictures":
         rows = [row | {"captions": [c for c in row["captions"] or [] if c["language"] in languages]} for row in rows]
@@ -164,12 +174,16 @@ def evaluate(
         raise ValueError(f"no rows for task {task!r} in {table.uri} (it reads {wanted}). Make some: {chosen.make}")
     items = chosen.items(sample(rows, limit, seed))
     encoder = load(model, device)
-    kinds = [kind for kind in chosen.kinds if kind == "itc" or hasattr(encoder, "match")]
+    kinds = [kind for kind in chosen.kinds if hasattr(encoder, METHODS[kind])]
+    if not kinds:
+        methods = " or ".join(METHODS[kind] for kind in chosen.kinds)
+        raise ValueError(f"task {task!r} asks the encoder's {methods}, and {encoder.name!r} has no such method")
 
     with bars(progress) as tick:
         scorer = Scorer(encoder, pictures, batch_size=batch_size, tick=tick)
         askable = [item for item in items if not item.problem]
-        scorer.load((p for item in askable for p in item.pictures), (text for item in askable for text in item.texts))
+        shown, said = (p for item in askable for p in item.pictures), (t for item in askable for t in item.texts)
+        scorer.load(shown, said, embed=bool(EMBEDDING & set(kinds)))
         unscored = {item.id: reason for item in items if (reason := why_not(item, scorer))}
         good = [item for item in items if item.id not in unscored]
         exchange = derangement(good, seed)

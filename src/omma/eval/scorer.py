@@ -4,7 +4,7 @@ E shared space, n pairs. Pictures are distinct when their pixels are; a bad one 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,18 @@ class Scorer:
         self._texts = np.zeros((0, encoder.embed_dim), dtype=np.float32)
         self._text_rows: dict[str, int] = {}
         self._matched: dict[tuple[str, str], float] = {}      # (hash of pixels, text) -> probability
+        self._said: dict[tuple[str, tuple[str, ...], str], np.ndarray] = {}   # (head, hashes of pixels, text) -> scores
 
     # -------------------------------------------------------------------------------------------- encoding
-    def load(self, ids: Iterable[str], texts: Iterable[str]) -> None:
-        """Encode these pictures and texts; call it once, with everything the run will ask for."""
+    def load(self, ids: Iterable[str], texts: Iterable[str], embed: bool = True) -> None:
+        """Encode these pictures and texts; call it once, with everything the run will ask for.
+
+        embed=False: pictures are only opened, to find those that can't be; for heads that need no embedding.
+        """
         wanted = sorted(set(ids))
-        self._encode_images(wanted)
+        self._encode_images(wanted, embed)
+        if not embed:
+            return
         # by length, so that a batch pads little, and in an order that doesn't depend on the table's
         order = sorted(set(texts), key=lambda text: (len(text), text))
         parts = []
@@ -50,7 +56,7 @@ class Scorer:
         self._text_rows = {text: row for row, text in enumerate(order)}
         self.bad_texts = {text for text, good in zip(order, finite(self._texts), strict=True) if not good}
 
-    def _encode_images(self, wanted: list[str]) -> None:
+    def _encode_images(self, wanted: list[str], embed: bool) -> None:
         parts, buffer = [], []
 
         def flush() -> None:
@@ -64,7 +70,7 @@ class Scorer:
                 self.problems[name] = reason
                 continue
             key = self.pixels[name] = pixel_hash(image)
-            if key not in self._rows:
+            if embed and key not in self._rows:
                 self._rows[key] = len(self._rows)
                 buffer.append(image)
             if len(buffer) >= 8 * self.batch_size:
@@ -74,10 +80,12 @@ class Scorer:
             flush()
         self._images = np.concatenate([self._images, *parts])
         self.problems |= {name: "missing" for name in wanted if name not in seen}
+        if not embed:
+            return
         good = finite(self._images)
         self.problems |= {name: "not_finite" for name, key in self.pixels.items() if not good[self._rows[key]]}
 
-    def _open(self, ids: Sequence[str]) -> Iterator[tuple[str, Image.Image | None, str]]:
+    def _open(self, ids: Collection[str]) -> Iterator[tuple[str, Image.Image | None, str]]:
         """(id, RGB picture or None, reason) for those ids that the table has, in its order; the grey one first."""
         if GREY in ids:
             yield GREY, Image.new("RGB", (224, 224), (128, 128, 128)), ""
@@ -162,11 +170,38 @@ class Scorer:
             flush()
         return np.array([self._matched[self.pixels[name], text] for name, text in pairs], dtype=np.float32)
 
+    def head(self, kind: str, asked: Sequence[tuple[tuple[str, ...], str]]) -> np.ndarray:
+        """What encoder.<kind> says of (picture ids, text) each: (n, C), or (n, 1) where it gives one number.
+
+        answer and classify see one picture, compare all of them. Each distinct question is asked once in a run.
+        """
+        keys = [(kind, tuple(self.pixels[name] for name in names), text) for names, text in asked]
+        todo = {key: item for key, item in zip(keys, asked, strict=True) if key not in self._said}
+        fresh, size = list(todo.items()), 4 * self.batch_size
+        for start in range(0, len(fresh), size):
+            part = fresh[start : start + size]
+            opened = {name: image for name, image, _ in self._open({n for _, (names, _) in part for n in names})}
+            texts = [text for _, (_, text) in part]
+            shown = [[opened[name] for name in names] for _, (names, _) in part]
+            if kind == "compare":
+                values = self.encoder.compare(shown, texts, batch_size=self.batch_size)
+            elif kind == "answer":
+                values = self.encoder.answer([images[0] for images in shown], texts, batch_size=self.batch_size)
+            else:
+                values = self.encoder.classify([images[0] for images in shown], batch_size=self.batch_size)
+            values = np.asarray(values, dtype=np.float32)
+            if len(values) != len(part):
+                raise ValueError(f"encoder {self.encoder.name!r}.{kind} returned {values.shape} for {len(part)} "
+                                 "questions; make it return one row each")  # fmt: skip
+            self._said.update(zip((key for key, _ in part), values.reshape(len(part), -1), strict=True))
+            self.tick("questions", start + len(part), len(fresh))
+        return np.stack([self._said[key] for key in keys]) if keys else np.zeros((0, 1), dtype=np.float32)
+
 
 class View:
     """A scorer as a task sees it: one score kind, and pictures exchanged as the variant says.
 
-    kind: "itc" | "itm". shown: picture id -> id of the picture that is shown in its place.
+    kind: one of task.METHODS. shown: picture id -> id of the picture that is shown in its place.
     """
 
     def __init__(self, scorer: Scorer, kind: str, shown: Callable[[str], str] = lambda name: name):
@@ -184,6 +219,17 @@ class View:
         """(n,) scores of (picture id, text) pairs."""
         shown = [(self.shown(name), text) for name, text in pairs]
         return self.scorer.itc(shown) if self.kind == "itc" else self.scorer.itm(shown)
+
+    def asked(self, items: Sequence[Item]) -> np.ndarray:
+        """(n, C) what the head of this kind says of each item's pictures and its first text."""
+        return self.scorer.head(self.kind, [
+            (tuple(self.shown(name) for name in item.pictures), item.texts[0] if item.texts else "") for item in items
+        ])  # fmt: skip
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the columns of `asked` stand for."""
+        return tuple(getattr(self.scorer.encoder, {"answer": "answers", "classify": "classes"}[self.kind]))
 
     def matrices(self, items: Sequence[Item]) -> list[np.ndarray]:
         """For each item its scores, (pictures, texts)."""

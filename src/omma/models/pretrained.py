@@ -139,6 +139,16 @@ class VLMoEncoder:
         return self._batched(same_number(images, texts), batch_size, step, ())
 
     # ---- fine-tuned heads; each asks for its own and says how to get it
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What the columns of `answer` stand for."""
+        return self.model.config.answers
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What the columns of `classify` stand for."""
+        return self.model.config.classes
+
     def answer(self, images: Sequence[Image.Image], questions: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """How likely each of model.config.answers is right of question i about picture i: (n, A) float32, each 0..1."""
 
