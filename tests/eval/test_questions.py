@@ -9,7 +9,7 @@ import pytest
 from omma.eval.tasks import nlvr2, vqa
 
 
-def row(answers=(), answer="red", **changes):
+def row(answers=(), answer: str | None = "red", **changes):
     return {"id": "q", "pattern": "", "pictures": ["p"], "prompt": "which colour", "answer": answer, "group": None,
             "answers": list(answers)} | changes  # fmt: skip
 
