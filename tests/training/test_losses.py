@@ -9,7 +9,7 @@ from omma.models.preprocess import Processor
 from omma.table import Table
 from omma.training.batches import Batch, Batches
 from omma.training.losses import LossWeights, by_length, compute_losses, negatives
-from omma.training.setup import build
+from omma.training.setup import build, check, training_set
 
 
 def batch_of(partner: list[int], texts: list[tuple[int, ...]]) -> Batch:
@@ -131,3 +131,50 @@ def test_groups_of_one_length_hold_each_row_once():
     mask = (torch.arange(40) < torch.tensor([[3], [16], [17], [40], [9], [33]])).long()
     groups = [(rows.tolist(), length) for rows, length in by_length(mask)]
     assert groups == [([0, 1, 4], 16), ([2], 32), ([3, 5], 40)]
+
+
+def test_each_picture_meets_its_caption_and_the_caption_with_its_relation_turned(tiny_run):
+    """Against matching done one by one; and only pictures within the fusion share take part."""
+    config = tiny_run(losses=LossWeights(itm_relation=1.0))
+    table = Table.open(config.data)
+    model, processor, _ = build(config, table)
+    model = model.double().eval()
+    batch = training_set(config, table, model, processor)[0]
+    pixels = processor.normalize(batch.pixels).double()
+    told = [[processor.tokenizer.decode(row.tolist()) for row in side] for side in batch.relation_ids]
+    assert batch.relation_rows.tolist() == list(range(8))
+    for own, turned in zip(*told, strict=True):
+        assert {own.split()[-1], turned.split()[-1]} == {"left", "right"}
+        assert own.split()[:-1] == turned.split()[:-1] == ["a", own.split()[1], "square", "on", "the"]
+    found = compute_losses(model, batch, pixels, config.losses, (0, 0), fusion_share=0.5)
+    by_hand = []
+    for row in range(4):
+        own, turned = (
+            model.match(batch.relation_ids[side, row][None], batch.relation_mask[side, row][None], pixels[row][None])[0]
+            for side in (0, 1)
+        )
+        by_hand.append(torch.nn.functional.softplus((turned[1] - turned[0]) - (own[1] - own[0])))
+    assert found.keys() == {"itm_relation"}
+    assert found["itm_relation"].item() == pytest.approx(torch.stack(by_hand).mean().item(), rel=1e-5)
+    plain = replace(config, losses=LossWeights(itm=1.0))
+    assert len(training_set(plain, table, model, processor)[0].relation_rows) == 0
+    nothing = compute_losses(model, training_set(plain, table, model, processor)[0], pixels, config.losses, (0, 0))
+    assert nothing["itm_relation"].item() == 0
+
+
+def test_balance_is_what_the_routers_did_in_the_passes_of_the_other_objectives(tiny_run):
+    config = tiny_run()
+    config = replace(config, model=replace(config.model, router="top1"), losses=LossWeights(itc=1.0, balance=0.1))
+    table = Table.open(config.data)
+    model, processor, _ = build(config, table)
+    batch = training_set(config, table, model, processor)[0]
+    for block in model.blocks:
+        block.router.score.weight.data.zero_()
+    losses = compute_losses(model, batch, processor.normalize(batch.pixels), config.losses, (0, 0))
+    assert losses.keys() == {"itc", "balance"}
+    assert losses["balance"].item() == pytest.approx(1), "a router that can't decide"
+    losses["balance"].backward()
+    assert model.blocks[0].router.prior.grad.abs().sum() > 0
+    for changed in ({"model": replace(config.model, router="modality")}, {"losses": LossWeights(balance=0.1)}):
+        with pytest.raises(ValueError, match=r"losses.balance is for a learned router"):
+            check(replace(config, **changed), resume=False)

@@ -12,6 +12,7 @@ from omma.training.objectives import (
     hard_negatives,
     itc_loss,
     itm_loss,
+    match_edit_loss,
     match_pair_loss,
     mim_loss,
     mlm_loss,
@@ -146,3 +147,9 @@ def test_patch_pixels_are_the_patches_in_raster_order():
 def test_what_belongs_together_is_the_same_picture_or_the_same_words():
     same = belongs_together(["a", "b", "a"], [(1, 2), (3,), (3,)])
     assert same.tolist() == [[True, False, True], [False, True, True], [True, True, True]]
+
+
+def test_an_edited_text_costs_log_2_where_it_scores_alike_and_nothing_far_below():
+    own = torch.tensor([[0.0, 3.0], [5.0, 8.0]])
+    assert match_edit_loss(own, own + 7.0).item() == pytest.approx(math.log(2))  # the level does not count
+    assert match_edit_loss(own, own - torch.tensor([0.0, 50.0])).item() == pytest.approx(0, abs=1e-6)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from omma.models.layers import Attention, DropPath, Expert, attend, merge_heads
+from omma.models.router import Router
 from omma.models.vlmo_config import VLMoConfig
 
 Modality = Literal["image", "text", "vl"]
@@ -58,7 +59,11 @@ class MultiwayBlock(nn.Module):
         names = ("image", "text", "vl") if layer >= c.vl_start else ("image", "text")
         if c.experts == "single":
             names = ("shared",)
+        elif c.num_experts:
+            names += tuple(f"more{n}" for n in range(1, c.num_experts - len(names) + 1))
         self.experts = nn.ModuleDict({n: Expert(D, c.mlp_ratio, c.norm_eps, sub_norm=c.sub_norm) for n in names})
+        top = {"modality": 0, "top1": 1, "top2": 2}[c.router]
+        self.router = Router(D, names, top, c.router_prior, c.norm_eps) if top else None
         self.separate, self.single = c.attention == "separate", c.experts == "single"
         scale = c.layer_scale
         self.gamma_1 = nn.Parameter(torch.full((D,), scale)) if scale is not None else None
@@ -74,6 +79,8 @@ class MultiwayBlock(nn.Module):
             x = x + self.drop_path(self.attentions(x, text_len, bias, self.gamma_1))
         else:
             x = x + self.drop_path(self.attention(self.norm1(x), bias, self.gamma_1))
+        if self.router is not None:
+            return x + self.drop_path(self.router(x, self.experts, modality, text_len, self.gamma_2))
         name = "shared" if self.single else modality
         if name in self.experts:
             return x + self.drop_path(self.experts[name](x, self.gamma_2))

@@ -19,6 +19,9 @@ class VLMoConfig:
     num_vl_layers: int = 2  # top layers in which both modalities share the vision-language expert
     attention: Literal["shared", "separate"] = "shared"  # one for all tokens, or one (with its norm) a modality
     experts: Literal["multiway", "single"] = "multiway"  # "single": one FFN for all tokens, as in a plain Transformer
+    router: Literal["modality", "top1", "top2"] = "modality"  # a token's expert: by the paper's rule, or learned
+    num_experts: int | None = None  # of a routed layer; None: as many as the rule has there, the others are added
+    router_prior: float = 0.0  # how sure of the rule a router is to begin with (router.py)
     final_norm: Literal["shared", "separate", "none"] = "shared"
     sub_norm: bool = False  # LayerNorm inside attention and FFN too, as in BEiT-3
     key_bias: bool = False  # changes nothing but the files of models that have one
@@ -45,6 +48,13 @@ class VLMoConfig:
             raise ValueError(f"image_size {self.image_size} does not divide by patch_size {self.patch_size}")
         if not 0 <= self.num_vl_layers <= self.num_layers:
             raise ValueError(f"num_vl_layers {self.num_vl_layers} is not within 0..num_layers {self.num_layers}")
+        if self.router == "modality" and self.num_experts is not None:
+            raise ValueError(f"num_experts={self.num_experts} needs a learned router: router=top1 or router=top2")
+        if self.router != "modality" and self.experts == "single":
+            raise ValueError(f"router={self.router} has nothing to choose among with experts=single")
+        least = 3 if self.num_vl_layers else 2
+        if self.num_experts is not None and self.num_experts < least:
+            raise ValueError(f"num_experts={self.num_experts}; the modalities have {least} already")
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from omma.decode import open_picture
 from omma.models.preprocess import Processor, pad
 from omma.table import Table
+from omma.training.edits import false_texts
 from omma.training.objectives import IGNORE
 from omma.training.rng import numpy_generator
 
@@ -62,6 +63,10 @@ class Batch:
     patch_mask: Tensor  # (B, N) bool, True = hidden
     partner: Tensor  # (B,): where the other picture of its minimal pair stands in the batch, -1 for a picture by itself
     texts: list[tuple[int, ...]] = field(repr=False)
+    # Rows (R,) whose picture has a caption with a relation, and (2, R, T) it and the same with its relation turned.
+    relation_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    relation_ids: Tensor = field(default_factory=lambda: torch.zeros(2, 0, 1, dtype=torch.long))
+    relation_mask: Tensor = field(default_factory=lambda: torch.zeros(2, 0, 1, dtype=torch.long))
 
     def to(self, device: torch.device) -> "Batch":
         tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -75,13 +80,15 @@ class Batches:
     """
 
     def __init__(
-        self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, patch_size: int, seed: int
-    ):
+        self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, patch_size: int, seed: int,
+        relations: bool = False,
+    ):  # fmt: skip
         if batch_size < 2 or batch_size % 2:
             raise ValueError(f"batch_size {batch_size}: it must be even, since samples travel in twos")
         self.processor, self.config, self.batch_size, self.seed = processor, config, batch_size, seed
         self.grid = processor.image_size // patch_size
         self.root = Path(table.uri)
+        self.relations: list[list[tuple[str, str]]] | None = [] if relations else None
         self._read(table)
         self._continues = continuation_ids(processor)
 
@@ -115,6 +122,8 @@ class Batches:
                 values.append(row[kept_apart] if kept_apart else None)
                 self.pictures.append({k: row[k] for k in ("id", "bytes", "uri", "offset", "length")})
                 self.captions.append(self.processor.text_ids(words))
+                if self.relations is not None:
+                    self.relations.append(false_texts(words))
         pairs = [tuple(members) for members in groups.values() if len(members) == 2]
         self.grouped = {i for pair in pairs for i in pair}
         kinds = {value: kind for kind, value in enumerate(dict.fromkeys(values))}
@@ -191,7 +200,19 @@ class Batches:
             patch_mask=torch.from_numpy(hidden.reshape(len(rows), -1)),
             partner=torch.tensor(partner),
             texts=[tuple(row) for row in rows],
+            **self._exchanged(units.reshape(-1).tolist(), step),
         )
+
+    def _exchanged(self, samples: list[int], step: int) -> dict[str, Tensor]:
+        """The relation fields of a batch: one caption and its false twin of each picture that has any."""
+        with_any = [(row, i) for row, i in enumerate(samples) if self.relations and self.relations[i]]
+        if not (self.relations and with_any):
+            return {}
+        rng = numpy_generator(self.seed, "relation", step)
+        pairs = [self.relations[i][int(rng.integers(len(self.relations[i])))] for _, i in with_any]
+        texts = [own for own, _ in pairs] + [turned for _, turned in pairs]
+        ids, mask = (t.view(2, len(pairs), -1) for t in self.processor.texts(texts))
+        return {"relation_rows": torch.tensor([row for row, _ in with_any]), "relation_ids": ids, "relation_mask": mask}
 
     def _pixels(self, i: int, rng: np.random.Generator) -> np.ndarray:
         return augmented(decoded(self.pictures[i], self.root), self.processor, self.config, rng)

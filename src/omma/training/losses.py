@@ -3,6 +3,7 @@
 B batch, T text tokens, P image tokens. Stage 1 is mim alone, stage 2 text_mlm alone, stage 3 itc + itm + mlm.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from omma.models.router import balance_loss, routing
 from omma.models.vlmo import VLMo
 from omma.training import objectives
 from omma.training.batches import Batch
@@ -28,7 +30,9 @@ class LossWeights:
     itc_vl: float = 0.0  # the same behind the VL experts (published code)
     itm: float = 0.0  # image-text matching with hard negatives, fusion
     itm_pair: float = 0.0  # the same within each minimal pair: right above wrong, whatever the level
+    itm_relation: float = 0.0  # each caption above itself with left and right (above and below, ..) exchanged, fusion
     mlm: float = 0.0  # masked language modelling with the picture in sight, fusion
+    balance: float = 0.0  # learned routers use their experts alike; beside another objective
     answer: float = 0.0  # questions about a picture: every answer right or wrong (VQA)
     pair: float = 0.0  # a sentence about two pictures: true or false (NLVR2)
     set: float = 0.0  # a sentence about K pictures in any order: true or false
@@ -77,9 +81,12 @@ def compute_losses(
     step = Step(model=model, batch=batch, pixel_values=pixel_values, weights=weights, key=key,
                 fusion_share=fusion_share, negatives_within=negatives_within)  # fmt: skip
     losses: dict[str, Tensor] = {}
-    for names, passes in PASSES:
-        if step.on.keys() & names:
-            losses |= passes(step)
+    with routing(model) if "balance" in step.on else contextlib.nullcontext([]) as loads:
+        for names, passes in PASSES:
+            if step.on.keys() & names:
+                losses |= passes(step)
+    if "balance" in step.on:  # no pass of its own: what the routers did in those of the others
+        losses["balance"] = torch.stack([balance_loss(*load) for load in loads]).mean()
     return losses
 
 
@@ -150,6 +157,22 @@ def vision_language(step: Step) -> dict[str, Tensor]:
         if "mlm" in on:
             losses["mlm"] = objectives.mlm_loss(model.mlm_head(hidden), hidden_words)
     return losses
+
+
+def exchanged_relations(step: Step) -> dict[str, Tensor]:
+    """A picture with its caption, and with the same caption whose relation is turned round."""
+    model, batch = step.model, step.batch
+    n = max(2, 2 * round(step.fusion_share * len(batch.ids) / 2))
+    kept = torch.nonzero(batch.relation_rows < n)[:, 0]
+    if len(kept) == 0:
+        return {"itm_relation": step.pixel_values.sum() * 0.0}
+    ids, mask = (t.index_select(1, kept).flatten(0, 1) for t in (batch.relation_ids, batch.relation_mask))
+    pixel_values = step.pixel_values.index_select(0, batch.relation_rows[kept])
+    image = model.embed_image(pixel_values).repeat(2, 1, 1)
+    no_words = torch.full_like(ids, objectives.IGNORE)
+    pooled = fused(model, model.embed_text(ids), mask, image, model.grid_of(pixel_values), no_words)[0]
+    own, turned = model.itm_head(pooled).chunk(2)
+    return {"itm_relation": objectives.match_edit_loss(own, turned)}
 
 
 def contrastive(
@@ -235,5 +258,6 @@ PASSES: tuple[tuple[frozenset[str], Callable[[Step], dict[str, Tensor]]], ...] =
     (frozenset({"mim"}), masked_patches),
     (frozenset({"text_mlm"}), masked_text),
     (frozenset({"itc", "itc_pair", "itc_vl", "itm", "itm_pair", "mlm"}), vision_language),
+    (frozenset({"itm_relation"}), exchanged_relations),
     (frozenset(ITEM_OBJECTIVES), item_losses),
 )

@@ -108,6 +108,15 @@ def match_pair_loss(own: Tensor, crossed: Tensor, partner: Tensor) -> Tensor:
     return (texts.mean() + pictures.mean()) / 2
 
 
+def match_edit_loss(own: Tensor, edited: Tensor) -> Tensor:
+    """Each picture prefers its text to the text with one word made wrong: cross-entropy over two, log 2 at chance.
+
+    own, edited: (n, 2) matching logits. Only their difference counts, as in `match_pair_loss`.
+    """
+    right, wrong = (logits.float()[:, 1] - logits.float()[:, 0] for logits in (own, edited))
+    return F.softplus(wrong - right).mean()
+
+
 def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Masked language modelling over masked positions: logits (M, V), labels (M,). 0 when no word is masked."""
     if len(labels) == 0:

@@ -33,6 +33,8 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
         raise ValueError("every loss weight is 0; set one, e.g. losses.itc=1")
     if config.losses.itc_vl and not config.model.itc_vl:
         raise ValueError("losses.itc_vl needs the heads for it: model.itc_vl=true")
+    if config.losses.balance and (config.model.router == "modality" or len(config.losses.active()) == 1):
+        raise ValueError("losses.balance is for a learned router beside another objective: model.router=top1, or 0")
     if config.steps < 1 or config.warmup > config.steps:
         raise ValueError(
             f"steps={config.steps} and warmup={config.warmup}: steps must be at least 1 and at least the warm-up"
@@ -146,4 +148,4 @@ def training_set(config: TrainConfig, table: Table, model: VLMo, processor: Proc
         labels = labels_for(model.config, objectives)
         return ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed)
     return Batches(table, processor, config.dataset, batch_size=config.batch_size, patch_size=model.config.patch_size,
-                   seed=config.seed)  # fmt: skip
+                   seed=config.seed, relations="itm_relation" in objectives)  # fmt: skip
