@@ -13,7 +13,7 @@ import omma
 from omma import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
-VERBS = ("demo", "scenes", "ingest", "export", "embed", "search", "train", "eval", "show")
+VERBS = ("demo", "scenes", "ingest", "ingest-items", "export", "embed", "search", "train", "eval", "show")
 
 
 def omma_says(capsys, *args) -> tuple[int, str, str]:

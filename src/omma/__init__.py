@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _MODULES equal
     from omma.data.export import export
     from omma.data.ingest import ingest
+    from omma.data.questions import ingest_items
     from omma.embedding import embed
     from omma.eval.run import Report, evaluate
     from omma.folder import Fit, fit
@@ -35,6 +36,7 @@ __all__ = [
     "export",
     "fit",
     "ingest",
+    "ingest_items",
     "load_encoder",
     "search",
     "train",
@@ -54,6 +56,7 @@ _MODULES = {
     "export": "omma.data.export",
     "fit": "omma.folder",
     "ingest": "omma.data.ingest",
+    "ingest_items": "omma.data.questions",
     "load_encoder": "omma.models.pretrained",
     "search": "omma.retrieval.index",
     "train": "omma.training.loop",

@@ -249,6 +249,33 @@ def ingest(
     answer(as_json, result, lambda: facts_table("ingest", result))
 
 
+@app.command("ingest-items")
+def ingest_items(
+    source: Annotated[Path, typer.Argument(help="VQA's questions, NLVR2's examples, or lines of your own (.jsonl).")],
+    out: Annotated[Path, typer.Argument(help="Folder to make; it will hold the tables pictures and items.")],
+    images: Annotated[Path, typer.Option(help="Folder of the pictures.")],
+    answers: Annotated[Path | None, typer.Option(help="VQA's annotations, which hold the answers.")] = None,
+    format: Annotated[str | None, typer.Option(help="vqa, nlvr2 or jsonl (default: told by looking at it).")] = None,
+    split: Annotated[str, typer.Option(help="What the column split says.")] = "train",
+    store: Annotated[Store, typer.Option(help="Keep the pictures' bytes, or where they lie.")] = Store.bytes,
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> None:
+    """Make tables of questions about your pictures.
+
+    A line of your own: {"image": "a.jpg", "question": "what is it", "answer": "a cup"}.
+
+    \b
+    omma ingest-items nlvr2/dev.json tables/nlvr2 --images nlvr2/images --split dev
+    omma ingest-items questions.jsonl tables/mine --images photos
+    """
+    with working(as_json):
+        made = omma.ingest_items(source, out, images=images, answers=answers, format=format, split=split,
+                                 store=store.value, workers=workers, progress=True)  # fmt: skip
+    result = {table.uri.name: {"path": str(table.uri), "rows": table.num_rows} for table in made}
+    answer(as_json, result, lambda: facts_table("ingest-items", result))
+
+
 @app.command()
 def export(
     table: Annotated[Path, typer.Argument(help="Table of pictures.")],

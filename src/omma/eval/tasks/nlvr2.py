@@ -59,7 +59,7 @@ NLVR2 = Task(
     about="is a sentence true of two pictures together; accuracy and consistency",
     table="items",
     where="task == 'comparison'",
-    make="omma scenes OUT --export nlvr2 && omma ingest OUT/nlvr2 TABLES --format nlvr2",
+    make="omma scenes OUT --export nlvr2 && omma ingest-items OUT/nlvr2/train.json TABLES --images OUT/nlvr2/images",
     kinds=("compare",),
     credits=("accuracy",),
     headline={"compare": "accuracy"},
