@@ -11,15 +11,18 @@ import torch
 from PIL import Image
 
 import omma
+from omma.models.positions import resample_grid
 from omma.models.preprocess import Processor, train_wordpiece
 from omma.models.vlmo import VLMo, VLMoConfig
 from omma.table import Table
 from omma.training.batches import DataConfig
 from omma.training.config import TrainConfig
 from omma.training.finetune import answer_loss, label_loss, labels_for
-from omma.training.items import ItemBatches, labels_in
+from omma.training.items import ItemBatches, labels_in, mixed
 from omma.training.loop import train
 from omma.training.losses import LossWeights
+from omma.training.recipes import RECIPES
+from omma.training.task_recipes import TASK_RECIPES
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 
@@ -199,3 +202,48 @@ def test_captions_are_not_learned_from_a_table_of_items(folder, tmp_path):
                          losses=LossWeights(itc=1.0), steps=2, warmup=0, device="cpu")  # fmt: skip
     with pytest.raises(ValueError, match="is a table of items"):
         train(config, progress=False)
+
+
+def test_mixing_shows_two_pictures_in_the_shares_of_their_labels():
+    pixels = np.stack([np.full((1, 3, 8, 8), value, dtype=np.uint8) for value in (0, 100, 200, 40)])
+    targets = np.eye(4, dtype=np.float32)
+    seen = {"blend": 0, "cut": 0}
+    for step in range(40):
+        out, shares = mixed(pixels, targets, 0.8, 1.0, np.random.default_rng(step))
+        np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+        own, other = shares[0, 0], shares[0, 3]
+        if len(np.unique(out[0])) == 2 or own == 1:  # of pictures of one grey each, the share is their mean
+            seen["cut"] += 1
+            assert out[0].mean() == pytest.approx(40 * other, abs=1e-3)
+        else:
+            seen["blend"] += 1
+            assert out[0].mean() == pytest.approx(40 * other, abs=0.51)
+    assert min(seen.values()) > 5
+
+
+def test_a_model_is_inherited_but_for_what_the_recipe_sets(folder, tmp_path):
+    small = replace(TINY, hidden_size=48, num_heads=3, image_size=16)
+    base = TrainConfig(data=str(folder / "items"), out=str(tmp_path / "a"), model=small, dataset=QUESTIONS, steps=1,
+                       losses=LossWeights(answer=1.0), warmup=0, batch_size=4, ema=None, workers=0)  # fmt: skip
+    train(base, progress=False)
+    before = omma.load_encoder(tmp_path / "a", device="cpu").model
+    larger = replace(base, out=str(tmp_path / "b"), init=str(tmp_path / "a"), inherit=True, peak_lr=0.0, epochs=2.0,
+                     model=VLMoConfig(image_size=32))  # fmt: skip
+    done = train(larger, progress=False)
+    assert done.step == 6  # twice twelve questions by four
+    after = omma.load_encoder(tmp_path / "b", device="cpu").model
+    assert after.config == replace(before.config, image_size=32)
+    expected = resample_grid(before.image_positions[1:], (2, 2), (4, 4))
+    torch.testing.assert_close(after.image_positions[1:], expected)
+    with pytest.raises(ValueError, match="give init=RUN"):
+        train(replace(larger, init=None, out=str(tmp_path / "c")), progress=False)
+
+
+@pytest.mark.parametrize("name", sorted(TASK_RECIPES))
+def test_every_task_recipe_has_a_command_and_one_kind_of_item(name):
+    config = RECIPES[name]()
+    assert config.recipe == name
+    assert config.inherit
+    labels_for(VLMoConfig(answers=("a",), classes=("a",)), set(config.losses.active()))
+    make = RECIPES[name]
+    assert "omma train vlmo-" in (getattr(make, "func", make).__doc__ or "")

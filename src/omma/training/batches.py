@@ -45,6 +45,8 @@ class DataConfig:
     flip: bool = False  # mirror half of the pictures; wrong wherever a caption says left or right
     label: str | None = None  # column of a pictures table that holds what losses.classify is to say
     max_labels: int = 3129  # answers or classes to learn, the most frequent ones (VQA v2: those seen nine times)
+    mixup: float = 0.0  # alpha of the share of another picture that is laid over one (losses.classify); 0: none
+    cutmix: float = 0.0  # the same for a rectangle of another picture; with both, each batch draws one of them
     mlm_probability: float = 0.15
     mim_ratio: float = 0.4  # share of patches hidden, in blocks
 

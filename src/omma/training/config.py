@@ -16,6 +16,8 @@ class TrainConfig:
     data: str = ""  # folder of a pictures table
     out: str = ""  # the run folder
     init: str | None = None  # model folder or run to start from: every weight whose name and shape fit
+    # The model is that of init; only what differs from VLMoConfig() here is set anew, such as a larger image_size.
+    inherit: bool = False
     model: VLMoConfig = field(default_factory=VLMoConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
     losses: LossWeights = field(default_factory=LossWeights)
@@ -24,6 +26,7 @@ class TrainConfig:
     freeze: tuple[str, ...] = ()  # shell patterns over parameter names, or a group such as "vision"
 
     steps: int = 1000
+    epochs: float = 0.0  # over 0: that many passes over the data instead of `steps`, the first tenth a warm-up
     batch_size: int = 64  # samples a step; even
     fusion_share: float = 1.0  # share of a batch that itm and mlm see; the contrast sees all of it
     negatives_within: int = 0  # itm's hard negatives come from so many neighbouring samples; 0: from the whole batch

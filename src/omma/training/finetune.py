@@ -3,11 +3,14 @@
 B batch, K pictures an item, C labels.
 """
 
+from dataclasses import fields, replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omma.models.positions import resample_grid
 from omma.models.vlmo import VLMo, VLMoConfig
 from omma.training.items import TRUE_FALSE
 
@@ -79,10 +82,25 @@ def is_for_items(objectives: Any) -> bool:
     return bool(set(objectives) & set(ITEM_OBJECTIVES))
 
 
-def new_rows(model: VLMo, name: str, stored: Tensor) -> Tensor | None:
-    """A stored tensor as the model's of that name where only rows were added: picture types (NLVR2's second picture
-    starts as a copy of the first, as published). None where that is not so."""
+def inherited(stored: VLMoConfig, wanted: VLMoConfig) -> VLMoConfig:
+    """The stored model's config, with what `wanted` has other than a plain VLMoConfig()."""
+    plain = VLMoConfig()
+    names = [f.name for f in fields(VLMoConfig) if getattr(wanted, f.name) != getattr(plain, f.name)]
+    return replace(stored, **{name: getattr(wanted, name) for name in names})
+
+
+def fitted(model: VLMo, source: VLMoConfig, name: str, stored: Tensor) -> Tensor:
+    """A stored tensor as this model's of that name, where the models differ in sizes that training may change.
+
+    Picture positions are read at the new grid (bicubic); a second picture's type starts as a copy of the first one's
+    (NLVR2, as published). Else the tensor itself, whether it fits or not.
+    """
     own = model.state_dict().get(name)
-    if own is None or name != "type_embed.weight" or own.shape[1:] != stored.shape[1:] or len(own) <= len(stored):
-        return None
-    return stored[[min(i, len(stored) - 1) for i in range(len(own))]]
+    if own is None or own.shape == stored.shape or own.shape[1:] != stored.shape[1:]:
+        return stored
+    if name == "image_positions":
+        patches = resample_grid(stored[1:], source.grid, model.config.grid)
+        return torch.cat((stored[:1], patches))
+    if name == "type_embed.weight" and len(own) > len(stored):
+        return stored[[min(i, len(stored) - 1) for i in range(len(own))]]
+    return stored

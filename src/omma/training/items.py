@@ -106,13 +106,18 @@ class ItemBatches:
         epoch, k = divmod(step, self.steps_per_epoch)
         chosen = self.order(epoch)[k * self.batch_size : (k + 1) * self.batch_size].tolist()
         input_ids, attention_mask = pad([self.prompts[i] for i in chosen], self.processor.max_text_len)
+        pixels = np.stack([self._pixels(i, epoch) for i in chosen])
+        targets = np.stack([self.targets[i] for i in chosen])
+        if self.config.mixup or self.config.cutmix:
+            rng = numpy_generator(self.seed, "mix", step)
+            pixels, targets = mixed(pixels, targets, self.config.mixup, self.config.cutmix, rng)
         return ItemBatch(
             step=step,
             ids=[self.ids[i] for i in chosen],
-            pixels=torch.from_numpy(np.stack([self._pixels(i, epoch) for i in chosen])),
+            pixels=torch.from_numpy(pixels),
             input_ids=input_ids,
             attention_mask=attention_mask,
-            targets=torch.from_numpy(np.stack([self.targets[i] for i in chosen])),
+            targets=torch.from_numpy(targets),
         )
 
     def _pixels(self, i: int, epoch: int) -> np.ndarray:
@@ -124,6 +129,28 @@ class ItemBatches:
             pixels = augmented(image, self.processor, self.config, rng)
             parts.append(pixels if pixels.ndim == 4 else pixels[None])
         return np.concatenate(parts)
+
+
+def mixed(
+    pixels: np.ndarray, targets: np.ndarray, mixup: float, cutmix: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each picture with the batch's counterpart from the other end: blended (mixup, Zhang et al. 2018), or with a
+    rectangle of it (CutMix, Yun et al. 2019); targets in the shares that are seen. One draw a batch.
+
+    pixels: (B, K, 3, h, w) uint8; targets: (B, C).
+    """
+    cut = bool(cutmix) and (not mixup or rng.random() < 0.5)
+    share = rng.beta(cutmix, cutmix) if cut else rng.beta(mixup, mixup)  # of the picture itself
+    if cut:
+        height, width = pixels.shape[-2:]
+        h, w = round(height * np.sqrt(1 - share)), round(width * np.sqrt(1 - share))
+        top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+        out = pixels.copy()
+        out[..., top : top + h, left : left + w] = pixels[::-1, ..., top : top + h, left : left + w]
+        share = 1 - h * w / (height * width)  # what the rounding left
+    else:
+        out = np.rint(share * pixels + (1 - share) * pixels[::-1].astype(np.float32)).astype(np.uint8)
+    return out, (share * targets + (1 - share) * targets[::-1]).astype(np.float32)
 
 
 def pictures_of(table: Table) -> Table:

@@ -26,7 +26,7 @@ from omma.training.log import Log, Watch
 from omma.training.losses import compute_losses
 from omma.training.optim import EMA, freeze, learning_rate, parameter_groups
 from omma.training.rng import key_seed
-from omma.training.setup import build, check, training_set
+from omma.training.setup import build, check, in_steps, training_set
 
 
 class NonFiniteLoss(RuntimeError):
@@ -53,6 +53,7 @@ def train(
     table = Table.open(config.data)
     model, processor, started_from = build(config, table)
     batches = training_set(config, table, model, processor)
+    asked, config = config, in_steps(config, batches.steps_per_epoch)
     frozen = freeze(model, config.freeze)
     model.to(device).train()
     optimizer = torch.optim.AdamW(
@@ -70,7 +71,7 @@ def train(
             average.state = {k: v.to(device) for k, v in read_tensors(previous.path / "model.safetensors").items()}
         start = state["step"]
     checkpoints.cut_metrics(run / "metrics.jsonl", start)
-    (run / "config.json").write_text(json.dumps(configuration.to_dict(config), indent=2) + "\n")
+    (run / "config.json").write_text(json.dumps(configuration.to_dict(asked), indent=2) + "\n")
 
     def save(step: int, best: bool = False) -> Checkpoint:
         def write_model(folder: Path) -> None:

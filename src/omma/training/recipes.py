@@ -13,6 +13,7 @@ from omma.models.vlmo_config import NANO
 from omma.training.batches import DataConfig
 from omma.training.config import TrainConfig
 from omma.training.losses import LossWeights
+from omma.training.task_recipes import TASK_RECIPES
 
 
 def vlmo_nano_mim() -> TrainConfig:
@@ -122,6 +123,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "vlmo-nano-vl": vlmo_nano_vl,
     "eye-contrast": eye_contrast,
     "eye-fusion": eye_fusion,
+    **TASK_RECIPES,
 }
 
 

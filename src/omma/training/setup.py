@@ -15,7 +15,7 @@ from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.batches import Batches
 from omma.training.config import TrainConfig
-from omma.training.finetune import is_for_items, labels_for, new_rows, with_heads
+from omma.training.finetune import fitted, inherited, is_for_items, labels_for, with_heads
 from omma.training.items import ItemBatches, labels_in, prompts_in
 from omma.training.rng import key_seed
 
@@ -93,10 +93,14 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
     if table.kind != "pictures" and not is_for_items(objectives):
         raise ValueError(f"{table.uri} is a table of {table.kind}; {', '.join(sorted(objectives))} learn from pictures "
                          "with captions. Give that table, or an objective on items, e.g. losses.answer=1")  # fmt: skip
+    if config.inherit and not config.init:
+        raise ValueError(f"{config.recipe or 'this run'} goes on from a trained model: give init=RUN or a model folder")
     if config.init:
         folder = model_folder(config.init)
         stored = read_config(folder)
         processor = Processor.load(folder)
+        if config.inherit:
+            config = replace(config, model=inherited(stored, config.model))
         size, length = config.model.image_size, config.model.max_text_len
         processor = replace(processor, image_size=size, max_text_len=min(length, stored.max_text_len))
     else:
@@ -121,11 +125,19 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
     if folder is None:
         return model, processor, ""
     tensors = read_tensors(folder / "model.safetensors")
-    grown = {name: new_rows(model, name, tensor) for name, tensor in tensors.items()}
-    copied, own = load_matching(model, tensors | {name: tensor for name, tensor in grown.items() if tensor is not None})
+    assert stored is not None
+    copied, own = load_matching(model, {name: fitted(model, stored, name, tensor) for name, tensor in tensors.items()})
     if not copied:
         raise ValueError(f"no weight of {folder} fits this model; compare its config.json with model.* of this run")
     return model, processor, f", {len(copied)} tensors from {config.init}{f', {len(own)} new' if own else ''}"
+
+
+def in_steps(config: TrainConfig, steps_per_epoch: int) -> TrainConfig:
+    """The config with `epochs` told in steps."""
+    if not config.epochs:
+        return config
+    steps = max(1, round(config.epochs * steps_per_epoch))
+    return replace(config, steps=steps, warmup=steps // 10, epochs=0.0)
 
 
 def texts_of(config: TrainConfig, table: Table) -> set[str]:
