@@ -93,7 +93,7 @@ class VLMo(nn.Module):
             self.logit_scale_vl = nn.Parameter(torch.full((1,), INITIAL_LOGIT_SCALE))
         self.itm_head = nn.Linear(D, 2)
         self.mlm_head = MLMHead(D, c.vocab_size)
-        self.mim_head = nn.Linear(D, 3 * c.patch_size**2)
+        self.mim_head = nn.Linear(D, c.mim_size or 3 * c.patch_size**2)
         self.answer_head = classifier(D, 2 * D, len(c.answers)) if c.answers else None
         self.class_head = ClassHead(D, len(c.classes)) if c.classes else None
         self.pair_head = classifier(2 * D, 2 * D, c.num_pair_classes) if c.num_pair_classes else None

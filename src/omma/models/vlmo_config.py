@@ -35,6 +35,7 @@ class VLMoConfig:
     embed_dim: int | None = None  # E; None: the width, as published
     pool: Literal["first", "max"] = "first"  # a pass as one vector: [CLS] as published, or the largest of all tokens
     itc_vl: bool = False  # second contrastive heads behind the VL experts (published code, not in the paper)
+    mim_size: int | None = None  # outputs of the head of masked image modelling; None: a patch's pixels
     num_image_types: int = 1  # 2 for pair classification: picture one and picture two
     answers: tuple[str, ...] = ()  # what the answer head chooses among, for questions about a picture; () for none
     classes: tuple[str, ...] = ()  # what the class head chooses among, for a picture alone; () for none

@@ -49,6 +49,8 @@ class DataConfig:
     cutmix: float = 0.0  # the same for a rectangle of another picture; with both, each batch draws one of them
     mlm_probability: float = 0.15
     mim_ratio: float = 0.4  # share of patches hidden, in blocks
+    mim_smallest: int = 4  # patches of the smallest block; BEiT's is 16 of 196
+    patch_codes: str | None = None  # column with one visual token a patch (DALL-E's, say), for mim.target=tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class Batch:
     relation_rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     relation_ids: Tensor = field(default_factory=lambda: torch.zeros(2, 0, 1, dtype=torch.long))
     relation_mask: Tensor = field(default_factory=lambda: torch.zeros(2, 0, 1, dtype=torch.long))
+    patch_codes: Tensor | None = None  # (B, N): visual tokens that the table has
 
     def to(self, device: torch.device) -> "Batch":
         tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -98,12 +101,16 @@ class Batches:
         """Keeps what can be trained on, and counts what cannot: kept + skipped = read."""
         grouped = self.config.group if self.config.group in table.columns else None
         kept_apart = self.config.batch_by if self.config.batch_by in table.columns else None
-        extra = dict.fromkeys(c for c in (grouped, kept_apart) if c)
+        codes = self.config.patch_codes
+        if codes is not None:
+            check_codes_column(table, self.config)
+        extra = dict.fromkeys(c for c in (grouped, kept_apart, codes) if c)
         columns = list(dict.fromkeys(["id", "bytes", "uri", "offset", "length", "captions", "status", *extra]))
         values: list[Any] = []
         self.ids: list[str] = []
         self.pictures: list[dict] = []
         self.captions: list[list[list[int]]] = []
+        self.codes: list[np.ndarray] = []
         self.skipped: dict[str, int] = {}
         groups: dict[str, list[int]] = {}
         for record in table.scan(columns, where=self.config.where):
@@ -115,6 +122,8 @@ class Batches:
                 ]
                 reason = None if row["status"] in ("ok", "flat") else row["status"]
                 reason = reason or (None if words else "no caption")
+                if codes and not reason and len(row[codes] or ()) != self.grid**2:
+                    reason = f"not {self.grid**2} patch codes"
                 if reason:
                     self.skipped[reason] = self.skipped.get(reason, 0) + 1
                     continue
@@ -126,6 +135,8 @@ class Batches:
                 self.captions.append(self.processor.text_ids(words))
                 if self.relations is not None:
                     self.relations.append(false_texts(words))
+                if codes:
+                    self.codes.append(np.array(row[codes], dtype=np.int32))
         pairs = [tuple(members) for members in groups.values() if len(members) == 2]
         self.grouped = {i for pair in pairs for i in pair}
         kinds = {value: kind for kind, value in enumerate(dict.fromkeys(values))}
@@ -190,7 +201,8 @@ class Batches:
         masked, labels = mask_words(
             input_ids.numpy(), rng, self.config.mlm_probability, self._continues, self.processor
         )
-        hidden = np.stack([mask_blocks(self.grid, self.config.mim_ratio, rng) for _ in rows])
+        hidden = np.stack([mask_blocks(self.grid, self.config.mim_ratio, rng, self.config.mim_smallest) for _ in rows])
+        codes = np.stack([self.codes[i] for i in units.reshape(-1)]) if self.codes else None
         return Batch(
             step=step,
             ids=[self.ids[int(i)] for i in units.reshape(-1)],
@@ -203,6 +215,7 @@ class Batches:
             partner=torch.tensor(partner),
             texts=[tuple(row) for row in rows],
             **self._exchanged(units.reshape(-1).tolist(), step),
+            patch_codes=None if codes is None else torch.from_numpy(codes).long(),
         )
 
     def _exchanged(self, samples: list[int], step: int) -> dict[str, Tensor]:
@@ -218,6 +231,15 @@ class Batches:
 
     def _pixels(self, i: int, rng: np.random.Generator) -> np.ndarray:
         return augmented(decoded(self.pictures[i], self.root), self.processor, self.config, rng)
+
+
+def check_codes_column(table: Table, config: DataConfig) -> None:
+    """ValueError unless the table has the codes, and patches stay where they were when the codes were made."""
+    if config.patch_codes not in table.columns:
+        raise ValueError(f"no column {config.patch_codes!r} in {table.uri}; it has {', '.join(table.columns)}")
+    if config.crop_scale < 1 or config.flip:
+        raise ValueError(f"dataset.patch_codes={config.patch_codes} holds the codes of whole pictures, which a crop or "
+                         "a mirror moves: set dataset.crop_scale=1 dataset.flip=false")  # fmt: skip
 
 
 def decoded(row: dict, root: Path) -> Image.Image:
@@ -334,7 +356,11 @@ def mask_words(ids: np.ndarray, rng: np.random.Generator, probability: float, co
 
 
 def mask_blocks(grid: int, ratio: float, rng: np.random.Generator, smallest: int = 4) -> np.ndarray:
-    """(grid, grid) bool: exactly round(ratio * N) patches hidden, in rectangles of aspect 0.3 to 1/0.3 (BEiT, 2021)."""
+    """(grid, grid) bool: exactly round(ratio * N) patches hidden, in rectangles of aspect 0.3 to 1/0.3 (BEiT, 2021).
+
+    smallest: patches of a rectangle at least, as long as so many are missing. One longer than the grid is cut to it,
+    where BEiT draws another.
+    """
     hidden = np.zeros((grid, grid), dtype=bool)
     wanted = round(ratio * grid * grid)
     for _ in range(100):

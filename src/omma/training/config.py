@@ -6,6 +6,7 @@ from typing import Literal
 from omma.models.vlmo_config import VLMoConfig
 from omma.training.batches import DataConfig
 from omma.training.losses import LossWeights
+from omma.training.mim import MIMConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class TrainConfig:
     model: VLMoConfig = field(default_factory=VLMoConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
     losses: LossWeights = field(default_factory=LossWeights)
+    mim: MIMConfig = field(default_factory=MIMConfig)
     panels: int | None = None  # a picture is so many panels side by side; None: as init's processor has it
     panel_gap: float = 0.0  # width of the strip between two panels, as a share of the picture's
     freeze: tuple[str, ...] = ()  # shell patterns over parameter names, or a group such as "vision"

@@ -26,7 +26,7 @@ from omma.training.log import Log, Watch
 from omma.training.losses import compute_losses
 from omma.training.optim import EMA, freeze, learning_rate, parameter_groups
 from omma.training.rng import key_seed
-from omma.training.setup import build, check, in_steps, training_set
+from omma.training.setup import build, check, in_steps, mim_target, training_set
 
 
 class NonFiniteLoss(RuntimeError):
@@ -70,6 +70,7 @@ def train(
         if average:
             average.state = {k: v.to(device) for k, v in read_tensors(previous.path / "model.safetensors").items()}
         start = state["step"]
+    target = mim_target(config, model, average, processor, table) if config.losses.mim else None
     checkpoints.cut_metrics(run / "metrics.jsonl", start)
     (run / "config.json").write_text(json.dumps(configuration.to_dict(asked), indent=2) + "\n")
 
@@ -77,6 +78,8 @@ def train(
         def write_model(folder: Path) -> None:
             save_pretrained(model, folder, average.state if average else None)
             processor.save(folder)
+            if target:
+                target.save(folder)
 
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
         return checkpoints.write(run, step, write_model, state, best=best)
@@ -120,7 +123,7 @@ def train(
             with autocast(device, config.precision):
                 key = (config.seed, step)
                 losses = compute_losses(model, batch, pixel_values, config.losses, key, config.fusion_share,
-                                        config.negatives_within)  # fmt: skip
+                                        config.negatives_within, target)  # fmt: skip
                 total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
             total.backward()
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)

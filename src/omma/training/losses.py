@@ -5,7 +5,7 @@ B batch, T text tokens, P image tokens. Stage 1 is mim alone, stage 2 text_mlm a
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from omma.models.vlmo import VLMo
 from omma.training import objectives
 from omma.training.batches import Batch
 from omma.training.finetune import ITEM_OBJECTIVES, item_losses
+from omma.training.mim import MIMTarget, PixelTarget
 from omma.training.rng import torch_generator
 
 
@@ -48,7 +49,7 @@ class Step:
 
     batch: a `Batch`, or an `ItemBatch` for the objectives of finetune.py, on the model's device; pixel_values: its
     pixels, normalised; key: of the random draws (hard negatives); negatives_within: hard negatives are drawn among so
-    many neighbouring rows of the batch, 0: among all of it.
+    many neighbouring rows of the batch, 0: among all of it; mim_target: what a hidden patch is to be guessed as.
     """
 
     model: VLMo
@@ -58,6 +59,7 @@ class Step:
     key: tuple
     fusion_share: float = 1.0
     negatives_within: int = 0
+    mim_target: MIMTarget = field(default_factory=PixelTarget)
 
     @property
     def on(self) -> dict[str, float]:
@@ -72,6 +74,7 @@ def compute_losses(
     key: tuple,
     fusion_share: float = 1.0,
     negatives_within: int = 0,
+    mim_target: MIMTarget | None = None,
 ) -> dict[str, Tensor]:
     """Every active objective's loss, by name: those of each entry of PASSES that serves one. Arguments as in `Step`.
 
@@ -79,7 +82,8 @@ def compute_losses(
     contrast wants many samples, and a fused row costs the most.
     """
     step = Step(model=model, batch=batch, pixel_values=pixel_values, weights=weights, key=key,
-                fusion_share=fusion_share, negatives_within=negatives_within)  # fmt: skip
+                fusion_share=fusion_share, negatives_within=negatives_within,
+                mim_target=mim_target or PixelTarget())  # fmt: skip
     losses: dict[str, Tensor] = {}
     with routing(model) if "balance" in step.on else contextlib.nullcontext([]) as loads:
         for names, passes in PASSES:
@@ -92,10 +96,9 @@ def compute_losses(
 
 def masked_patches(step: Step) -> dict[str, Tensor]:
     """Stage 1: a picture with hidden patches, through the image experts."""
-    model, batch = step.model, step.batch
-    hidden = model(pixel_values=step.pixel_values, patch_mask=batch.patch_mask).last_hidden_state[:, 1:]
-    targets = objectives.patch_pixels(step.pixel_values, model.config.patch_size)
-    return {"mim": objectives.mim_loss(model.mim_head(hidden), targets, batch.patch_mask)}
+    output = step.model(pixel_values=step.pixel_values, patch_mask=step.batch.patch_mask)
+    hidden = output.last_hidden_state[:, 1:]
+    return {"mim": step.mim_target.loss(step.model, hidden, step.batch, step.pixel_values)}
 
 
 def masked_text(step: Step) -> dict[str, Tensor]:

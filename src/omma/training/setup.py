@@ -17,6 +17,9 @@ from omma.training.batches import Batches
 from omma.training.config import TrainConfig
 from omma.training.finetune import fitted, inherited, is_for_items, labels_for, with_heads
 from omma.training.items import ItemBatches, labels_in, prompts_in
+from omma.training.mim import FeatureTarget, MIMTarget, PixelTarget, TokenTarget, head_size, own_teacher
+from omma.training.optim import EMA
+from omma.training.patch_tokens import PatchTokens, Teacher, train_patch_tokens
 from omma.training.rng import key_seed
 
 
@@ -43,6 +46,12 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
     if within and (within < 2 or within % 2 or config.batch_size % within):
         raise ValueError(f"negatives_within={within}: give 0 for the whole batch, or an even number that divides "
                          f"batch_size={config.batch_size}")  # fmt: skip
+    if config.mim.target == "features" and "mim" in config.losses.active() and not (config.mim.teacher or config.ema):
+        raise ValueError("mim.target=features learns from the run's own average, and ema=none keeps none; "
+                         "set ema=0.999, or mim.teacher=FOLDER")  # fmt: skip
+    if config.dataset.patch_codes and config.mim.target != "tokens":
+        raise ValueError(f"dataset.patch_codes={config.dataset.patch_codes} are for mim.target=tokens, "
+                         f"not {config.mim.target}")  # fmt: skip
     if config.patience and not (config.monitor and config.eval_every):
         raise ValueError(f"patience={config.patience} waits for a number: give monitor=NAME and eval_every=STEPS")
     run = Path(config.out)
@@ -120,6 +129,10 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
         unknown = any(name in objectives and not labels for name, labels in wanted.items())
         labels = labels_in(table, config.dataset, config.dataset.max_labels) if unknown else ()
         model_config = replace(model_config, **with_heads(model_config, objectives, labels))
+    if "mim" in objectives:
+        model_config = replace(model_config, mim_size=head_size(config.mim, model_config))
+    elif stored is not None and model_config.mim_size is None:
+        model_config = replace(model_config, mim_size=stored.mim_size)
     torch.manual_seed(key_seed(config.seed, "init"))
     model = VLMo(model_config)
     if folder is None:
@@ -161,3 +174,35 @@ def training_set(config: TrainConfig, table: Table, model: VLMo, processor: Proc
         return ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed)
     return Batches(table, processor, config.dataset, batch_size=config.batch_size, patch_size=model.config.patch_size,
                    seed=config.seed, relations="itm_relation" in objectives)  # fmt: skip
+
+
+def mim_target(config: TrainConfig, model: VLMo, average: EMA | None, processor: Processor, table: Table) -> MIMTarget:
+    """What masked image modelling guesses in this run.
+
+    Tokens come from the table's column, else from the codebook at the first of: config.mim.tokens, the run's own where
+    it is resumed, init; else they are learned from the table's pictures now and kept in the run's folder.
+    """
+    mim, device = config.mim, next(model.parameters()).device
+    if mim.target == "pixels":
+        return PixelTarget()
+    if mim.target == "features":
+        if mim.teacher is not None:
+            return FeatureTarget(Teacher.load(mim.teacher, mim.layers, device), processor)
+        assert average is not None  # `check` asks for one
+        return FeatureTarget(own_teacher(model, average, mim.layers, processor), processor)
+    if config.dataset.patch_codes is not None:
+        return TokenTarget(None)
+    kept = Path(config.out) / "patch_tokens"
+    places = [kept, *([model_folder(config.init)] if config.init else [])]
+    place = mim.tokens or next((p for p in places if (p / PatchTokens.FILES[0]).is_file()), None)
+    size = model.config.patch_size
+    if place is None:
+        place = kept
+        train_patch_tokens(table, place, processor=processor, patch_size=size, codes=mim.codes,
+                           where=config.dataset.where, seed=config.seed)  # fmt: skip
+    tokens = PatchTokens.load(place, device)
+    made_for = (tokens.config.patch_size, tokens.config.mean, tokens.config.std)
+    if len(tokens) != mim.codes or made_for != (size, processor.mean, processor.std):
+        raise ValueError(f"the codebook at {place} has {len(tokens)} codes for patches of {made_for[0]} px; "
+                         f"this run has mim.codes={mim.codes} and patches of {size} px")  # fmt: skip
+    return TokenTarget(tokens)
