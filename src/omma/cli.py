@@ -336,6 +336,7 @@ def search(
     encoder: Annotated[str, typer.Option("--encoder", "-e", help="The encoder that embedded the table.")] = "",
     k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
     where: Where = None,
+    rerank: Annotated[int, typer.Option(min=0, help="Let the fusion head put so many first hits in order.")] = 0,
     device: On = Device.auto,
     as_json: Json = False,
 ) -> None:
@@ -343,6 +344,7 @@ def search(
 
     \b
     omma search tables/holiday "two red cups on a table" --encoder runs/vl -k 5
+    omma search tables/holiday "two red cups on a table" --encoder runs/vl -k 5 --rerank 32
     omma search tables/holiday --image cup.jpg --encoder runs/vl --where "width >= 640"
     """
     if (query is None) == (image is None):
@@ -352,7 +354,7 @@ def search(
     with working(as_json):
         asked = read_picture(image) if image else query or ""
         model = omma.load_encoder(encoder, device=device.value)
-        hits = omma.search(omma.Table.open(table), asked, encoder=model, k=k, where=where)
+        hits = omma.search(omma.Table.open(table), asked, encoder=model, k=k, where=where, rerank=rerank)
     rows = [{"id": hit.id, "score": float(hit.score), "row": without_bytes(hit.row)} for hit in hits]
     result = {"query": query if image is None else str(image), "hits": rows}
     found = [(hit.id, hit.score, "; ".join(c["text"] for c in (hit.row.get("captions") or [])[:2])) for hit in hits]
@@ -417,8 +419,8 @@ def train_on_folder(changes: list[str], config: Path | None, resume: bool, as_js
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint, run folder or model name.")],
-    task: Annotated[str, typer.Argument(help="retrieval, statements or patterns.")],
-    data: Annotated[Path, typer.Option(help="Table of the task: pictures for retrieval, items for the others.")],
+    task: Annotated[str, typer.Argument(help="retrieval, rerank, statements or patterns.")],
+    data: Annotated[Path, typer.Option(help="Folder of the tables, or the table that the task reads.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the report and one row per item.")] = None,
     where: Where = None,
     language: Annotated[list[str] | None, typer.Option(help="Captions to use, e.g. en; may be repeated.")] = None,

@@ -48,6 +48,7 @@ class Oracle:
 
     def __init__(self):
         self.images, self.texts, self.pairs = 0, 0, 0
+        self.matched: list[tuple[int, str]] = []
 
     def encode_image(self, images, batch_size=64):
         self.images += len(images)
@@ -59,6 +60,7 @@ class Oracle:
 
     def match(self, images, texts, batch_size=64):
         self.pairs += len(texts)
+        self.matched += [(number_in(image), text) for image, text in zip(images, texts, strict=True)]
         return np.array([self.look(i, t) for i, t in zip(images, texts, strict=True)], dtype=np.float32)
 
     answers = tuple(f"n{n}" for n in range(4))

@@ -250,3 +250,40 @@ def test_the_seeded_order_depends_on_the_seed_and_the_name_only():
     order = sorted(names, key=lambda name: metrics.order_key(0, name))
     assert order == sorted(turned, key=lambda name: metrics.order_key(0, name)) != names
     assert order != sorted(names, key=lambda name: metrics.order_key(1, name))
+
+
+# -------------------------------------------------------------------------------------------------- a second look
+def test_a_second_look_at_the_first_two_counted_by_hand():
+    gallery = np.eye(4, dtype=np.float32)
+    queries = np.array([[0.9, 0.5, 0.1, 0.0]] * 4, dtype=np.float32)
+    relevant = [[0], [1], [2], [1, 3]]
+    found = metrics.recall_at_k(queries, gallery, relevant, ks=(1, 2, 3), depth=3)
+    chosen = metrics.candidates(found, 2)
+    assert chosen.all()
+    again = metrics.reranked(found, chosen, np.array([[0.0, 1.0]] * 3 + [[2.0, 2.0]]), relevant)
+    assert again.top.tolist() == [[1, 0]] * 3 + [[0, 1]]
+    assert again.rank.tolist() == [2, 1, 3, 1.5]          # row 2 was not looked at and stays third; the tie is halved
+    assert again.hits.tolist() == [[0, 1, 1], [1, 1, 1], [0, 0, 1], [0.5, 1, 1]]
+    assert again.right_score.tolist() == [0, 1, np.float32(0.1), 2]
+
+
+def test_a_tie_at_the_cut_is_not_looked_at_again():
+    gallery = np.array([[1, 0], [0, 1], [0, 1], [0, 0]], dtype=np.float32)
+    found = metrics.recall_at_k(np.array([[0.9, 0.5]], np.float32), gallery, [[2]], ks=(1, 2), depth=3)
+    chosen = metrics.candidates(found, 2)
+    assert chosen.tolist() == [[True, False]]
+    again = metrics.reranked(found, chosen, np.array([[-5.0, 9.0]]), [[2]])
+    assert again.hits.tolist() == found.hits.tolist() == [[0, 0.5]]
+    assert metrics.candidates(found, 3).all()             # with row 4 behind them, the first three are clear
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_second_look_at_everything_is_a_search_by_its_scores(seed):
+    rng = np.random.default_rng(seed)
+    gallery, queries = unit(rng, 6), unit(rng, 5)
+    relevant = [sorted(rng.choice(6, size=2, replace=False).tolist()) for _ in queries]
+    new = rng.integers(0, 3, size=(5, 6)).astype(float)   # many ties
+    found = metrics.recall_at_k(queries, gallery, relevant, ks=(1, 3), depth=7)
+    again = metrics.reranked(found, metrics.candidates(found, 6), np.take_along_axis(new, found.top, axis=1), relevant)
+    for column, k in enumerate((1, 3)):
+        assert again.hits[:, column].mean() == pytest.approx(brute_recall(new, relevant, k))

@@ -24,8 +24,9 @@ class Recall:
     """What a search found for each of Q queries. The mean of a column of `hits` is recall@k.
 
     hits: (Q, K) probability that a right answer is among the first k; rank: (Q,) expected place of the first right
-    answer, from 1; top, top_scores: (Q, <= 5) the best gallery rows, best first (of a tie the lowest index), and their
-    scores; right_score: (Q,) the best right row's; cut: (K,) the number of queries for which a tie at the cut decided.
+    answer, from 1; top, top_scores: (Q, <= depth) the best gallery rows, best first (of a tie the lowest index), and
+    their scores; right_score: (Q,) the best right row's; cut: (K,) the number of queries for which a tie at the cut
+    decided.
     """
 
     ks: tuple[int, ...]
@@ -45,10 +46,12 @@ def recall_at_k(
     *,
     ties: Ties = "expected",
     block: tuple[int, int] = (512, 8192),
+    depth: int = DEPTH,
 ) -> Recall:
     """Recall@k of an exact search by inner product: a hit if ANY relevant row is among the first k.
 
-    queries: (Q, E); gallery: (M, E); relevant: for each query the gallery rows that are right (one or more).
+    queries: (Q, E); gallery: (M, E); relevant: for each query the gallery rows that are right (one or more); depth: how
+    many of the best rows are kept in `top`.
     ties: "expected" gives each order of tied rows the same weight (a hit is then a probability), "first" puts the
     lowest index first (what torch.topk does on a CPU), "last" the highest (what a reversed argsort does).
     Only `block` scores exist at a time; they are summed in fp64 and rounded to fp32, so that equal vectors tie
@@ -82,7 +85,7 @@ def recall_at_k(
     np.maximum.at(last, rows[at_best], cols[at_best])
 
     above, tied, before, after = (np.zeros(q, dtype=np.int64) for _ in range(4))
-    top = np.zeros((q, min(DEPTH, m)), dtype=np.int64)
+    top = np.zeros((q, min(depth, m)), dtype=np.int64)
     top_scores = np.full(top.shape, -np.inf, dtype=np.float32)
     for lo in range(0, q, block[0]):
         hi = min(lo + block[0], q)
@@ -99,7 +102,7 @@ def recall_at_k(
             tied[lo:hi] += equal.sum(axis=1)
             before[lo:hi] += (equal & (index < first[lo:hi, None])).sum(axis=1)
             after[lo:hi] += (equal & (index > last[lo:hi, None])).sum(axis=1)
-            new, new_scores = _best_columns(scores, min(DEPTH, b - a))
+            new, new_scores = _best_columns(scores, min(depth, b - a))
             all_rows = np.concatenate([top[lo:hi], new + a], axis=1)
             all_scores = np.concatenate([top_scores[lo:hi], new_scores], axis=1)
             order = np.argsort(-all_scores, axis=1, kind="stable")[:, : top.shape[1]]
@@ -115,6 +118,48 @@ def recall_at_k(
         hits = (rank[:, None] <= np.array(ks)[None, :]).astype(float)
     cut = ((places >= 1) & (places <= (tied - tied_right)[:, None])).sum(axis=0)
     return Recall(ks, hits, rank, top, top_scores, best, cut)
+
+
+def candidates(found: Recall, n: int) -> np.ndarray:
+    """(Q, <= n) bool: which of the first n rows of `found.top` a second look takes up.
+
+    Those that score above row n + 1: a tie at the cut is left out whole, since no choice among its rows would be fair.
+    `found` must hold n + 1 rows a query, or the whole gallery.
+    """
+    if found.top.shape[1] <= n:
+        return np.ones(found.top.shape, dtype=bool)
+    return found.top_scores[:, :n] > found.top_scores[:, n, None]
+
+
+def reranked(found: Recall, chosen: np.ndarray, scores: np.ndarray, relevant: Sequence[Sequence[int]]) -> Recall:
+    """A search whose first rows were put into another order; what was not chosen follows them, in the order found.
+
+    chosen: (Q, n) bool as `candidates` gives it; scores: (Q, n) the new scores of found.top[:, :n], read where chosen.
+    Ties get their expected hit; where a row was not chosen, its score stays that of the search.
+    """
+    n = chosen.shape[1]
+    s = np.where(chosen, scores, -np.inf)
+    right = np.array([np.isin(row, rows) for row, rows in zip(found.top[:, :n], relevant, strict=True)])
+    right = right.reshape(chosen.shape) & chosen
+    best = np.where(right, s, -np.inf).max(axis=1, initial=-np.inf)
+    at_best = chosen & (s == best[:, None])
+    above, tied, tied_right = (s > best[:, None]).sum(axis=1), at_best.sum(axis=1), (at_best & right).sum(axis=1)
+    moved = np.asarray(right.any(axis=1))  # elsewhere the first right row keeps its place
+    tied, tied_right = np.where(moved, tied, 1), np.where(moved, tied_right, 1)
+    places = np.array(found.ks)[None, :] - above[:, None]
+    hits = np.where(moved[:, None], _chance_of_a_hit(places, tied[:, None], tied_right[:, None]), found.hits)
+    rank = np.where(moved, above + (tied + 1) / (tied_right + 1), found.rank)
+    order = np.argsort(-s, axis=1, kind="stable")
+    shown = np.where(chosen, scores, found.top_scores[:, :n])
+    return Recall(
+        ks=found.ks,
+        hits=hits,
+        rank=rank,
+        top=np.take_along_axis(found.top[:, :n], order, axis=1),
+        top_scores=np.take_along_axis(shown, order, axis=1),
+        right_score=np.where(moved, best, found.right_score),
+        cut=np.where(moved[:, None], (places >= 1) & (places <= (tied - tied_right)[:, None]), False).sum(axis=0),
+    )
 
 
 def pair_scores(left: np.ndarray, right: np.ndarray, rows, cols, block: int = 65536) -> np.ndarray:

@@ -28,6 +28,7 @@ from omma.eval.scorer import Scorer, View
 from omma.eval.task import GREY, METHODS, VARIANTS, Answer, Grid, Item, Task, cells, derangement, finite, sample
 from omma.eval.tasks.nlvr2 import NLVR2
 from omma.eval.tasks.patterns import PATTERNS
+from omma.eval.tasks.rerank import RERANK
 from omma.eval.tasks.retrieval import RETRIEVAL
 from omma.eval.tasks.statements import STATEMENTS
 from omma.eval.tasks.vqa import VQA
@@ -35,6 +36,7 @@ from omma.table import Table
 
 TASKS: dict[str, Task] = {
     "retrieval": RETRIEVAL,
+    "rerank": RERANK,
     "statements": STATEMENTS,
     "patterns": PATTERNS,
     "vqa": VQA,

@@ -95,6 +95,7 @@ class VLMoEncoder:
         self.device = pick_device(device)
         self.model, self.processor, self.name, self.precision = model.to(self.device).eval(), processor, name, precision
         self.embed_dim = model.config.shared_dim
+        self.logit_scale = float(model.logit_scale.detach().exp())  # what the contrast multiplied cosines by
         settings = json.dumps([processor.tokenizer.to_str(), processor.image_size, processor.max_text_len, precision])
         if processor.panels > 1:
             settings += json.dumps([processor.panels, processor.panel_gap])
@@ -132,9 +133,15 @@ class VLMoEncoder:
         """
 
         def step(part: slice) -> Tensor:
+            model, some = self.model, list(images[part])
             ids, mask = (t.to(self.device) for t in self.processor.texts(texts[part]))
-            logits = self.model.match(ids, mask, self.processor.images(images[part]).to(self.device))
-            return logits.float().softmax(dim=-1)[:, 1]
+            first = {id(image): image for image in some}  # a picture with many texts is prepared and embedded once
+            pixel_values = self.processor.images(list(first.values())).to(self.device)
+            place = {key: row for row, key in enumerate(first)}
+            rows = torch.tensor([place[id(image)] for image in some], device=self.device)
+            image = model.embed_image(pixel_values).index_select(0, rows)
+            pooled = model.encode(model.embed_text(ids), mask, image, model.grid_of(pixel_values)).pooled
+            return model.itm_head(pooled).float().softmax(dim=-1)[:, 1]
 
         return self._batched(same_number(images, texts), batch_size, step, ())
 

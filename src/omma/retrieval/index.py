@@ -10,9 +10,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from omma.decode import open_picture
+from omma.models.rerank import rerank_scores
 from omma.table import View
 
 BLOCK_ROWS = 16_384  # 16 MB of fp32 at E = 256
+AT_ONCE = 16         # pictures open at a time in a second look
+PICTURE = ("id", "bytes", "uri", "offset", "length")
 SLACK = 1e-4         # more than an fp32 sum of E products of unit vectors can be off
 
 
@@ -38,13 +42,17 @@ def search(
     k: int = 10,
     where: Any = None,
     column: str | None = None,
+    rerank: int = 0,
 ) -> list[Hit]:
     """The k nearest rows, best first; equal scores in the table's order. Fewer when fewer rows have a vector.
 
     table: a Table or View; query: a text or a picture, encoded by `encoder`; where: an expression over columns; column:
     the vector column, "embed.<encoder.name>" unless given. Rows without a vector (pictures that could not be read) are
     passed over. Exact: every row is scored, and what could be among the k is scored again in fp64.
-    Raises ValueError when the column is missing, holds vectors of another width or was made by another encoder.
+    rerank: so many rows are found first, at least k, and then put into order by the fusion encoder (encoder.match),
+    which looks at words and picture together; 0 leaves that out. Scores are then those of models.rerank.
+    Raises ValueError when the column is missing, holds vectors of another width or was made by another encoder, and for
+    a rerank of a picture query, of fewer than k rows, or by an encoder that can't match.
 
     >>> hits = search(table, "a red cup left of a ball", encoder=eye, k=5)     # doctest: +SKIP
     >>> hits[0].id, round(hits[0].score, 2)                                    # doctest: +SKIP
@@ -52,6 +60,8 @@ def search(
     """
     if k < 1:
         raise ValueError(f"k={k}; give the number of hits, 1 or more")
+    if rerank:
+        check_rerank(query, encoder, k, rerank)
     name = column or f"embed.{encoder.name}"
     if name not in table.columns:
         has = ", ".join(table.columns)
@@ -77,6 +87,7 @@ def search(
     if not np.isfinite(wanted).all():
         raise ValueError(f"encoder {encoder.name!r} gave a vector that is not finite for the query; check its weights")
 
+    kept = max(k, rerank)
     best, ids = np.zeros(0, dtype=np.float32), np.zeros(0, dtype=object)
     for batch in table.scan(columns=["id", name], where=where, batch_rows=BLOCK_ROWS):
         column_of_batch = batch.column(batch.schema.get_field_index(name))
@@ -86,17 +97,48 @@ def search(
         block = dense(column_of_batch.drop_null(), len(wanted))            # (rows, E) fp32
         rough = block @ wanted
         good = np.isfinite(rough)
-        bar = np.partition(rough[good], -k)[-k] if good.sum() > k else -np.inf
-        if len(best) == k:
+        bar = np.partition(rough[good], -kept)[-kept] if good.sum() > kept else -np.inf
+        if len(best) == kept:
             bar = max(bar, best[-1])
         near = np.flatnonzero(good & (rough >= bar - SLACK))
         # one sum per row in fp64, rounded once: equal vectors get equal scores, wherever they stand in a block
         exact = (block[near].astype(np.float64) * wanted).sum(axis=1).astype(np.float32)
         best = np.concatenate([best, exact])
         ids = np.concatenate([ids, np.array(batch.column(0).take(pa.array(rows[near])).to_pylist(), dtype=object)])
+        order = np.argsort(-best, kind="stable")[:kept]
+        best, ids = best[order], ids[order]
+    if rerank and len(ids):
+        best = second_look(table, str(query), encoder, ids.tolist(), best)
         order = np.argsort(-best, kind="stable")[:k]
         best, ids = best[order], ids[order]
     return hits(table, ids.tolist(), best.tolist())
+
+
+def check_rerank(query: Any, encoder: Any, k: int, rerank: int) -> None:
+    """ValueError for a second look that can't be had."""
+    if rerank < k:
+        raise ValueError(f"rerank={rerank} is less than k={k}; give k or more rows to look at again, or 0 for none")
+    if not isinstance(query, str):
+        raise ValueError("the fusion encoder looks at words and a picture together, and this query is a picture; "
+                         "leave rerank out, or ask in words")  # fmt: skip
+    if not hasattr(encoder, "match"):
+        raise ValueError(f"encoder {encoder.name!r} has no match(images, texts); leave rerank out")
+
+
+def second_look(table: Any, query: str, encoder: Any, ids: list[str], cosines: np.ndarray) -> np.ndarray:
+    """The scores (n,) after the fusion encoder has seen these pictures beside the words. A few are open at a time."""
+    rows = {row["id"]: row for row in table.take(ids, columns=list(PICTURE)).to_pylist()}
+    matched = []
+    for start in range(0, len(ids), AT_ONCE):
+        images = []
+        for name in ids[start : start + AT_ONCE]:
+            opened = open_picture(rows[name], table.uri)
+            if opened.image is None:
+                raise ValueError(f"picture {name} has a vector, but can't be opened now: {opened.status}. "
+                                 "Was the file behind it changed? Ingest it again, or leave rerank out")  # fmt: skip
+            images.append(opened.image)
+        matched.append(encoder.match(images, [query] * len(images)))
+    return rerank_scores(encoder, np.concatenate(matched), cosines)
 
 
 def dense(column: pa.Array, width: int) -> np.ndarray:

@@ -5,10 +5,12 @@ one that stands beside several pictures is right for all of them. Ties get their
 """
 
 import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from omma.eval.metrics import estimate, recall_at_k, recall_by_chance
+from omma.eval.metrics import DEPTH, Recall, estimate, recall_at_k, recall_by_chance
 from omma.eval.task import Answer, Item, Task, plain_tables
 
 KS = (1, 5, 10)
@@ -32,29 +34,48 @@ def items(rows: list[dict]) -> list[Item]:
 
 def score(queries: list[Item], view) -> list[Answer]:
     """Answer.scores = [the best right score, the best score]; prediction: a caption (i2t) or a picture id (t2i)."""
+    answers: dict[str, Answer] = {}
+    for search in searches(queries, view):
+        found = recall_at_k(search.vectors, search.gallery, search.right, KS)
+        answers |= {item.id: told(found, n, search.names) for n, item in enumerate(search.asked)}
+    return [answers[item.id] for item in queries]
+
+
+class Search(NamedTuple):
+    """All queries of one way. vectors: (Q, E); gallery: (M, E), named by `names`; right: each query's right rows."""
+
+    way: str
+    asked: list[Item]
+    vectors: np.ndarray
+    gallery: np.ndarray
+    names: list[str]
+    right: list[list[int]]
+
+
+def searches(queries: list[Item], view) -> Iterator[Search]:
+    """The two ways, each with its gallery: all captions of the queries, or all their pictures."""
     # galleries in the order of names, so that the rows of a table can come in any order
     pictures = sorted({name for item in queries for name in item.pictures})
     texts = sorted({text for item in queries for text in item.texts})
-    place = {"i2t": {text: n for n, text in enumerate(texts)}, "t2i": {name: n for n, name in enumerate(pictures)}}
-    images, captions = view.images(pictures), view.texts(texts)
-    answers: dict[str, Answer] = {}
-    for way, gallery, names in (("i2t", captions, texts), ("t2i", images, pictures)):
+    for way, names, gallery in (("i2t", texts, view.texts(texts)), ("t2i", pictures, view.images(pictures))):
         asked = [item for item in queries if item.pattern == way]
-        if not asked:
-            continue
-        right = [[place[way][name] for name in (item.texts if way == "i2t" else item.pictures)] for item in asked]
-        vectors = view.images([item.id for item in asked]) if way == "i2t" else view.texts([i.texts[0] for i in asked])
-        found = recall_at_k(vectors, gallery, right, KS)
-        for n, item in enumerate(asked):
-            hit = found.hits[n, 0]
-            answers[item.id] = Answer(
-                scores=[float(found.right_score[n]), float(found.top_scores[n, 0])],
-                prediction=names[found.top[n, 0]],
-                credits=[*found.hits[n].tolist(), float(found.rank[n])],
-                correct=bool(hit) if hit in (0, 1) else None,
-                top=[names[column] for column in found.top[n]],
-            )
-    return [answers[item.id] for item in queries]
+        if asked:
+            place = {name: n for n, name in enumerate(names)}
+            right = [[place[name] for name in (item.texts if way == "i2t" else item.pictures)] for item in asked]
+            ids = [item.id if way == "i2t" else item.texts[0] for item in asked]
+            yield Search(way, asked, view.images(ids) if way == "i2t" else view.texts(ids), gallery, names, right)
+
+
+def told(found: Recall, n: int, names: list[str]) -> Answer:
+    """What query n found."""
+    hit = found.hits[n, 0]
+    return Answer(
+        scores=[float(found.right_score[n]), float(found.top_scores[n, 0])],
+        prediction=names[found.top[n, 0]],
+        credits=[*found.hits[n].tolist(), float(found.rank[n])],
+        correct=bool(hit) if hit in (0, 1) else None,
+        top=[names[column] for column in found.top[n, :DEPTH]],
+    )
 
 
 def metrics(rows: list[dict]) -> dict:
