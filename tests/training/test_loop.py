@@ -12,6 +12,7 @@ from omma.models.pretrained import load_encoder
 from omma.models.weights import from_pretrained, read_tensors
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
+from omma.training import objectives
 from omma.training.loop import NonFiniteLoss, train
 from omma.training.losses import LossWeights, compute_losses
 from omma.training.setup import build
@@ -300,6 +301,13 @@ def test_evaluation_during_training_sees_the_average_and_changes_nothing(tiny_ru
     assert_equal(with_eval, train(tiny_run("b"), progress=False))
 
 
+def test_the_share_that_is_left_out_grows_to_its_full_size(tiny_run, monkeypatch):
+    shares, real = [], objectives.fits_best
+    monkeypatch.setattr(objectives, "fits_best", lambda *args: shares.append(args[2]) or real(*args))
+    train(tiny_run(steps=4, losses=LossWeights(itc=1.0), trim=0.5, trim_steps=2), progress=False)
+    assert shares == [0.25, 0.5, 0.5, 0.5]
+
+
 def test_what_cannot_run_is_refused_before_anything_is_loaded(tiny_run):
     with pytest.raises(ValueError, match="no data"):
         train(tiny_run(data=""), progress=False)
@@ -314,6 +322,9 @@ def test_what_cannot_run_is_refused_before_anything_is_loaded(tiny_run):
     for within in (3, 6, -2):
         with pytest.raises(ValueError, match=rf"negatives_within={within}: .* divides batch_size=8"):
             train(tiny_run(negatives_within=within), progress=False)
+    for trim, losses in ((-0.1, LossWeights(itc=1.0)), (1.0, LossWeights(itc=1.0)), (0.2, LossWeights(mlm=1.0))):
+        with pytest.raises(ValueError, match=f"trim={trim}: give a share .* itc, itc_pair, itc_vl, itm, itm_pair"):
+            train(tiny_run(trim=trim, losses=losses), progress=False)
     train(tiny_run("done", steps=2), progress=False)
     with pytest.raises(ValueError, match=r"holds a run already \(step 2.*--resume"):
         train(tiny_run("done", steps=2), progress=False)

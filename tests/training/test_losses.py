@@ -7,7 +7,8 @@ import torch
 
 from omma.models.preprocess import Processor
 from omma.table import Table
-from omma.training.batches import Batch, Batches
+from omma.training import objectives
+from omma.training.batches import Batch, Batches, DataConfig
 from omma.training.losses import LossWeights, by_length, compute_losses, negatives
 from omma.training.setup import build, check, training_set
 
@@ -125,6 +126,27 @@ def test_texts_in_groups_of_one_length_give_the_losses_of_all_padded_to_the_long
     assert grouped.keys() == padded.keys() == {"itc", "itc_pair", "itm", "itm_pair", "mlm"}
     for name in grouped:
         assert grouped[name].item() == pytest.approx(padded[name].item(), rel=1e-5), name
+
+
+def test_a_caption_that_is_left_out_teaches_nothing_but_that_it_is_false_of_others(tiny_run, monkeypatch):
+    weights = LossWeights(itc=1.0, itc_pair=1.0, itm=1.0, itm_pair=1.0, mlm=1.0)
+    model, processor, _ = build(tiny_run(), Table.open(tiny_run().data))
+    batch = Batches(Table.open(tiny_run().data), processor, DataConfig(), batch_size=8, patch_size=8, seed=0)[0]
+    batch = replace(batch, partner=torch.tensor([1, 0, 3, 2, 5, 4, -1, -1]))
+    pixels = processor.normalize(batch.pixels)
+    kept = torch.tensor([True, False, True, True, True, True, True, True])
+    seen = {}
+    for name in ("itm_loss", "pair_loss", "match_pair_loss", "mlm_loss"):
+        real = getattr(objectives, name)
+        record = lambda *args, _name=name, _real=real: seen.setdefault(_name, args) and _real(*args)
+        monkeypatch.setattr(objectives, name, record)
+    monkeypatch.setattr(objectives, "fits_best", lambda logits, same, share: kept)
+    losses = compute_losses(model, batch, pixels, weights, (0, 0), trim=0.125)
+    assert seen["itm_loss"][1][:8].tolist() == [1, -100, 1, 1, 1, 1, 1, 1]
+    assert seen["itm_loss"][1][8:16].tolist() == [0] * 8  # the partner's caption is false of it, be it right or wrong
+    assert seen["pair_loss"][3].tolist() == seen["match_pair_loss"][2].tolist() == [1, -1, 3, 2, 5, 4, -1, -1]
+    assert len(seen["mlm_loss"][1]) == int((batch.mlm_labels[kept] != -100).sum())
+    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 def test_groups_of_one_length_hold_each_row_once():

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from omma.training.objectives import (
     IGNORE,
     belongs_together,
+    fits_best,
     hard_negatives,
     itc_loss,
     itm_loss,
@@ -51,6 +52,31 @@ def test_itc_leaves_a_second_caption_of_the_picture_out_of_its_negatives():
     masked = similarity(a, b, 3.0, same)
     assert F.cross_entropy(masked[:1], torch.tensor([0])).item() == pytest.approx(picture_0.item())
     assert torch.isfinite(itc_loss(a, b, 3.0, torch.ones(4, 4, dtype=torch.bool)))
+
+
+def test_itc_of_kept_samples_has_all_others_as_negatives():
+    a, b = unit(5, 8), unit(10, 8)[5:]
+    s, kept = 7.0 * a @ b.T, torch.tensor([True, False, True, True, False])
+    own = torch.tensor([0, 2, 3])
+    expected = (F.cross_entropy(s[own], own) + F.cross_entropy(s.T[own], own)) / 2
+    assert itc_loss(a, b, 7.0, kept=kept).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert itc_loss(a, b, 7.0, kept=torch.ones(5, dtype=torch.bool)).item() == itc_loss(a, b, 7.0).item()
+
+
+def test_exchanged_captions_are_those_that_fit_worst_but_not_equal_ones():
+    image = unit(8, 16)
+    said = image.clone()
+    said[[2, 5]] = image[[5, 2]]  # two captions exchanged, six right
+    own = torch.eye(8, dtype=torch.bool)
+    assert fits_best(10 * image @ said.T, own, 0.25).tolist() == [i not in (2, 5) for i in range(8)]
+    assert fits_best(10 * image @ said.T, own, 0.0).all()
+    assert fits_best(10 * image @ said.T, own, 0.5).sum() == 4
+    # 2 and 5 share a caption, so theirs is no worse than a caption that says nothing; 6 and 7 have each other's
+    image = torch.eye(8)
+    said = image[[0, 1, 5, 3, 4, 2, 7, 6]]
+    same = own.clone()
+    same[2, 5] = same[5, 2] = True
+    assert fits_best(10 * image @ said.T, same, 0.25).tolist() == [True] * 6 + [False] * 2
 
 
 def test_itc_refuses_batches_that_do_not_pair():

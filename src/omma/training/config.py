@@ -32,6 +32,8 @@ class TrainConfig:
     batch_size: int = 64  # samples a step; even
     fusion_share: float = 1.0  # share of a batch that itm and mlm see; the contrast sees all of it
     negatives_within: int = 0  # itm's hard negatives come from so many neighbouring samples; 0: from the whole batch
+    trim: float = 0.0  # share of a batch whose captions fit worst by contrast and are left out as wrong
+    trim_steps: int = 0  # over so many steps the share grows to `trim`: at the start all captions fit alike
     peak_lr: float = 1e-3
     schedule: Literal["cosine", "linear"] = "cosine"  # from the peak to the end
     final_lr: float = 0.01  # share of the peak that is left at the end

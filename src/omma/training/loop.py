@@ -122,8 +122,9 @@ def train(
             pixel_values = processor.normalize(batch.pixels)
             with autocast(device, config.precision):
                 key = (config.seed, step)
+                trim = config.trim * min(1.0, (step + 1) / max(1, config.trim_steps))
                 losses = compute_losses(model, batch, pixel_values, config.losses, key, config.fusion_share,
-                                        config.negatives_within, target)  # fmt: skip
+                                        config.negatives_within, target, trim)  # fmt: skip
                 total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
             total.backward()
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)

@@ -43,13 +43,17 @@ class LossWeights:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != 0.0}
 
 
+CONTRASTED = frozenset({"itc", "itc_pair", "itc_vl", "itm", "itm_pair"})  # they compare all pictures with all texts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """What the losses of one step are computed from.
 
     batch: a `Batch`, or an `ItemBatch` for the objectives of finetune.py, on the model's device; pixel_values: its
     pixels, normalised; key: of the random draws (hard negatives); negatives_within: hard negatives are drawn among so
-    many neighbouring rows of the batch, 0: among all of it; mim_target: what a hidden patch is to be guessed as.
+    many neighbouring rows of the batch, 0: among all of it; mim_target: what a hidden patch is to be guessed as; trim:
+    share of the rows whose captions count as wrong (`objectives.fits_best`).
     """
 
     model: VLMo
@@ -60,6 +64,7 @@ class Step:
     fusion_share: float = 1.0
     negatives_within: int = 0
     mim_target: MIMTarget = field(default_factory=PixelTarget)
+    trim: float = 0.0
 
     @property
     def on(self) -> dict[str, float]:
@@ -75,6 +80,7 @@ def compute_losses(
     fusion_share: float = 1.0,
     negatives_within: int = 0,
     mim_target: MIMTarget | None = None,
+    trim: float = 0.0,
 ) -> dict[str, Tensor]:
     """Every active objective's loss, by name: those of each entry of PASSES that serves one. Arguments as in `Step`.
 
@@ -83,7 +89,7 @@ def compute_losses(
     """
     step = Step(model=model, batch=batch, pixel_values=pixel_values, weights=weights, key=key,
                 fusion_share=fusion_share, negatives_within=negatives_within,
-                mim_target=mim_target or PixelTarget())  # fmt: skip
+                mim_target=mim_target or PixelTarget(), trim=trim)  # fmt: skip
     losses: dict[str, Tensor] = {}
     with routing(model) if "balance" in step.on else contextlib.nullcontext([]) as loads:
         for names, passes in PASSES:
@@ -116,17 +122,22 @@ def vision_language(step: Step) -> dict[str, Tensor]:
     text, image = model.embed_text(batch.input_ids), model.embed_image(pixel_values)
     same = objectives.belongs_together(batch.ids, batch.texts, text.device)
     logits, matching = None, on.keys() & {"itm", "itm_pair"}
-    if matching or on.keys() & {"itc", "itc_pair", "itc_vl"}:
+    kept, partner = torch.ones_like(batch.partner, dtype=torch.bool), batch.partner
+    if on.keys() & CONTRASTED:
         scale = model.logit_scale.exp().clamp(max=100)  # CLIP's ceiling; the published code has none
         heads = ["itc", *(["itc_vl"] if "itc_vl" in on else [])]
         embeds = contrastive(model, text, mask, image, grid, heads)
         logits = objectives.similarity(*embeds["itc"], scale)
+        if step.trim:  # a sample that is left out stays a negative of others; its own picture and text teach nothing
+            kept = objectives.fits_best(logits, same, step.trim)
+            partner = torch.where(kept, partner, -1)
         if "itc" in on:
-            losses["itc"] = objectives.itc_loss(*embeds["itc"], scale, same)
+            losses["itc"] = objectives.itc_loss(*embeds["itc"], scale, same, kept)
         if "itc_pair" in on:  # a detached scale: nothing but the contrast of the whole batch sets the temperature
-            losses["itc_pair"] = objectives.pair_loss(*embeds["itc"], scale.detach(), batch.partner, same)
+            losses["itc_pair"] = objectives.pair_loss(*embeds["itc"], scale.detach(), partner, same)
         if "itc_vl" in on:
-            losses["itc_vl"] = objectives.itc_loss(*embeds["itc_vl"], model.logit_scale_vl.exp().clamp(max=100), same)
+            scale_vl = model.logit_scale_vl.exp().clamp(max=100)
+            losses["itc_vl"] = objectives.itc_loss(*embeds["itc_vl"], scale_vl, same, kept)
 
     n = max(2, 2 * round(step.fusion_share * len(text) / 2))  # whole units: a minimal pair is fused or left out as one
     rows_text, rows_mask, rows_image, labels = [], [], [], []
@@ -139,8 +150,9 @@ def vision_language(step: Step) -> dict[str, Tensor]:
         rows_text += [text[:n], text.index_select(0, wrong_text), text.index_select(0, single)]
         rows_mask += [mask[:n], mask[wrong_text], mask[single]]
         rows_image += [image[:n], image[:n], image.index_select(0, wrong_image[single])]
-        ones, none = torch.ones_like(wrong_text), torch.full_like(wrong_text, objectives.IGNORE)
-        labels += [ones, torch.where(text_valid, 0, none), torch.where(image_valid, 0, none)[single]]
+        none = torch.full_like(wrong_text, objectives.IGNORE)
+        yes, no = torch.where(kept[:n], 1, none), torch.where(text_valid, 0, none)
+        labels += [yes, no, torch.where(image_valid, 0, none)[single]]
     if "mlm" in on:
         rows_text.append(model.embed_text(batch.masked_ids[:n]))
         rows_mask.append(mask[:n])
@@ -149,14 +161,14 @@ def vision_language(step: Step) -> dict[str, Tensor]:
         masks = torch.cat(rows_mask)
         words = torch.full_like(masks, objectives.IGNORE)
         if "mlm" in on:  # its rows are the last ones
-            words[-n:] = batch.mlm_labels[:n]
+            words[-n:] = torch.where(kept[:n, None], batch.mlm_labels[:n], objectives.IGNORE)
         pooled, hidden, hidden_words = fused(model, torch.cat(rows_text), masks, torch.cat(rows_image), grid, words)
         if matching:
             matched = model.itm_head(pooled[: sum(map(len, labels))])
             if "itm" in on:
                 losses["itm"] = objectives.itm_loss(matched, torch.cat(labels))
             if "itm_pair" in on:
-                losses["itm_pair"] = objectives.match_pair_loss(matched[:n], matched[n : 2 * n], batch.partner[:n])
+                losses["itm_pair"] = objectives.match_pair_loss(matched[:n], matched[n : 2 * n], partner[:n])
         if "mlm" in on:
             losses["mlm"] = objectives.mlm_loss(model.mlm_head(hidden), hidden_words)
     return losses

@@ -11,16 +11,22 @@ IGNORE = -100  # label of a position that carries no loss (PyTorch's own default
 
 
 def itc_loss(
-    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, same: Tensor | None = None
+    image_embeds: Tensor,
+    text_embeds: Tensor,
+    logit_scale: Tensor | float,
+    same: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE: each picture finds its text in the batch, each text its picture (CLIP, Radford et al. 2021).
 
     image_embeds, text_embeds: (B, E), L2-normalised; logit_scale: > 0; same: (B, B) bool, True where text j also
     belongs to picture i: off the diagonal such pairs are left out of the denominator, since they are no negatives.
-    Raises ValueError when the batches differ.
+    kept: (B,) bool, False for samples that are negatives of others only. Raises ValueError when the batches differ.
     """
     logits = similarity(image_embeds, text_embeds, logit_scale, same)
     labels = torch.arange(len(logits), device=logits.device)
+    if kept is not None:
+        labels = torch.where(kept, labels, IGNORE)
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
@@ -37,6 +43,22 @@ def similarity(
         others = same & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(others, float("-inf"))
     return logits
+
+
+def fits_best(logits: Tensor, same: Tensor, share: float) -> Tensor:
+    """Which samples to keep when a share of the captions may be wrong: (B,) bool, False for round(share * B) of them.
+
+    Left out are those with the largest contrast of their own picture and text. Wrong pairs are learned last, so once
+    the easy is learned they have the largest loss (Co-teaching, Han et al. 2018; loss truncation, Kang and Hashimoto
+    2020). logits: (B, B) pictures by texts; same: as in `itc_loss`; 0 <= share < 1.
+    """
+    logits = logits.detach().float()
+    logits = logits.masked_fill(same & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device), float("-inf"))
+    own = torch.arange(len(logits), device=logits.device)
+    losses = F.cross_entropy(logits, own, reduction="none") + F.cross_entropy(logits.T, own, reduction="none")
+    kept = torch.ones_like(own, dtype=torch.bool)
+    kept[losses.topk(round(share * len(own))).indices] = False
+    return kept
 
 
 def hard_negatives(

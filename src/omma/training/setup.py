@@ -17,6 +17,7 @@ from omma.training.batches import Batches
 from omma.training.config import TrainConfig
 from omma.training.finetune import fitted, inherited, is_for_items, labels_for, with_heads
 from omma.training.items import ItemBatches, labels_in, prompts_in
+from omma.training.losses import CONTRASTED
 from omma.training.mim import FeatureTarget, MIMTarget, PixelTarget, TokenTarget, head_size, own_teacher
 from omma.training.optim import EMA
 from omma.training.patch_tokens import PatchTokens, Teacher, train_patch_tokens
@@ -52,6 +53,9 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
     if config.dataset.patch_codes and config.mim.target != "tokens":
         raise ValueError(f"dataset.patch_codes={config.dataset.patch_codes} are for mim.target=tokens, "
                          f"not {config.mim.target}")  # fmt: skip
+    if not 0 <= config.trim < 1 or (config.trim and not config.losses.active().keys() & CONTRASTED):
+        raise ValueError(f"trim={config.trim}: give a share from 0 to below 1, and one of the losses by which wrong "
+                         f"captions are told: {', '.join(sorted(CONTRASTED))}")  # fmt: skip
     if config.patience and not (config.monitor and config.eval_every):
         raise ValueError(f"patience={config.patience} waits for a number: give monitor=NAME and eval_every=STEPS")
     run = Path(config.out)
