@@ -94,11 +94,17 @@ def readout(states: Tensor, gradient: Tensor) -> Tensor:
     return raised / raised.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(raised.dtype).tiny)
 
 
-def shares(score: Tensor, output: VLMoOutput, maps: Sequence[Tensor], method: Method) -> Tensor:
-    """(B, S) of one pass, rows sum to 1. score: (B,), whose sum is differentiated; rows don't touch one another."""
+def shares(model: VLMo, score: Tensor, output: VLMoOutput, maps: Sequence[Tensor], method: Method) -> Tensor:
+    """(B, S) of one pass, rows sum to 1. score: (B,), whose sum is differentiated; rows don't touch one another.
+
+    What learned prompts have a share in is divided among the rest.
+    """
     gradients = torch.autograd.grad(score.sum(), [output.last_hidden_state, *maps], retain_graph=True)
     read = readout(output.last_hidden_state, gradients[0])
     flow = rollout(maps) if method == "rollout" else relevance(maps, gradients[1:])
+    if model.prompts is not None:  # their rows are not read, and their columns not told
+        places = model.prompts.places(read.shape[1], output.text_len).to(read.device)
+        flow = flow[:, places][:, :, places]
     found = (read[:, None] @ flow)[:, 0].detach()
     return found / found.sum(dim=-1, keepdim=True)
 
@@ -125,7 +131,7 @@ def attribute(
             output = model(input_ids, attention_mask, pixel_values)
             logits = model.itm_head(output.pooled)
             scores = logits[:, 1] - logits[:, 0]
-            both = shares(scores, output, maps, method)
+            both = shares(model, scores, output, maps, method)
             words, image = both[:, : output.text_len], both[:, output.text_len :]
         else:
             seen = model(pixel_values=pixel_values)
@@ -134,7 +140,7 @@ def attribute(
             read = model(input_ids, attention_mask)
             image_embeds = model.project(seen, "image")
             scores = (image_embeds * model.project(read, "text", text_mask=attention_mask)).sum(dim=-1)
-            words, image = shares(scores, read, maps, method), shares(scores, seen, image_maps, method)
+            words, image = shares(model, scores, read, maps, method), shares(model, scores, seen, image_maps, method)
     return Attribution(words, image[:, 1:].unflatten(1, (gh, gw)), scores.detach())
 
 

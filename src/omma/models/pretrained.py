@@ -216,11 +216,14 @@ def same_number(images: Sequence, texts: Sequence) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------- loaders
-def load_encoder(name_or_path: str | Path, device: str = "auto", precision: str = "fp32") -> VLMoEncoder:
+def load_encoder(
+    name_or_path: str | Path, device: str = "auto", precision: str = "fp32", prompts: str | Path | None = None
+) -> VLMoEncoder:
     """An eye by folder (a model folder, or a run folder of `omma train`: its best checkpoint, else its last) or by
     name: "vlmo-nano" comes with omma.
 
-    ValueError says what is at the path and what would be an encoder.
+    prompts: a file of prompts that were learned on this very model, or a folder that has one (`omma train prompts`); a
+    folder's own prompts are used unasked. ValueError says what is at the path and what would be an encoder.
     """
     folder = model_folder(name_or_path)
     if not folder.is_dir():
@@ -230,4 +233,5 @@ def load_encoder(name_or_path: str | Path, device: str = "auto", precision: str 
         )
     in_run = folder.name in ("best", "last") or folder.name.startswith("step")
     name = (folder.resolve().parent if in_run else folder).name
-    return VLMoEncoder(from_pretrained(folder), Processor.load(folder), name, device, precision)
+    model = from_pretrained(folder, prompts=prompts)
+    return VLMoEncoder(model, Processor.load(folder), name, device, precision)

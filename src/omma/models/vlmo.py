@@ -21,6 +21,7 @@ from omma.models.heads import ClassHead, MLMHead, SetHead, classifier
 from omma.models.layers import INITIAL_LOGIT_SCALE, Attention, ConvStem, Expert, scaled_init_
 from omma.models.multiway import Modality, MultiwayBlock, SeparateNorm
 from omma.models.positions import RelativeBias, resample_grid
+from omma.models.prompts import Prompts
 from omma.models.vlmo_config import VLMoConfig
 
 
@@ -98,6 +99,7 @@ class VLMo(nn.Module):
         self.class_head = ClassHead(D, len(c.classes)) if c.classes else None
         self.pair_head = classifier(2 * D, 2 * D, c.num_pair_classes) if c.num_pair_classes else None
         self.set_head = SetHead(D, c.num_set_classes) if c.num_set_classes else None
+        self.prompts: Prompts | None = None  # learned on a frozen model (prompts.py), kept in a file of their own
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -210,7 +212,12 @@ class VLMo(nn.Module):
             grid = self.config.grid
         modality: Modality = "vl" if len(parts) == 2 else ("text" if image is None else "image")
         bias = self.attention_bias(text_mask if text is not None else None, text_len, grid)
-        states = (x, *self.run_blocks(x, modality, text_len, bias))
+        if self.prompts is None:
+            states = (x, *self.run_blocks(x, modality, text_len, bias))
+        else:
+            x, bias, length, places = self.prompts.insert(x, bias, text_len)
+            states = (x, *self.run_blocks(x, modality, length, bias))
+            states = tuple(state.index_select(1, places) for state in states)
         last = self.normed(states[-1], text_len)
         keys = None if text is None else self.real_tokens(text_mask, last)
         return VLMoOutput(last, self.pool(self.pooler, last, keys).tanh(), states, text_len)

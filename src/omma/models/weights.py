@@ -12,9 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from omma.models.prompts import PREFIX, prompts_for
 from omma.models.vlmo import VLMo, VLMoConfig
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # model folders inside the package
+PROMPTS_FILE = "prompts.safetensors"  # beside model.safetensors: a few kB, and another task's can take their place
 MODELS = {"vlmo": (VLMo, VLMoConfig)}  # config.json's "model" -> classes
 
 
@@ -35,8 +37,17 @@ def save_pretrained(
         k: v.detach().to((v.is_floating_point() and dtype) or v.dtype).contiguous().cpu()
         for k, v in (state or model.state_dict()).items()
     }
+    prompts = {k: tensors.pop(k) for k in list(tensors) if k.startswith(PREFIX)}
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    if prompts:
+        save_file(prompts, str(folder / PROMPTS_FILE), metadata={"format": "pt"})
     return folder
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """All tensors of a model folder, with those of learned prompts, where it has some."""
+    tensors = read_tensors(Path(folder) / "model.safetensors")
+    return tensors | (read_tensors(prompts) if (prompts := Path(folder) / PROMPTS_FILE).is_file() else {})
 
 
 def shipped() -> list[str]:
@@ -74,15 +85,23 @@ def read_config(folder: str | Path) -> VLMoConfig:
     return MODELS[kind][1](**listed)
 
 
-def from_pretrained(folder: str | Path, device: str | torch.device = "cpu") -> VLMo:
+def from_pretrained(
+    folder: str | Path, device: str | torch.device = "cpu", prompts: str | Path | None = None
+) -> VLMo:
     """The model in a folder that `save_pretrained` wrote, in eval mode.
 
+    prompts: a file of learned prompts, or a folder that has one, to be put on it instead of the folder's own.
     ValueError lists weights that are missing, left over or of another shape.
     """
     config = read_config(folder)
+    tensors = read_weights(folder)
+    if prompts is not None:
+        place = model_folder(prompts)
+        learned = read_tensors(place / PROMPTS_FILE if place.is_dir() else place)
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(PREFIX)} | learned
     with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
         model = VLMo(config)
-    tensors = read_tensors(Path(folder) / "model.safetensors")
+        model.prompts = prompts_for(config.hidden_size, tensors)
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     load_strictly(model, tensors, str(folder), assign=True)
     return model.to(device).eval()

@@ -25,6 +25,8 @@ class TrainConfig:
     mim: MIMConfig = field(default_factory=MIMConfig)
     panels: int | None = None  # a picture is so many panels side by side; None: as init's processor has it
     panel_gap: float = 0.0  # width of the strip between two panels, as a share of the picture's
+    prompts: int = 0  # learned vectors before the words (CoOp): with any prompts, all of init stays as it is but these
+    visual_prompts: int = 0  # and before the patches
     freeze: tuple[str, ...] = ()  # shell patterns over parameter names, or a group such as "vision"
 
     steps: int = 1000

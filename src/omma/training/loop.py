@@ -16,7 +16,7 @@ from omma import config as configuration
 from omma.models.preprocess import Processor
 from omma.models.pretrained import autocast
 from omma.models.vlmo import VLMo
-from omma.models.weights import read_tensors, save_pretrained
+from omma.models.weights import read_weights, save_pretrained
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.batches import Batches, Prefetch
@@ -24,9 +24,9 @@ from omma.training.checkpoint import Checkpoint
 from omma.training.config import TrainConfig
 from omma.training.log import Log, Watch
 from omma.training.losses import compute_losses
-from omma.training.optim import EMA, freeze, learning_rate, parameter_groups
+from omma.training.optim import EMA, learning_rate, parameter_groups
 from omma.training.rng import key_seed
-from omma.training.setup import build, check, in_steps, mim_target, training_set
+from omma.training.setup import build, check, frozen_by, in_steps, mim_target, training_set
 
 
 class NonFiniteLoss(RuntimeError):
@@ -54,7 +54,7 @@ def train(
     model, processor, started_from = build(config, table)
     batches = training_set(config, table, model, processor)
     asked, config = config, in_steps(config, batches.steps_per_epoch)
-    frozen = freeze(model, config.freeze)
+    frozen = frozen_by(config, model)
     model.to(device).train()
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay, config.layer_decay, config.head_lr),
@@ -68,7 +68,7 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if average:
-            average.state = {k: v.to(device) for k, v in read_tensors(previous.path / "model.safetensors").items()}
+            average.state = {k: v.to(device) for k, v in read_weights(previous.path).items()}
         start = state["step"]
     target = mim_target(config, model, average, processor, table) if config.losses.mim else None
     checkpoints.cut_metrics(run / "metrics.jsonl", start)

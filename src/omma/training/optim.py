@@ -51,7 +51,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-            decays = matrix and not name.endswith(("_token", "_positions", ".table"))
+            decays = matrix and not name.endswith(("_token", "_positions", "_prompts", ".table"))
             group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scales[name]}
             groups.setdefault((scales[name], not decays), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]

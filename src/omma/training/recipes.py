@@ -117,12 +117,35 @@ def eye_fusion() -> TrainConfig:
     )
 
 
+def prompts() -> TrainConfig:
+    """A few learned vectors before the words and the patches of a trained eye, which itself stays as it is.
+
+    For few pictures of a new kind. The result is a model folder whose prompts.safetensors (8 kB for the shipped eye)
+    holds all that was learned.
+
+    omma train prompts data=TABLE init=vlmo-nano out=runs/prompts
+    """
+    return TrainConfig(
+        recipe="prompts",
+        losses=LossWeights(itc=1.0),
+        prompts=8,
+        visual_prompts=8,
+        steps=300,
+        batch_size=64,
+        peak_lr=2e-2,
+        warmup=20,
+        weight_decay=0.0,
+        ema=0.99,
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "vlmo-nano-mim": vlmo_nano_mim,
     "vlmo-nano-mlm": vlmo_nano_mlm,
     "vlmo-nano-vl": vlmo_nano_vl,
     "eye-contrast": eye_contrast,
     "eye-fusion": eye_fusion,
+    "prompts": prompts,
     **TASK_RECIPES,
 }
 

@@ -9,8 +9,9 @@ import torch
 from omma import config as configuration
 from omma.models.preprocess import Processor, train_wordpiece
 from omma.models.pretrained import pick_device
+from omma.models.prompts import PREFIX, Prompts, prompts_for
 from omma.models.vlmo import VLMo
-from omma.models.weights import load_matching, model_folder, read_config, read_tensors
+from omma.models.weights import load_matching, model_folder, read_config, read_weights
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.batches import Batches
@@ -19,7 +20,7 @@ from omma.training.finetune import fitted, inherited, is_for_items, labels_for, 
 from omma.training.items import ItemBatches, labels_in, prompts_in
 from omma.training.losses import CONTRASTED
 from omma.training.mim import FeatureTarget, MIMTarget, PixelTarget, TokenTarget, head_size, own_teacher
-from omma.training.optim import EMA
+from omma.training.optim import EMA, freeze
 from omma.training.patch_tokens import PatchTokens, Teacher, train_patch_tokens
 from omma.training.rng import key_seed
 
@@ -39,6 +40,11 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
         raise ValueError("losses.itc_vl needs the heads for it: model.itc_vl=true")
     if config.losses.balance and (config.model.router == "modality" or len(config.losses.active()) == 1):
         raise ValueError("losses.balance is for a learned router beside another objective: model.router=top1, or 0")
+    if min(config.prompts, config.visual_prompts) < 0 or (with_prompts(config) and not config.init):
+        raise ValueError(f"prompts={config.prompts} visual_prompts={config.visual_prompts}: how many to learn on a "
+                         "model that stays as it is; give init=vlmo-nano, or a run")  # fmt: skip
+    if with_prompts(config) and config.freeze:
+        raise ValueError("freeze= beside prompts: with these, all else is frozen already; leave it out")
     if config.steps < 1 or config.warmup > config.steps:
         raise ValueError(
             f"steps={config.steps} and warmup={config.warmup}: steps must be at least 1 and at least the warm-up"
@@ -103,6 +109,9 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
     the captions.
     """
     objectives = set(config.losses.active())
+    if with_prompts(config):
+        assert config.init is not None  # `check` asks for it
+        config = replace(config, model=read_config(model_folder(config.init)))
     if table.kind != "pictures" and not is_for_items(objectives):
         raise ValueError(f"{table.uri} is a table of {table.kind}; {', '.join(sorted(objectives))} learn from pictures "
                          "with captions. Give that table, or an objective on items, e.g. losses.answer=1")  # fmt: skip
@@ -141,7 +150,10 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
     model = VLMo(model_config)
     if folder is None:
         return model, processor, ""
-    tensors = read_tensors(folder / "model.safetensors")
+    tensors = read_weights(folder)
+    model.prompts = prompts_for(model_config.hidden_size, tensors)
+    if with_prompts(config):
+        model.prompts = Prompts(model_config.hidden_size, config.prompts, config.visual_prompts)
     assert stored is not None
     copied, own = load_matching(model, {name: fitted(model, stored, name, tensor) for name, tensor in tensors.items()})
     if not copied:
@@ -155,6 +167,18 @@ def in_steps(config: TrainConfig, steps_per_epoch: int) -> TrainConfig:
         return config
     steps = max(1, round(config.epochs * steps_per_epoch))
     return replace(config, steps=steps, warmup=steps // 10, epochs=0.0)
+
+
+def with_prompts(config: TrainConfig) -> bool:
+    """Whether nothing but prompts is learned."""
+    return bool(config.prompts or config.visual_prompts)
+
+
+def frozen_by(config: TrainConfig, model: VLMo) -> list[str]:
+    """What stays out of training: what the config says, or with prompts everything else."""
+    if not with_prompts(config):
+        return freeze(model, config.freeze)
+    return freeze(model, [name for name, _ in model.named_parameters() if not name.startswith(PREFIX)])
 
 
 def texts_of(config: TrainConfig, table: Table) -> set[str]:
