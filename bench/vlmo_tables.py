@@ -1,19 +1,21 @@
 """VLMo's ablation tables in miniature: small eyes trained alike but for what a table asks, three seeds each.
 
-    python bench/vlmo_tables.py WORK                         # all tables; goes on where it was stopped
-    python bench/vlmo_tables.py WORK --only experts,wrong    # some of them
-    python bench/vlmo_tables.py WORK --report                # the tables of what has been run, and claims as JSON
-    python bench/vlmo_tables.py WORK --times                 # a step of each variant beside one of the full model
+    python bench/vlmo_tables.py WORK --results FILE                         # goes on where it was stopped
+    python bench/vlmo_tables.py WORK --results FILE --only experts,wrong    # some of the tables
+    python bench/vlmo_tables.py WORK --results FILE --report                # tables and claims of what has been run
+    python bench/vlmo_tables.py WORK --times                                # a step of each variant beside the full one
 
 The world has six kinds in four colours. All trainings see the same minimal pairs (swaps and single edits of five
 patterns) in an order that depends on the seed alone, for the same steps: first by contrast alone, then with matching
-and masked words. A result is one line of WORK/results.jsonl; it counts as long as the settings that made it are those
-of this file. Stages that several variants share are trained once. Published numbers: Bao et al. 2021, NLVR2 accuracy.
+and masked words. A result is one line of FILE, by default WORK/results.jsonl; it counts as long as the settings that
+made it are those of this file. Stages that several variants share are trained once; WORK keeps them. Published numbers:
+Bao et al. 2021, accuracy on NLVR2.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -113,6 +115,7 @@ VARIANTS = {
     "wrong-20-trim": Variant(wrong=0.2, all=("trim=0.2", "trim_steps=200"), last=("trim_steps=0",)),
     "wrong-40-trim": Variant(wrong=0.4, all=("trim=0.4", "trim_steps=200"), last=("trim_steps=0",)),
 }
+WRONG = sorted({variant.wrong for variant in VARIANTS.values()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +214,8 @@ def prepare(work: Path, size: Size) -> None:
         if mark.read_text() != wanted:
             raise ValueError(f"{work} holds a world of another size; give another folder")
         return
+    for part in ("drawn", "test", *map(data_name, WRONG)):  # of a world that was not drawn to its end
+        shutil.rmtree(work / part, ignore_errors=True)
     for side, plain, pairs, seed in (
         ("drawn", size.plain, size.pairs, 41),
         ("test", size.test_plain, size.test_pairs, TEST_SEED),
@@ -220,7 +225,7 @@ def prepare(work: Path, size: Size) -> None:
                          split="test" if side == "test" else "train", kinds=KINDS, colours=COLOURS,
                          size=size.model.image_size, check=False)  # fmt: skip
     rows = [row for mode in MODES for row in pictures_of(work / "drawn" / mode)]
-    for wrong in sorted({variant.wrong for variant in VARIANTS.values()}):
+    for wrong in WRONG:
         table = omma.Table.create(work / data_name(wrong), "pictures", extra=EXTRA)
         table.append(exchanged(rows, wrong))
     mark.write_text(wanted)
@@ -297,22 +302,21 @@ def identity(size: Size, variant: Variant, seed: int) -> str:
     return fingerprint(world_of(size), data_name(variant.wrong), variant.fused, stages)
 
 
-def read(work: Path) -> list[dict[str, Any]]:
-    path = work / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def read(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
 
-def run_all(work: Path, size: Size, tables: Sequence[str], seeds: Sequence[int]) -> None:
-    """Every run that WORK/results.jsonl has no line of, table by table; a line is written when a run is whole."""
+def run_all(work: Path, results: Path, size: Size, tables: Sequence[str], seeds: Sequence[int]) -> None:
+    """Every run that `results` has no line of, table by table; a line is written when a run is whole."""
     prepare(work, size)
     for table, seed in ((table, seed) for table in tables for seed in seeds):
         for _, name, _ in TABLES[table].rows:
             known = identity(size, VARIANTS[name], seed)
-            same = [row for row in read(work) if row["run"] == known]
+            same = [row for row in read(results) if row["run"] == known]
             if any((row["table"], row["variant"]) == (table, name) for row in same):
                 continue
             found = {key: same[0][key] for key in FOUND} if same else run(work, size, VARIANTS[name], seed)
-            with (work / "results.jsonl").open("a") as file:
+            with results.open("a") as file:
                 file.write(json.dumps({"table": table, "variant": name, "seed": seed, "run": known, **found}) + "\n")
             told = ", ".join(f"{key} {100 * found['numbers'][key]:.1f}" for key in METRICS if key in found["numbers"])
             print(f"{table} {name} seed {seed}: {told}", flush=True)
@@ -361,9 +365,9 @@ def shown(values: Sequence[float] | None, sign: str = "") -> str:
     return f"{100 * mean:{sign}.1f}" + (f" ± {100 * half:.1f}" if len(values) > 1 else "")
 
 
-def report(work: Path, size: Size, tables: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
+def report(results: Path, size: Size, tables: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
     """Markdown of the tables, then the claims. A table of which a run is missing is left out, and said to be."""
-    rows, claims = read(work), []
+    rows, claims = read(results), []
     for table in tables:
         ablation = TABLES[table]
         numbers = {name: numbers_of(rows, size, name, seeds) for _, name, _ in ablation.rows}
@@ -430,6 +434,7 @@ def step_times(work: Path, size: Size, turns: int = 7) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
+    parser.add_argument("--results", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--only", default=",".join(TABLES), help=f"tables: {','.join(TABLES)}")
@@ -440,14 +445,14 @@ def main() -> None:
     size, tables = SIZES[args.size], args.only.split(",")
     if unknown := set(tables) - set(TABLES):
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
-    seeds = range(args.first, args.first + args.seeds)
+    seeds, results = range(args.first, args.first + args.seeds), args.results or args.work / "results.jsonl"
     if args.times:
         prepare(args.work, size)
         print(*step_times(args.work, size), sep="\n")
         return
     if not args.report:
-        run_all(args.work, size, tables, seeds)
-    print(*report(args.work, size, tables, seeds), sep="\n")
+        run_all(args.work, results, size, tables, seeds)
+    print(*report(results, size, tables, seeds), sep="\n")
 
 
 if __name__ == "__main__":

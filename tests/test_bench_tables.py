@@ -22,32 +22,33 @@ TINY = replace(tables.SIZES["tiny"], plain=8, pairs=2, test_plain=4, test_pairs=
 
 
 def test_a_run_ends_in_a_line_and_is_neither_trained_nor_told_twice(tmp_path, monkeypatch, capsys):
+    results = tmp_path / "lines.jsonl"
     one = tables.Ablation(title="one", rows=(("itm", "itc-itm", "80.0"),), reference="itc-itm", claims=())
     monkeypatch.setattr(tables, "TABLES", {"one": one, "same": one})
-    tables.run_all(tmp_path, TINY, ["one"], [0])
-    (row,) = tables.read(tmp_path)
+    tables.run_all(tmp_path, results, TINY, ["one"], [0])
+    (row,) = tables.read(results)
     assert (row["table"], row["variant"], row["seed"], row["steps"]) == ("one", "itc-itm", 0, 4)
     assert {"pairs.itc", "pairs.itm", "recall@1", "swap.colour.itm"} <= set(row["numbers"])
     assert "one itc-itm seed 0: pairs.itm" in capsys.readouterr().out
 
     # killed after its training, before its line: what was trained is measured again, and the same comes out
-    (tmp_path / "results.jsonl").unlink()
+    results.unlink()
     folders = sorted((tmp_path / "runs").iterdir())
     before = [(folder / "metrics.jsonl").read_text() for folder in folders]
-    tables.run_all(tmp_path, TINY, ["one"], [0])
-    assert tables.read(tmp_path)[0]["numbers"] == row["numbers"]
+    tables.run_all(tmp_path, results, TINY, ["one"], [0])
+    assert tables.read(results)[0]["numbers"] == row["numbers"]
     assert [(folder / "metrics.jsonl").read_text() for folder in folders] == before
     assert sorted((tmp_path / "runs").iterdir()) == folders
 
     monkeypatch.setattr(tables, "run", lambda *_: pytest.fail("trained again"))
-    tables.run_all(tmp_path, TINY, ["one", "same"], [0])
-    lines = tables.read(tmp_path)
+    tables.run_all(tmp_path, results, TINY, ["one", "same"], [0])
+    lines = tables.read(results)
     assert [line["table"] for line in lines] == ["one", "same"]
     assert lines[0]["numbers"] == lines[1]["numbers"]
 
-    told = list(tables.report(tmp_path, TINY, ["one"], [0]))
+    told = list(tables.report(results, TINY, ["one"], [0]))
     assert f"| {100 * row['numbers']['recall@1']:.1f} |" in told[-2]
-    assert "no numbers yet of itc-itm" in next(tables.report(tmp_path, TINY, ["one"], [0, 1]))
+    assert "no numbers yet of itc-itm" in next(tables.report(results, TINY, ["one"], [0, 1]))
     with pytest.raises(ValueError, match="a world of another size"):
         tables.prepare(tmp_path, tables.SIZES["full"])
 
