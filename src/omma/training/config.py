@@ -27,6 +27,8 @@ class TrainConfig:
     panel_gap: float = 0.0  # width of the strip between two panels, as a share of the picture's
     prompts: int = 0  # learned vectors before the words (CoOp): with any prompts, all of init stays as it is but these
     visual_prompts: int = 0  # and before the patches
+    # Vision-language experts that init has none of: random, as published, or copies of its other experts.
+    vl_init: Literal["random", "image", "text"] = "random"
     freeze: tuple[str, ...] = ()  # shell patterns over parameter names, or a group such as "vision"
 
     steps: int = 1000

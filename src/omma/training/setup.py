@@ -62,6 +62,8 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
     if not 0 <= config.trim < 1 or (config.trim and not config.losses.active().keys() & CONTRASTED):
         raise ValueError(f"trim={config.trim}: give a share from 0 to below 1, and one of the losses by which wrong "
                          f"captions are told: {', '.join(sorted(CONTRASTED))}")  # fmt: skip
+    if config.vl_init != "random" and not config.init:
+        raise ValueError(f"vl_init={config.vl_init} copies experts of a trained model: give init=RUN")
     if config.patience and not (config.monitor and config.eval_every):
         raise ValueError(f"patience={config.patience} waits for a number: give monitor=NAME and eval_every=STEPS")
     run = Path(config.out)
@@ -158,7 +160,28 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
     copied, own = load_matching(model, {name: fitted(model, stored, name, tensor) for name, tensor in tensors.items()})
     if not copied:
         raise ValueError(f"no weight of {folder} fits this model; compare its config.json with model.* of this run")
+    if config.vl_init != "random":
+        copy_experts(model, config.vl_init, own, config.init or "")
     return model, processor, f", {len(copied)} tensors from {config.init}{f', {len(own)} new' if own else ''}"
+
+
+@torch.no_grad()
+def copy_experts(model: VLMo, source: str, new: list[str], init: str) -> None:
+    """The vision-language experts start as copies of those of `source`. new: names that init had no values for.
+
+    ValueError where there is nothing to copy, or something that would be lost.
+    """
+    state = model.state_dict()
+    copies = {name: name.replace(".experts.vl.", f".experts.{source}.") for name in state if ".experts.vl." in name}
+    if not copies:
+        raise ValueError(f"vl_init={source}: this model has no vision-language experts (model.num_vl_layers="
+                         f"{model.config.num_vl_layers})")  # fmt: skip
+    if kept := sorted(copies.keys() - set(new)):
+        raise ValueError(f"vl_init={source}: {init} has vision-language experts ({kept[0]}, ...), which copies would "
+                         "replace. Leave vl_init=random to keep them, or train the stages before with "
+                         "model.num_vl_layers=0, as published")  # fmt: skip
+    for name, origin in copies.items():
+        state[name].copy_(state[origin])
 
 
 def in_steps(config: TrainConfig, steps_per_epoch: int) -> TrainConfig:
