@@ -381,11 +381,12 @@ def train(
     omma train vlmo data=my-pictures
     """
     from omma.config import apply, to_dict
-    from omma.training.recipes import RECIPES, load_recipe
+    from omma.training.recipes import RECIPES, by_family, load_recipe
 
     if recipe is None:
-        result = {FOLDER_RECIPE: first_line(omma.fit)} | {name: first_line(make) for name, make in RECIPES.items()}
-        answer(as_json, {"recipes": result}, lambda: facts_table("recipes", result))
+        own = {FOLDER_RECIPE: first_line(omma.fit)}
+        result = own | {name: first_line(make) for name, make in RECIPES.items()}
+        answer(as_json, {"recipes": result}, lambda: facts_table("recipes", own | by_family()))
         return
     changes = list(overrides or ()) + ([f"device={device.value}"] if device else [])
     if recipe == FOLDER_RECIPE:

@@ -6,6 +6,7 @@ VLMo's three stages, each starting from the one before (init=RUN):
   3 vision-language  contrast, matching with hard negatives, masked language modelling with the picture in sight
 """
 
+import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from omma.models.vlmo_config import NANO
 from omma.training.batches import DataConfig
 from omma.training.config import TrainConfig
 from omma.training.losses import LossWeights
+from omma.training.stage_recipes import STAGE_RECIPES
 from omma.training.task_recipes import TASK_RECIPES
 
 
@@ -146,12 +148,32 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "eye-contrast": eye_contrast,
     "eye-fusion": eye_fusion,
     "prompts": prompts,
+    **STAGE_RECIPES,
     **TASK_RECIPES,
 }
 
 
 def load_recipe(name: str) -> TrainConfig:
-    """The recipe's config. ValueError names the recipes there are."""
+    """The recipe's config. ValueError names the recipes there are, the nearest ones first."""
     if name not in RECIPES:
-        raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}. Settings follow as key=value")
+        near = difflib.get_close_matches(name, RECIPES, n=3)
+        nearest = f"the nearest: {', '.join(near)}; " if near else ""
+        raise ValueError(f"no recipe {name!r}; {nearest}there are {', '.join(by_family())}. "
+                         "Settings follow as key=value")  # fmt: skip
     return RECIPES[name]()
+
+
+def by_family() -> dict[str, str]:
+    """Every recipe's first line by name; those that differ in size stand in one line, as vlmo-SIZE-vl."""
+    families: dict[object, list[str]] = {}
+    for name, make in RECIPES.items():
+        families.setdefault(getattr(make, "func", make), []).append(name)
+    found = {}
+    for names in families.values():
+        about = (RECIPES[names[0]].__doc__ or "").strip().splitlines()[0]
+        if len(names) == 1:
+            found[names[0]] = about
+        else:
+            model, _, *task = names[0].split("-")
+            found["-".join([model, "SIZE", *task])] = f"{about} SIZE: {', '.join(n.split('-')[1] for n in names)}"
+    return found

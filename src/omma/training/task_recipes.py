@@ -6,14 +6,13 @@ been run here, for want of the machines and the data.
 """
 
 from collections.abc import Callable
-from functools import partial
 
 from omma.models.vlmo_config import VLMoConfig
 from omma.training.batches import DataConfig
 from omma.training.config import TrainConfig
 from omma.training.losses import LossWeights
+from omma.training.stage_recipes import PUBLISHED, for_size
 
-SIZES = ("base", "base_plus", "large")
 VQA_RATE = {"base": 3e-5, "base_plus": 3e-5, "large": 1.5e-5}
 NLVR2_RATE = {"base": 5e-5, "base_plus": 3e-5, "large": 3e-5}
 NLVR2_DEPTH = {"base": 0.1, "base_plus": 0.2, "large": 0.15}  # drop_path
@@ -73,8 +72,9 @@ def vqa(size: str) -> TrainConfig:
 
 
 def nlvr2(size: str) -> TrainConfig:
-    """NLVR2 at 384 px: ten epochs of 128. Published: 83.3 / 85.1 / 86.9 on test-P. Sentences that say left or right
-    need the pictures as they are, so none is mirrored, unlike in the published code.
+    """NLVR2 at 384 px: ten epochs of 128. Published: 83.3 / 85.1 / 86.9 on test-P.
+
+    Sentences that say left or right need the pictures as they are, so none is mirrored, unlike in the published code.
 
     omma train vlmo-base-nlvr2 data=nlvr2/items init=VLMO out=RUN
     """
@@ -96,8 +96,9 @@ def nlvr2(size: str) -> TrainConfig:
 
 
 def classify(size: str) -> TrainConfig:
-    """ImageNet-1k at 224 px by BEiT's recipe from masked image modelling: a hundred epochs of 1024, rates that fall by
-    0.65 a layer, mixup and CutMix. Published for VLMo-base: 85.5 % top-1.
+    """ImageNet-1k at 224 px by BEiT's recipe. Published for VLMo-base: 85.5 % top-1.
+
+    From masked image modelling: a hundred epochs of 1024, rates that fall by 0.65 a layer, mixup and CutMix.
 
     omma train vlmo-base-classify data=imagenet dataset.label=class init=VLMO out=RUN
     """
@@ -122,7 +123,7 @@ TASK_RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "vlmo-nano-vqa": vlmo_nano_vqa,
     "vlmo-nano-nlvr2": vlmo_nano_nlvr2,
     "vlmo-nano-classify": vlmo_nano_classify,
-    **{f"vlmo-{size}-vqa": partial(vqa, size) for size in SIZES},
-    **{f"vlmo-{size}-nlvr2": partial(nlvr2, size) for size in SIZES},
-    **{f"vlmo-{size}-classify": partial(classify, size) for size in SIZES},
+    **{f"vlmo-{size}-vqa": for_size(vqa, size) for size in PUBLISHED},
+    **{f"vlmo-{size}-nlvr2": for_size(nlvr2, size) for size in PUBLISHED},
+    **{f"vlmo-{size}-classify": for_size(classify, size) for size in PUBLISHED},
 }
