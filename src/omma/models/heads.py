@@ -9,17 +9,22 @@ from torch import Tensor, nn
 
 
 class MLMHead(nn.Module):
-    """BERT's word predictor: dense, GELU, LayerNorm, decoder with its own bias, not tied to the embeddings."""
+    """BERT's word predictor: dense, GELU, LayerNorm, decoder with its own bias, not tied to the embeddings.
 
-    def __init__(self, hidden_size: int, vocab_size: int):
+    linear: the decoder alone, as in BEiT-3.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int, *, linear: bool = False):
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.dense = None if linear else nn.Linear(hidden_size, hidden_size)
+        self.norm = None if linear else nn.LayerNorm(hidden_size, eps=1e-12)
         self.decoder = nn.Linear(hidden_size, vocab_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (..., D) -> logits (..., V). Give it masked positions only: the vocabulary is the costly side."""
-        return self.decoder(self.norm(F.gelu(self.dense(x))))
+        if self.dense is not None and self.norm is not None:
+            x = self.norm(F.gelu(self.dense(x)))
+        return self.decoder(x)
 
 
 def classifier(in_size: int, hidden_size: int, classes: int) -> nn.Sequential:
@@ -48,9 +53,9 @@ class SetHead(nn.Module):
 class ClassHead(nn.Module):
     """BEiT's image classifier: LayerNorm of the mean patch, without [CLS], then a linear map (Bao et al. 2021)."""
 
-    def __init__(self, hidden_size: int, classes: int):
+    def __init__(self, hidden_size: int, classes: int, eps: float = 1e-6):
         super().__init__()
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        self.norm = nn.LayerNorm(hidden_size, eps=eps)
         self.fc = nn.Linear(hidden_size, classes)
 
     def forward(self, states: Tensor) -> Tensor:

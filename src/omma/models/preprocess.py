@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +84,23 @@ class Processor:
 
     @property
     def mask_id(self) -> int:
-        found = self.tokenizer.token_to_id(MASK)
-        assert found is not None  # both ways to a tokenizer give it the special tokens
+        found = next((i for i in map(self.tokenizer.token_to_id, (MASK, "<mask>")) if i is not None), None)
+        if found is None:
+            raise ValueError(f"the tokenizer has no {MASK}, which masked language modelling writes over hidden words")
         return found
+
+    @cached_property
+    def special_ids(self) -> np.ndarray:
+        """Ids that stand for no word: padding, the ends of a text, the mask."""
+        names = (PAD, CLS, SEP, MASK, "<pad>", "<s>", "</s>", "<mask>")
+        return np.array(sorted(i for i in map(self.tokenizer.token_to_id, names) if i is not None))
+
+    @cached_property
+    def ordinary_ids(self) -> np.ndarray:
+        """All other ids but that of the unknown word, rising."""
+        every = np.array(sorted(self.tokenizer.get_vocab().values()))
+        unknown = [i for i in map(self.tokenizer.token_to_id, (UNK, "<unk>")) if i is not None]
+        return every[~np.isin(every, [*self.special_ids, *unknown])]
 
     def pixels(self, image: Image.Image, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
         """One RGB picture, or a box of it in pixels, as (3, image_size, image_size) uint8: the form cheap to move.

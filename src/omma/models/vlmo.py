@@ -9,8 +9,10 @@ B batch, T text tokens, N patches, P = 1 + N image tokens ([CLS] first), S = T +
 E shared space, V vocabulary, (gh, gw) patch grid.
 """
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from omma.models.heads import ClassHead, MLMHead, SetHead, classifier
 from omma.models.layers import INITIAL_LOGIT_SCALE, Attention, ConvStem, Expert, scaled_init_
 from omma.models.multiway import Modality, MultiwayBlock, SeparateNorm
-from omma.models.positions import RelativeBias, resample_grid
+from omma.models.positions import RelativeBias, fit_positions, resample_grid
 from omma.models.prompts import Prompts
 from omma.models.vlmo_config import VLMoConfig
 
@@ -29,7 +31,7 @@ class VLMoOutput(NamedTuple):
     """What one pass gives. text_len says where the image begins in the joint sequence (0 for a picture alone)."""
 
     last_hidden_state: Tensor  # (B, S, D), after the final norm; text first, then [CLS] and patches
-    pooled: Tensor  # (B, D): tanh(Linear(x)) of the first token, or the largest of all real tokens (config.pool)
+    pooled: Tensor  # (B, D): tanh(Linear(x)) of one token, or the largest of all real tokens (config.pool)
     hidden_states: tuple[Tensor, ...]  # L + 1 of (B, S, D): the embeddings, then each layer's output
     text_len: int
 
@@ -67,7 +69,7 @@ class VLMo(nn.Module):
         D = c.hidden_size
         self.word_embed = nn.Embedding(c.vocab_size, D, padding_idx=None)
         self.text_segment = nn.Parameter(torch.zeros(D))  # BERT's segment 0, inside the norm
-        self.text_norm = nn.LayerNorm(D, eps=1e-12)
+        self.text_norm = nn.LayerNorm(D, eps=1e-12) if c.text_norm else nn.Identity()
         self.text_dropout = nn.Dropout(c.text_dropout)
         conv = c.stem == "conv"
         self.patch_embed = ConvStem(D, c.patch_size) if conv else nn.Conv2d(3, D, c.patch_size, c.patch_size)
@@ -84,6 +86,7 @@ class VLMo(nn.Module):
         shared_norm = nn.Identity() if c.final_norm == "none" else nn.LayerNorm(D, eps=c.norm_eps)
         self.norm = SeparateNorm(D, c.norm_eps) if c.final_norm == "separate" else shared_norm
 
+        self.pooler_norm = nn.LayerNorm(D, eps=c.norm_eps) if c.pooler_norm else nn.Identity()
         self.pooler = nn.Linear(D, D)
         self.itc_image = nn.Linear(D, c.shared_dim, bias=False)
         self.itc_text = nn.Linear(D, c.shared_dim, bias=False)
@@ -93,10 +96,10 @@ class VLMo(nn.Module):
             self.itc_vl_text = nn.Linear(D, c.shared_dim, bias=False)
             self.logit_scale_vl = nn.Parameter(torch.full((1,), INITIAL_LOGIT_SCALE))
         self.itm_head = nn.Linear(D, 2)
-        self.mlm_head = MLMHead(D, c.vocab_size)
+        self.mlm_head = MLMHead(D, c.vocab_size, linear=c.mlm_head == "linear")
         self.mim_head = nn.Linear(D, c.mim_size or 3 * c.patch_size**2)
         self.answer_head = classifier(D, 2 * D, len(c.answers)) if c.answers else None
-        self.class_head = ClassHead(D, len(c.classes)) if c.classes else None
+        self.class_head = ClassHead(D, len(c.classes), c.norm_eps) if c.classes else None
         self.pair_head = classifier(2 * D, 2 * D, c.num_pair_classes) if c.num_pair_classes else None
         self.set_head = SetHead(D, c.num_set_classes) if c.num_set_classes else None
         self.prompts: Prompts | None = None  # learned on a frozen model (prompts.py), kept in a file of their own
@@ -220,7 +223,9 @@ class VLMo(nn.Module):
             states = tuple(state.index_select(1, places) for state in states)
         last = self.normed(states[-1], text_len)
         keys = None if text is None else self.real_tokens(text_mask, last)
-        return VLMoOutput(last, self.pool(self.pooler, last, keys).tanh(), states, text_len)
+        first = text_len if self.config.pool == "image" and image is not None else 0
+        pooled = self.pool(self.pooler, self.pooler_norm(last), keys, first).tanh()
+        return VLMoOutput(last, pooled, states, text_len)
 
     def normed(self, states: Tensor, text_len: int) -> Tensor:
         """The final norm of (B, S, D), the first text_len tokens text."""
@@ -234,13 +239,13 @@ class VLMo(nn.Module):
         rest = text_mask.new_ones(len(text_mask), states.shape[1] - text_mask.shape[1])
         return torch.cat((text_mask, rest), dim=1).bool()
 
-    def pool(self, linear: nn.Module, states: Tensor, keys: Tensor | None) -> Tensor:
-        """A pass as one vector: the linear map of [CLS], or its largest value over all tokens (config.pool).
+    def pool(self, linear: nn.Module, states: Tensor, keys: Tensor | None, first: int = 0) -> Tensor:
+        """A pass as one vector: the linear map of a [CLS], or its largest value over all tokens (config.pool).
 
-        states: (B, S, D); keys: (B, S) as `real_tokens` gives them. Returns (B, out).
+        states: (B, S, D); keys: (B, S) as `real_tokens` gives them; first: where that [CLS] is. Returns (B, out).
         """
-        if self.config.pool == "first":
-            return linear(states[:, 0])
+        if self.config.pool != "max":
+            return linear(states[:, first])
         tokens = linear(states)
         if keys is not None:
             tokens = tokens.masked_fill(~keys[:, :, None], float("-inf"))
@@ -377,6 +382,17 @@ class VLMo(nn.Module):
         embeddings = ("word_embed", "text_segment", "text_norm", "text_positions", "patch_embed", "cls_token",
                       "mask_token", "type_embed", "image_positions")  # fmt: skip
         return 0 if part in embeddings else self.config.num_layers + 1
+
+    def at_resolution(self, image_size: int) -> "VLMo":
+        """A copy of this model for pictures of another size, to be trained further or saved: its positions are those
+        that this model reads at that size (`positions.fit_positions`). ValueError when patches don't fill the size."""
+        config = replace(self.config, image_size=image_size)
+        weights = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
+        with torch.device("meta"):
+            model = VLMo(config)
+        model.prompts = copy.deepcopy(self.prompts)
+        model.load_state_dict(fit_positions(weights, self.config.grid, config.grid, config.max_text_len), assign=True)
+        return model.train(self.training)
 
     def num_parameters(self, backbone_only: bool = False) -> int:
         """Number of weights; backbone_only: embeddings, blocks and final norm, as published tables count."""

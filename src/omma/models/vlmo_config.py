@@ -1,4 +1,4 @@
-"""Sizes and options of a VLMo, and the paper's three sizes beside two small ones."""
+"""Sizes and options of a VLMo, and the paper's three sizes beside two small ones and BEiT-3's two."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class VLMoConfig:
-    """Sizes and options of a VLMo. `PRESETS` holds the paper's three sizes and two small ones."""
+    """Sizes and options of a VLMo. `PRESETS` holds the paper's three sizes, two small ones and BEiT-3's two."""
 
     image_size: int = 128
     patch_size: int = 16
@@ -26,6 +26,7 @@ class VLMoConfig:
     sub_norm: bool = False  # LayerNorm inside attention and FFN too, as in BEiT-3
     key_bias: bool = False  # changes nothing but the files of models that have one
     norm_eps: float = 1e-6
+    text_norm: bool = True  # LayerNorm of the text's embeddings, as in BERT; False: none, as in BEiT-3
     stem: Literal["patch", "conv"] = "patch"  # pixels to tokens: one linear map a patch, as published, or `ConvStem`
     positions: Literal["absolute", "relative"] = "absolute"
     relative_text_len: int = 196  # text range of the relative table: that of the longest stage, stage 2
@@ -33,7 +34,11 @@ class VLMoConfig:
     drop_path: float = 0.0  # of the last layer; the layers below it get a linear share
     text_dropout: float = 0.0
     embed_dim: int | None = None  # E; None: the width, as published
-    pool: Literal["first", "max"] = "first"  # a pass as one vector: [CLS] as published, or the largest of all tokens
+    # A pass as one vector: its first token ([CLS] of the text, where there is one) as published; "image": [CLS] of the
+    # picture, where there is one, as in BEiT-3; "max": the largest of all tokens.
+    pool: Literal["first", "image", "max"] = "first"
+    pooler_norm: bool = False  # LayerNorm before the pooler, as in BEiT-3 for questions
+    mlm_head: Literal["bert", "linear"] = "bert"  # BERT's word predictor, or one linear map, as in BEiT-3
     itc_vl: bool = False  # second contrastive heads behind the VL experts (published code, not in the paper)
     mim_size: int | None = None  # outputs of the head of masked image modelling; None: a patch's pixels
     num_image_types: int = 1  # 2 for pair classification: picture one and picture two
@@ -85,4 +90,11 @@ BASE = VLMoConfig(image_size=224, hidden_size=768, num_layers=12, num_heads=12, 
 BASE_PLUS = replace(BASE, hidden_size=544, num_layers=24, num_heads=16, num_vl_layers=3, positions="absolute",
                     layer_scale=None)  # fmt: skip
 LARGE = replace(BASE, hidden_size=1024, num_layers=24, num_heads=16, num_vl_layers=3)
-PRESETS = {"nano": NANO, "small": SMALL, "base": BASE, "base_plus": BASE_PLUS, "large": LARGE}
+# BEiT-3 (Wang et al. 2022): everything by modality, no expert for both, LayerNorm inside attention and FFN.
+BEIT3_BASE = replace(BASE, vocab_size=64010, max_text_len=64, num_vl_layers=0, attention="separate",
+                     final_norm="separate", sub_norm=True, key_bias=True, norm_eps=1e-5, text_norm=False,
+                     positions="absolute", layer_scale=None, pool="image", mlm_head="linear", text_dropout=0.0,
+                     itc_vl=False)  # fmt: skip
+BEIT3_LARGE = replace(BEIT3_BASE, hidden_size=1024, num_layers=24, num_heads=16)
+PRESETS = {"nano": NANO, "small": SMALL, "base": BASE, "base_plus": BASE_PLUS, "large": LARGE,
+           "beit3_base": BEIT3_BASE, "beit3_large": BEIT3_LARGE}  # fmt: skip

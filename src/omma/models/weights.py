@@ -12,8 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from omma.models.official import load_official_beit as load_official_beit
+from omma.models.official import load_official_beit3 as load_official_beit3
+from omma.models.official import load_official_vlmo as load_official_vlmo
 from omma.models.prompts import PREFIX, prompts_for
-from omma.models.vlmo import VLMo, VLMoConfig
+from omma.models.vlmo import VLMo
+from omma.models.vlmo_config import VLMoConfig
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # model folders inside the package
 PROMPTS_FILE = "prompts.safetensors"  # beside model.safetensors: a few kB, and another task's can take their place

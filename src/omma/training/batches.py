@@ -328,10 +328,10 @@ def mask_words(ids: np.ndarray, rng: np.random.Generator, probability: float, co
     ids: (B, T). Returns the ids with 80 % of hidden tokens replaced by [MASK], 10 % by a random token, 10 % left, and
     the labels. Only real words are drawn: the published collator also draws padding, so that some rows carry no loss.
     """
-    special = 5  # ids below are [PAD] [UNK] [CLS] [SEP] [MASK]
+    special, ordinary = processor.special_ids, processor.ordinary_ids
     masked, labels = ids.copy(), np.full_like(ids, IGNORE)
     for row in range(len(ids)):
-        real = np.flatnonzero((ids[row] >= special) | (ids[row] == 1))
+        real = np.flatnonzero(~np.isin(ids[row], special))
         words: list[list[int]] = []
         for position in real.tolist():
             if words and continues[ids[row, position]] and words[-1][-1] == position - 1:
@@ -350,7 +350,7 @@ def mask_words(ids: np.ndarray, rng: np.random.Generator, probability: float, co
                 if draw < 0.8:
                     masked[row, position] = processor.mask_id
                 elif draw < 0.9:
-                    masked[row, position] = rng.integers(special, len(continues))
+                    masked[row, position] = ordinary[rng.integers(len(ordinary))]
             budget -= len(words[w])
     return masked, labels
 

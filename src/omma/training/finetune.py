@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from omma.models.positions import resample_grid
+from omma.models.positions import fit_positions
 from omma.models.vlmo import VLMo, VLMoConfig
 from omma.training.items import TRUE_FALSE
 
@@ -92,15 +92,14 @@ def inherited(stored: VLMoConfig, wanted: VLMoConfig) -> VLMoConfig:
 def fitted(model: VLMo, source: VLMoConfig, name: str, stored: Tensor) -> Tensor:
     """A stored tensor as this model's of that name, where the models differ in sizes that training may change.
 
-    Picture positions are read at the new grid (bicubic); a second picture's type starts as a copy of the first one's
-    (NLVR2, as published). Else the tensor itself, whether it fits or not.
+    Positions are read at the new grid, those of texts cut (`positions.fit_positions`); a second picture's type starts
+    as a copy of the first one's (NLVR2, as published). Else the tensor itself, whether it fits or not.
     """
+    if source.patch_size == model.config.patch_size:
+        stored = fit_positions({name: stored}, source.grid, model.config.grid, model.config.max_text_len)[name]
     own = model.state_dict().get(name)
     if own is None or own.shape == stored.shape or own.shape[1:] != stored.shape[1:]:
         return stored
-    if name == "image_positions":
-        patches = resample_grid(stored[1:], source.grid, model.config.grid)
-        return torch.cat((stored[:1], patches))
     if name == "type_embed.weight" and len(own) > len(stored):
         return stored[[min(i, len(stored) - 1) for i in range(len(own))]]
     return stored

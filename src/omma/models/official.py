@@ -1,0 +1,182 @@
+"""Released VLMo, BEiT and BEiT-3 files as models of omma: other names, the same numbers.
+
+layouts.py knows the files' names; here they are read, checked against the model, and made into model folders.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from omma.models.layouts import HEAD_NAMES, Converted, Experts, convert_beit, convert_beit3, convert_vlmo, refuse
+from omma.models.vlmo import VLMo
+
+Kind = Literal["vlmo", "beit", "beit3"]
+STAGE_1 = ("mask_token", "mim_head")  # only masked image modelling reads them
+
+
+class Loaded(NamedTuple):
+    """A model from a released file, and what the two don't share."""
+
+    model: VLMo
+    left_out: list[str]  # of the file
+    fresh: list[str]  # heads that the file lacks and that start from random weights
+
+
+# ---------------------------------------------------------------------------------------------------------- loaders
+def load_official_vlmo(
+    source: str | Path | Mapping[str, Any],
+    num_heads: int | None = None,
+    *,
+    image_size: int | None = None,
+    max_text_len: int | None = None,
+    relative_text_len: int = 196,
+    answers: Sequence[str] | None = None,
+    vl_experts: Experts = "none",
+    num_vl_layers: int | None = None,
+) -> VLMo:
+    """A released VLMo (Bao et al. 2021), pre-trained or fine-tuned, from its file or state dict.
+
+    num_heads: needed only for widths that were not released without relative positions. image_size: another size than
+    the file's, to which its positions are taken (`VLMo.at_resolution`). max_text_len: cuts its text positions.
+    relative_text_len: the text range that its relative table was made for. answers: what the rows of a VQA classifier
+    stand for; the file doesn't say, so they are "0", "1", ... by default.
+    vl_experts: a file of stage 2 has no vision-language experts, and neither has the model by default; "image" gives
+    the top num_vl_layers layers a copy of their image expert, "fresh" random weights, as the published stage 3 does.
+    ValueError lists what is missing and what is unexpected when the state dict is no VLMo's; a warning names the heads
+    that the file lacks.
+    """
+    state, where = read_state(source)
+    converted = convert_vlmo(state, where, num_heads, relative_text_len, answers, vl_experts, num_vl_layers)
+    return told(finish(converted, where, image_size, max_text_len), where)
+
+
+def load_official_beit(
+    source: str | Path | Mapping[str, Any],
+    num_heads: int | None = None,
+    *,
+    image_size: int | None = None,
+    vocab_size: int = 30522,
+    max_text_len: int = 40,
+    classes: Sequence[str] | None = None,
+) -> VLMo:
+    """A released BEiT (Bao et al. 2021), pre-trained or fine-tuned: the image half of a VLMo, ready for stage 2.
+
+    All that reads text starts from random weights, and the model has no vision-language experts: `train(init=)` with
+    num_vl_layers=2 takes over what fits. One relative table for all layers becomes a copy for each. A fine-tuned file
+    has a norm after its mean pooling and none before: it gives final_norm="none" and a class head, whose `classes` are
+    "0", "1", ... by default. The token predictor (lm_head) of a pre-trained file is the model's mim_head.
+    The other arguments and errors are those of `load_official_vlmo`.
+    """
+    state, where = read_state(source)
+    converted = convert_beit(state, where, num_heads, vocab_size, max_text_len, classes)
+    return told(finish(converted, where, image_size), where)
+
+
+def load_official_beit3(
+    source: str | Path | Mapping[str, Any],
+    num_heads: int | None = None,
+    *,
+    image_size: int | None = None,
+    max_text_len: int | None = None,
+    answers: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> VLMo:
+    """A released BEiT-3 (Wang et al. 2022), pre-trained or fine-tuned for retrieval, questions, classes or captions.
+
+    The result puts text before image, as every VLMo here; attention doesn't mind, since positions are added to each
+    modality by itself. `pooled` comes from the picture's [CLS]. The classifier of a file for NLVR2 reads both [CLS] of
+    both pictures and is left out with a warning. The arguments and errors are those of `load_official_vlmo` and
+    `load_official_beit`.
+    """
+    state, where = read_state(source)
+    converted = convert_beit3(state, where, num_heads, answers, classes)
+    return told(finish(converted, where, image_size, max_text_len), where)
+
+
+def finish(converted: Converted, where: str, image_size: int | None = None, max_text_len: int | None = None) -> Loaded:
+    """The model of a converted file in eval mode, for pictures of image_size px and texts of max_text_len tokens.
+
+    ValueError lists what is missing, unexpected or of another shape.
+    """
+    if max_text_len is not None:
+        held = converted.config.max_text_len
+        if max_text_len > held and converted.config.positions == "absolute":
+            raise ValueError(f"max_text_len={max_text_len}, but {where} holds positions for {held} tokens")
+        if "text_positions" in converted.tensors:
+            converted.tensors["text_positions"] = converted.tensors["text_positions"][:max_text_len]
+        converted = converted._replace(config=replace(converted.config, max_text_len=max_text_len))
+    model, tensors = VLMo(converted.config), converted.tensors
+    own = model.state_dict()
+    lacking = [name for name in own if name not in tensors]
+    lost = {name.split(".")[0] for name in lacking} - {name.split(".")[0] for name in tensors}
+    heads = {part for part in lost if part.startswith(HEAD_NAMES) and not part.startswith(converted.fresh or "-")}
+    optional = (*STAGE_1, *converted.fresh, *(f"{head}." for head in heads))
+    missing = [name for name in lacking if not name.startswith(optional) and name not in heads]
+    shapes = [f"{name} is {tuple(tensors[name].shape)}, the model's {tuple(own[name].shape)}"
+              for name in own if name in tensors and own[name].shape != tensors[name].shape]  # fmt: skip
+    refuse(where, {"missing": missing, "unexpected": sorted(set(tensors) - set(own)), "other shape": shapes})
+    model = model.to(next(t.dtype for t in tensors.values()))
+    model.load_state_dict(tensors, strict=False)
+    if image_size not in (None, model.config.image_size):
+        model = model.at_resolution(image_size)
+    return Loaded(model.eval(), converted.dropped, sorted(heads))
+
+
+def told(loaded: Loaded, where: str) -> VLMo:
+    """The model alone; a warning names what was left out and what starts from random weights."""
+    notes = {"left out, since a VLMo has no place for it": loaded.left_out,
+             "not in the file, so it starts from random weights": loaded.fresh}  # fmt: skip
+    said = "; ".join(f"{note}: {', '.join(names)}" for note, names in notes.items() if names)
+    if said:
+        warnings.warn(f"{where}: {said}", stacklevel=3)
+    return loaded.model
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+def read_state(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a .pth, .pt or .safetensors file, or of a dict, out of what wraps them, and what to call it.
+
+    Half precision becomes float32. ValueError for a file that isn't there, is damaged or holds more than tensors.
+    """
+    where = str(source) if isinstance(source, str | Path) else "the state dict"
+    loaded: Any = source
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if not path.is_file():
+            raise ValueError(f"no file at {path}; give a released .pth, .pt or .safetensors file")
+        try:
+            safe = path.suffix == ".safetensors"
+            loaded = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # pickle, zip, safetensors and torch each have errors of their own for damage
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{path} can't be read as a file of tensors ({said}); download it again, or, if you "
+                             "trust it, load it yourself and pass its state dict") from error  # fmt: skip
+    for wrapper in ("state_dict", "module", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+            break
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise ValueError(f"{where} holds no state dict but {type(loaded).__name__}")
+    if all(str(key).startswith("module.") for key in loaded):
+        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
+    other = [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]
+    refuse(where, {"not tensors": other})
+    half = (torch.float16, torch.bfloat16)
+    return {key: value.float() if value.dtype in half else value for key, value in loaded.items()}, where
+
+
+def kind_of(state: Mapping[str, Tensor], where: str) -> Kind:
+    """Which of the three a state dict is of. ValueError shows what it begins with when of none."""
+    begins: dict[str, Kind] = {"transformer.patch_embed.proj.weight": "vlmo", "patch_embed.proj.weight": "beit",
+                               "beit3.vision_embed.proj.weight": "beit3"}  # fmt: skip
+    for key, kind in begins.items():
+        if key in state:
+            return kind
+    raise ValueError(f"{where} is no released VLMo, BEiT or BEiT-3: each holds a patch_embed.proj or vision_embed.proj "
+                     f"of its own; this has {', '.join(sorted(state)[:6])} ({len(state)} tensors)")  # fmt: skip
