@@ -6,7 +6,6 @@ B batch, K pictures an item, C labels.
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
