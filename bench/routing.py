@@ -1,8 +1,8 @@
 """The paper's fixed experts against learned routers: the same small model, data, steps and seeds.
 
-    omma scenes TRAIN --pictures 8000 --pairs 800 --seed 71 --no-check
+    omma scenes TRAIN --pictures 4000 --pairs 150 --seed 73 --no-check
     omma scenes TEST --pictures 500 --pairs 150 --seed 72 --split test --no-check
-    python bench/routing.py TRAIN/pictures TEST [--steps 500] [--seeds 1 2]    # prints a line a run, and one JSON line
+    python bench/routing.py TRAIN/pictures TEST [--steps 300] [--seeds 1 2]    # prints a line a run, and one JSON line
 
 recall@10: text to picture among the test's pictures. pairs: image score of minimal pairs, mean of nine patterns, by the
 two encoders. own: share of the tokens that go to the expert of their modality. balance: 1 where experts are used alike.
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train")
     parser.add_argument("test")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--routers", nargs="+", default=list(ROUTERS), choices=list(ROUTERS))
     args = parser.parse_args()
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
         last = json.loads((Path(folder) / "metrics.jsonl").read_text().splitlines()[-1])
         eye = omma.load_encoder(folder, device="cpu")
         retrieval = omma.evaluate(eye, "retrieval", data=args.test, where="group is None").metrics["scores"]["itc"]
-        pairs = omma.evaluate(eye, "patterns", data=args.test).metrics["scores"]["itc"]["model"]["patterns"]
+        pairs = omma.evaluate(eye, "patterns", data=args.test, limit=450).metrics["scores"]["itc"]["model"]["patterns"]
         found = {
             "loss_itc": last["loss_itc"],
             "recall@10": retrieval["model"]["t2i"]["recall@10"]["value"],
