@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import omma
 from omma import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
-VERBS = ("demo", "scenes", "ingest", "ingest-items", "export", "embed", "search", "train", "eval", "show")
+VERBS = ("demo", "scenes", "ingest", "ingest-items", "export", "embed", "search", "explain", "train", "eval", "show")
 
 
 def omma_says(capsys, *args) -> tuple[int, str, str]:
@@ -47,7 +48,7 @@ def test_every_verb_has_json_an_example_and_a_short_line(capsys, verb):
     assert "..." not in listed, "a verb's first line is too long for the list"
 
 
-@pytest.mark.parametrize("verb", ["demo", "embed", "search", "train", "eval"])
+@pytest.mark.parametrize("verb", ["demo", "embed", "search", "explain", "train", "eval"])
 def test_every_verb_that_runs_a_model_lets_one_choose_the_device(capsys, verb):
     assert "auto|cpu|cuda|mps" in omma_says(capsys, verb, "--help")[1]
 
@@ -322,3 +323,19 @@ def test_a_full_disk_is_told_in_one_line(capsys, monkeypatch):
     assert "No space left on device" in told
     assert "tables/a/base" in told
     assert "Traceback" not in told
+
+
+def test_explain_tells_words_and_patches_and_draws_the_heat(capsys, tmp_path):
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "red.png")
+    given = ("explain", "vlmo-nano", tmp_path / "red.png", "two red cups", "--out", tmp_path / "heat.png")
+    code, out, _ = omma_says(capsys, *given, "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert [word for word, _ in told["words"]] == ["two", "red", "cups"]
+    assert [len(line) for line in told["patches"]] == [6] * 6
+    row, column = told["peak"]
+    assert told["patches"][row][column] == max(map(max, told["patches"]))
+    with Image.open(tmp_path / "heat.png") as heat:
+        assert heat.size == (40, 30)
+    assert "cups" in omma_says(capsys, *given, "--kind", "itc", "--method", "rollout")[1]
+    assert omma_says(capsys, "explain", "vlmo-nano", tmp_path / "none.png", "a cup")[0] == 2

@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import errno
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -15,12 +13,8 @@ from typing import Annotated, Any
 import typer
 
 import omma
-from omma.views import answer, demo_tables, facts_table, hits_table, shown
-
-OK, UNEXPECTED, BAD_INPUT, NON_FINITE, INTERRUPTED = 0, 1, 2, 3, 130
-
-# The machine's trouble rather than a mistake of ours: told without a traceback.
-MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.ENOMEM}
+from omma.failures import INTERRUPTED, OK, tell
+from omma.views import answer, demo_tables, explanation_tables, facts_table, hits_table, shown
 
 EXIT_CODES = "Exit codes: 0 ok, 1 unexpected failure, 2 bad usage or input, 3 the loss was not finite, 130 interrupted."
 
@@ -74,6 +68,16 @@ class Target(StrEnum):
     hf = "hf"
     parquet = "parquet"
     lance = "lance"
+
+
+class Score(StrEnum):
+    itm = "itm"
+    itc = "itc"
+
+
+class Method(StrEnum):
+    relevance = "relevance"
+    rollout = "rollout"
 
 
 class Preset(StrEnum):
@@ -362,6 +366,33 @@ def search(
 
 
 @app.command()
+def explain(
+    encoder: Annotated[str, typer.Argument(help="An eye: a name that comes with omma, a run or a model folder.")],
+    picture: Annotated[Path, typer.Argument(help="File of a picture.")],
+    text: Annotated[str, typer.Argument(help="What it is asked about, in words.")],
+    out: Annotated[Path | None, typer.Option(help="Write the picture with its patches under heat here.")] = None,
+    kind: Annotated[Score, typer.Option(help="What to explain: the fusion head's yes, or the cosine.")] = Score.itm,
+    method: Annotated[Method, typer.Option(help="By gradients, or by attention alone.")] = Method.relevance,
+    device: On = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Which patches and words an answer came from.
+
+    \b
+    omma explain vlmo-nano picture.png "two red cups" --out heat.png
+    """
+    with working(as_json):
+        image = read_picture(picture)
+        told = omma.load_encoder(encoder, device=device.value).explain(image, text, kind.value, method.value)
+        if out is not None:
+            told.draw(image).save(out)
+    row, column = divmod(int(told.patches.argmax()), told.patches.shape[1])
+    result = {"score": told.score, "kind": told.kind, "peak": [row, column], "patches": told.patches,
+              "words": [list(word) for word in told.words], "heat": out}  # fmt: skip
+    answer(as_json, result, lambda: explanation_tables(result))
+
+
+@app.command()
 def train(
     recipe: Annotated[str | None, typer.Argument(help="Which recipe; without one they are listed.")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
@@ -528,40 +559,6 @@ def first_line(function: Callable) -> str:
     return (function.__doc__ or "").strip().splitlines()[0]
 
 
-# ---- errors
-
-
-def explain(error: BaseException) -> int:
-    """Print the error for the person it concerns and give its exit code.
-
-    A ValueError that omma itself raised, an extra that isn't installed, or a missing file, is the user's to mend: the
-    message and no traceback. A ValueError out of a library is ours, and its traceback is what we need to see.
-    """
-    loop = sys.modules.get("omma.training.loop")
-    if loop is not None and isinstance(error, loop.NonFiniteLoss):
-        print(f"omma: {error}", file=sys.stderr)
-        return NON_FINITE
-    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
-        print(f"omma: {error.strerror}: {error.filename}" if error.filename else f"omma: {error}", file=sys.stderr)
-        return BAD_INPUT
-    if isinstance(error, OSError) and error.errno in MACHINE:
-        print(f"omma: {error}", file=sys.stderr)
-        return UNEXPECTED
-    if isinstance(error, ValueError | ImportError) and raised_by_omma(error):  # ImportError: an extra to install
-        print(f"omma: {error}", file=sys.stderr)
-        return BAD_INPUT
-    traceback.print_exception(error, file=sys.stderr)
-    print("omma: this was not expected; the lines above say where it happened", file=sys.stderr)
-    return UNEXPECTED
-
-
-def raised_by_omma(error: BaseException) -> bool:
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").split(".")[0] == "omma"
-
-
 def run(args: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
@@ -571,7 +568,7 @@ def run(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:  # the one place where every failure turns into a message and an exit code
-        return explain(error)
+        return tell(error)
     return OK
 
 

@@ -109,8 +109,10 @@ def run_demo(
     pictures = omma.Table.open(test / "pictures")
     with say.step("asking what it sees, beside a blind and a wrong-picture control"):
         reports: dict[str, dict[str, omma.Report]] = {}
+        eyes: list[omma.Encoder] = []
         for name in ("demo", *shipped()):  # what comes with omma is measured on the same world
             eye = encoder if name == "demo" else omma.load_encoder(name, device=device)
+            eyes.append(eye)
             # retrieval is asked of plain pictures only, each another world; those of a pair differ in one thing
             data = {"retrieval": pictures.select("group is None"), "statements": test, "patterns": test}
             reports[name] = {
@@ -138,6 +140,7 @@ def run_demo(
             training=[(recipe, folder / "runs" / recipe / "metrics.jsonl") for recipe, _ in size.train],
             pictures=pictures,
             items=omma.Table.open(test / "items"),
+            explain=eyes,
         )
     return {
         "report": str(page),

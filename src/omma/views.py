@@ -72,6 +72,21 @@ def hits_table(query: str, hits: list[tuple[str, float, str]]) -> Any:
     return grid
 
 
+def explanation_tables(result: dict[str, Any]) -> list[Any]:
+    """Shares of words and patches in per cent of all, the largest patch in bold."""
+    from rich.table import Table as Grid
+
+    said = Grid("word", "%", title=f"score {result['score']:.3f} ({result['kind']})", title_justify="left")
+    for word, share in result["words"]:
+        said.add_row(word, f"{100 * share:.1f}")
+    row, column = result["peak"]
+    seen = Grid(title="patches, %", title_justify="left", show_header=False, box=None)
+    for y, line in enumerate(result["patches"].tolist()):
+        seen.add_row(*(f"[bold]{100 * v:.0f}[/bold]" if (y, x) == (row, column) else f"{100 * v:.0f}"
+                       for x, v in enumerate(line)))  # fmt: skip
+    return [said, seen, *([f"heat: {result['heat']}"] if result["heat"] else [])]
+
+
 def shown(thing: Path, summary: dict[str, Any]) -> Any:
     """A report prints itself, a table shows its columns, a run its settings; the rest are facts."""
     if summary["kind"] == "report":

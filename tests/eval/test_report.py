@@ -5,12 +5,14 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from fakes import Coin, Dual, Oracle, make_world
 from PIL import Image
 
-from omma.eval.report import best_first, curve, data_uri, plot, smoothed, write_html
+from omma.eval.report import best_first, curve, data_uri, pair_cards, plot, smoothed, write_html
 from omma.eval.run import evaluate
+from omma.models.attribution import Explanation
 from omma.table import Table
 
 
@@ -209,3 +211,29 @@ def test_pairs_are_shown_by_the_score_that_gets_most_of_them_right(runs):
     assert ranked(0.3, 0.2) == ["itc", "itm"]
     assert ranked(0.2, 0.3) == ["itm", "itc"]
     assert ranked(0.2, 0.2) == ["itm", "itc"], "at a tie the score that looks at both together"
+
+
+class Looker(Coin):
+    """Says that it looked at the left, and that a text's last word counts twice as much as the others."""
+
+    def explain(self, image, text, kind="itm"):
+        words = text.split()
+        shares = [1.0] * (len(words) - 1) + [2.0]
+        return Explanation(np.array([[1, 0], [1, 0]], dtype=np.float32), list(zip(words, shares, strict=True)), 0, kind)
+
+
+def test_pairs_show_what_spoke_for_each_statement_in_its_own_picture(world, tmp_path):
+    run = evaluate(Looker(), "patterns", data=world)
+    pictures = Table.open(world / "pictures")
+    page = Page(write_html(tmp_path / "a.html", runs=[run], pictures=pictures, explain=[Looker()]).read_text())
+    cards = [card for card in pair_cards(run) if all(name != "p005" for name in card["pictures"])]
+    heat = [attrs for attrs in page.all("img") if attrs["alt"].startswith("where it looked for: ")]
+    assert len(heat) == 2 * sum(attrs.get("class") == "looks" for attrs in page.all("div")) > 0
+    assert {attrs["alt"].removeprefix("where it looked for: ") for attrs in heat} <= {
+        text for card in cards for text in card["texts"]
+    }
+    assert len({attrs["src"] for attrs in heat}) > 1
+    shades = [attrs["style"] for attrs in page.all("span") if "--heat" in attrs.get("style", "")]
+    assert {shade.split(",")[-1] for shade in shades} == {"0.23)", "0.45)"}
+    silent = Page(write_html(tmp_path / "b.html", runs=[run], pictures=pictures, explain=[Coin()]).read_text())
+    assert not [attrs for attrs in silent.all("img") if attrs["alt"].startswith("where it looked")]

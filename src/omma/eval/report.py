@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
-from omma.decode import open_picture
+from omma.eval.heat import looks, opened
 from omma.eval.metrics import order_key, score_pairs
 from omma.eval.run import Report, replacing
 
@@ -39,6 +39,7 @@ def write_html(
     training: Any = None,
     pictures: Any = None,
     items: Any = None,
+    explain: Sequence[Any] = (),
     title: str | None = None,
     meta: dict[str, str] | None = None,
 ) -> Path:
@@ -46,7 +47,8 @@ def write_html(
 
     runs: reports of evaluate, one a task and model. training: the metrics.jsonl of a run, a list of them, or of (title,
     path), one a stage. pictures: the table (or list of tables) to take thumbnails and their captions from; items: a
-    table whose questions stand beside the pairs. meta: what was run, {"command": ..., "machine": ..., ...}; by
+    table whose questions stand beside the pairs. explain: the encoders that were measured, to show which patches and
+    words each pair's answers came from. meta: what was run, {"command": ..., "machine": ..., ...}; by
     default what this process knows. Raises ValueError when there is neither a run nor a curve to show.
     """
     curves = [curve(*stage) for stage in stages(training)]
@@ -56,6 +58,9 @@ def write_html(
     pairs = [part for run in runs if run.metrics["task"] == "patterns" for part in pair_cards(run)]
     searches = [part for run in runs if run.metrics["task"] == "retrieval" for part in search_cards(run)]
     questions = ask_of(items, [card["item"] for card in pairs])
+    tables = [] if pictures is None else list(pictures) if isinstance(pictures, list | tuple) else [pictures]
+    for card, seen in zip(pairs, looks(explain, pairs, tables), strict=True):
+        card["looks"] = [{"src": data_uri(one["image"]), "alt": one["alt"], "words": one["words"]} for one in seen]
     shown = {name for card in pairs for name in card["pictures"]}
     shown |= {name for card in searches for name in (*card["top"], *card["right"][:1])}
     page = environment().get_template("report.html.j2").render(
@@ -68,7 +73,7 @@ def write_html(
         pairs=[card | {"question": questions.get(card["item"])} for card in pairs],
         searches=searches,
         tables=[(run.metrics["task"], run.metrics["model"], run.grids()) for run in runs],
-        thumbs=thumbnails(pictures, shown),
+        thumbs=thumbnails(tables, shown),
         runs=[run.metrics for run in runs],
         meta=here() if meta is None else meta,
     )
@@ -173,6 +178,7 @@ def pair_cards(run: Report) -> list[dict]:
         cards.append(
             {
                 "item": row["item"],
+                "model": run.metrics["model"],
                 "pattern": row["pattern"],
                 "pictures": row["pictures"],
                 "texts": row["texts"],
@@ -218,23 +224,16 @@ def ask_of(items: Any, wanted: list[str]) -> dict[str, str]:
     }
 
 
-def thumbnails(pictures: Any, wanted: Iterable[str]) -> dict[str, dict]:
+def thumbnails(tables: Sequence[Any], wanted: Iterable[str]) -> dict[str, dict]:
     """{picture id: {"src": data URI, "alt": its first caption}} for those that can be shown."""
+    images = opened(tables, wanted)
     out: dict[str, dict] = {}
-    wanted = sorted(set(wanted))
-    tables = [] if pictures is None else pictures if isinstance(pictures, list | tuple) else [pictures]
     for table in tables:
-        columns = ["id", "bytes", "uri", "offset", "length", "captions"]
-        for batch in table.scan(columns=columns, where=pc.field("id").isin(wanted), batch_rows=64):
+        for batch in table.scan(columns=["id", "captions"], where=pc.field("id").isin(sorted(images)), batch_rows=64):
             for row in batch.to_pylist():
-                try:
-                    image = open_picture(row, table.uri).image
-                except ValueError:
-                    image = None
-                if image is not None:
-                    captions = [caption["text"] for caption in row["captions"] or [] if caption["text"]]
-                    alt = captions[0] if captions else f"picture {row['id']}"
-                    out[row["id"]] = {"src": data_uri(image), "alt": alt}
+                captions = [caption["text"] for caption in row["captions"] or [] if caption["text"]]
+                alt = captions[0] if captions else f"picture {row['id']}"
+                out[row["id"]] = {"src": data_uri(images[row["id"]]), "alt": alt}
     return out
 
 
