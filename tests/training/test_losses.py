@@ -94,8 +94,8 @@ def test_a_share_of_the_batch_is_fused_and_all_of_it_contrasted(tiny_run, monkey
     model, processor, _ = build(config, Table.open(config.data))
     batch = Batches(Table.open(config.data), processor, config.dataset, batch_size=8, patch_size=8, seed=0)[0]
     rows, real = [], model.encode
-    record = lambda text=None, mask=None, image=None, grid=None: (
-        rows.append(len(text if text is not None else image)) or real(text, mask, image, grid)
+    record = lambda text=None, mask=None, image=None, grid=None, read=None: (
+        rows.append(len(text if text is not None else image)) or real(text, mask, image, grid, read)
     )
     monkeypatch.setattr(model, "encode", record)
     compute_losses(model, batch, processor.normalize(batch.pixels), config.losses, (0, 0), fusion_share=0.3)

@@ -51,9 +51,23 @@ class Attention(nn.Module):
         self.sub_norm = nn.LayerNorm(hidden_size, eps=eps) if sub_norm else None
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-        """x: (B, S, D); bias: as in `attend`; scale: as in `scaled_linear`. Returns (B, S, D)."""
-        q, k, v = self.split(x).unbind(0)
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, scale: Tensor | None = None, read: Tensor | None = None
+    ) -> Tensor:
+        """x: (B, S, D); bias: as in `attend`; scale: as in `scaled_linear`. Returns (B, S, D).
+
+        read: (B, Q) positions, for an output of these tokens only, (B, Q, D), which look at all of x.
+        """
+        if read is None:
+            q, k, v = self.split(x).unbind(0)
+            return self.output(merge_heads(self.attend(q, k, v, bias)), scale)
+        (B, S, D), H = x.shape, self.num_heads
+        k_bias = torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
+        q = F.linear(take_tokens(x, read), self.qkv.weight[:D], self.q_bias).view(B, -1, H, D // H).transpose(1, 2)
+        kv = F.linear(x, self.qkv.weight[D:], torch.cat((k_bias, self.v_bias)))
+        k, v = kv.view(B, S, 2, H, D // H).permute(2, 0, 3, 1, 4).unbind(0)
+        if bias is not None and bias.shape[-2] != 1:
+            bias = torch.take_along_dim(bias, read[:, None, :, None], dim=2)
         return self.output(merge_heads(self.attend(q, k, v, bias)), scale)
 
     def split(self, x: Tensor) -> Tensor:
@@ -70,7 +84,16 @@ class Attention(nn.Module):
 
 def merge_heads(x: Tensor) -> Tensor:
     """(B, H, S, d) -> (B, S, D)."""
-    return x.transpose(1, 2).flatten(2)
+    x = x.transpose(1, 2)
+    if torch.compiler.is_exporting():  # another runtime's attention may lay its output out in another way
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(2)
+
+
+def take_tokens(x: Tensor, read: Tensor) -> Tensor:
+    """x: (B, S, D), read: (B, Q) positions -> (B, Q, D). The backward pass of index_select adds in a fixed order."""
+    rows = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1] + read
+    return x.flatten(0, 1).index_select(0, rows.flatten()).view(*read.shape, x.shape[-1])
 
 
 def scaled_linear(x: Tensor, linear: nn.Linear, scale: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from omma.models.layers import Attention, DropPath, Expert, attend, merge_heads
+from omma.models.layers import Attention, DropPath, Expert, attend, merge_heads, take_tokens
 from omma.models.router import Router
 from omma.models.vlmo_config import VLMoConfig
 
@@ -70,11 +70,27 @@ class MultiwayBlock(nn.Module):
         self.gamma_2 = nn.Parameter(torch.full((D,), scale)) if scale is not None else None
         self.drop_path = DropPath(c.drop_path * layer / max(1, c.num_layers - 1))
 
-    def forward(self, x: Tensor, modality: Modality, text_len: int = 0, bias: Tensor | None = None) -> Tensor:
+    def computes_part(self, modality: Modality) -> bool:
+        """Whether `forward` takes `read` for this modality: where all tokens have the same weights."""
+        alike = self.single or modality in self.experts
+        return alike and not self.separate and self.router is None
+
+    def forward(
+        self,
+        x: Tensor,
+        modality: Modality,
+        text_len: int = 0,
+        bias: Tensor | None = None,
+        read: Tensor | None = None,
+    ) -> Tensor:
         """x: (B, S, D), text first; text_len: tokens of text in it, all S of a text pass; bias as in `layers.attend`.
 
-        Returns (B, S, D).
+        Returns (B, S, D), or where `computes_part` the tokens at the positions read (B, Q) alone, (B, Q, D).
         """
+        if read is not None:
+            assert self.computes_part(modality)
+            x = take_tokens(x, read) + self.drop_path(self.attention(self.norm1(x), bias, self.gamma_1, read))
+            return x + self.drop_path(self.experts["shared" if self.single else modality](x, self.gamma_2))
         if self.separate:
             x = x + self.drop_path(self.attentions(x, text_len, bias, self.gamma_1))
         else:

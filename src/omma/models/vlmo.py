@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omma.models.heads import ClassHead, MLMHead, SetHead, classifier
-from omma.models.layers import INITIAL_LOGIT_SCALE, Attention, ConvStem, Expert, scaled_init_
+from omma.models.layers import INITIAL_LOGIT_SCALE, Attention, ConvStem, Expert, scaled_init_, take_tokens
 from omma.models.multiway import Modality, MultiwayBlock, SeparateNorm
 from omma.models.positions import RelativeBias, fit_positions, resample_grid
 from omma.models.prompts import Prompts
@@ -30,7 +30,8 @@ from omma.models.vlmo_config import VLMoConfig
 class VLMoOutput(NamedTuple):
     """What one pass gives. text_len says where the image begins in the joint sequence (0 for a picture alone)."""
 
-    last_hidden_state: Tensor  # (B, S, D), after the final norm; text first, then [CLS] and patches
+    # (B, S, D), after the final norm; text first, then [CLS] and patches; (B, Q, D) where `encode` was given `read`
+    last_hidden_state: Tensor
     pooled: Tensor  # (B, D): tanh(Linear(x)) of one token, or the largest of all real tokens (config.pool)
     hidden_states: tuple[Tensor, ...]  # L + 1 of (B, S, D): the embeddings, then each layer's output
     text_len: int
@@ -161,7 +162,7 @@ class VLMo(nn.Module):
         x = patches.flatten(2).transpose(1, 2)  # (B, N, D)
         if patch_mask is not None:
             x = torch.where(patch_mask[..., None], self.mask_token.to(x.dtype), x)
-        x = torch.cat((self.cls_token.expand(len(x), -1, -1).to(x.dtype), x), dim=1)
+        x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x), dim=1)
         if self.relative_bias is None:
             patch_positions = resample_grid(self.image_positions[1:], self.config.grid, grid)
             x = x + torch.cat((self.image_positions[:1], patch_positions))
@@ -176,10 +177,11 @@ class VLMo(nn.Module):
         text_mask: (B, T), 1 = token, 0 = padding; None where no text is padded.
         """
         padding = None
-        if text_mask is not None and not bool(text_mask.all()):
+        exporting = torch.compiler.is_exporting()  # a graph for every text: no looking at this one
+        if text_mask is not None and (exporting or not bool(text_mask.all())):
             keys = text_mask.bool()
             if grid is not None:
-                keys = torch.cat((keys, keys.new_ones(len(keys), 1 + grid[0] * grid[1])), dim=1)
+                keys = torch.cat((keys, keys.new_ones(keys.shape[0], 1 + grid[0] * grid[1])), dim=1)
             padding = torch.zeros(keys.shape, device=keys.device).masked_fill(~keys, float("-inf"))[:, None, None, :]
         if self.relative_bias is None:
             return [padding] * self.config.num_layers
@@ -189,9 +191,9 @@ class VLMo(nn.Module):
     def run_blocks(
         self, x: Tensor, modality: Modality, text_len: int, bias: list[Tensor | None], start: int = 0
     ) -> list[Tensor]:
-        """The blocks from `start` up on x (B, S, D). Returns every layer's output, the last one last."""
+        """The blocks from `start` up on x (B, S, D), one for each bias. Returns every layer's output, the last last."""
         states = []
-        for block, layer_bias in zip(self.blocks[start:], bias[start:], strict=True):
+        for block, layer_bias in zip(self.blocks[start : len(bias)], bias[start:], strict=True):
             x = block(x, modality, text_len, layer_bias)
             states.append(x)
         return states
@@ -202,8 +204,14 @@ class VLMo(nn.Module):
         text_mask: Tensor | None = None,
         image: Tensor | None = None,
         grid: tuple[int, int] | None = None,
+        read: Tensor | None = None,
     ) -> VLMoOutput:
-        """The transformer on embeddings: text (B, T, D) and / or image (B, P, D). For losses that reuse embeddings."""
+        """The transformer on embeddings: text (B, T, D) and / or image (B, P, D). For losses that reuse embeddings.
+
+        read: (B, Q) positions, the first of each row 0: what the caller reads of the last state, which is then these
+        tokens only. The last layer spares itself the rest: of a pass through L layers, nearly one L-th. For config.pool
+        "first".
+        """
         if text is None and image is None:
             raise ValueError("nothing to encode: give a text, a picture, or both")
         parts = [p for p in (text, image) if p is not None]
@@ -215,13 +223,23 @@ class VLMo(nn.Module):
             grid = self.config.grid
         modality: Modality = "vl" if len(parts) == 2 else ("text" if image is None else "image")
         bias = self.attention_bias(text_mask if text is not None else None, text_len, grid)
-        if self.prompts is None:
-            states = (x, *self.run_blocks(x, modality, text_len, bias))
-        else:
+        top = self.blocks[-1]
+        assert isinstance(top, MultiwayBlock)
+        alike = self.prompts is None and not isinstance(self.norm, SeparateNorm)
+        part = read is not None and alike and top.computes_part(modality)
+        if self.prompts is not None:
             x, bias, length, places = self.prompts.insert(x, bias, text_len)
             states = (x, *self.run_blocks(x, modality, length, bias))
             states = tuple(state.index_select(1, places) for state in states)
-        last = self.normed(states[-1], text_len)
+        elif part:
+            states = (x, *self.run_blocks(x, modality, text_len, bias[:-1]))
+            states += (top(states[-1], modality, text_len, bias[-1], read),)
+        else:
+            states = (x, *self.run_blocks(x, modality, text_len, bias))
+        last = self.norm(states[-1]) if part else self.normed(states[-1], text_len)
+        if read is not None:
+            assert self.config.pool == "first"
+            last = last if part else take_tokens(last, read)
         keys = None if text is None else self.real_tokens(text_mask, last)
         first = text_len if self.config.pool == "image" and image is not None else 0
         pooled = self.pool(self.pooler, self.pooler_norm(last), keys, first).tanh()
@@ -231,12 +249,14 @@ class VLMo(nn.Module):
         """The final norm of (B, S, D), the first text_len tokens text."""
         return self.norm(states, text_len) if isinstance(self.norm, SeparateNorm) else self.norm(states)
 
-    @staticmethod
-    def real_tokens(text_mask: Tensor | None, states: Tensor) -> Tensor | None:
-        """(B, S) bool, False where a token is padding; None when none is. text_mask: (B, T), of the first T tokens."""
-        if text_mask is None:
+    def real_tokens(self, text_mask: Tensor | None, states: Tensor) -> Tensor | None:
+        """What `pool` may look at: (B, S) bool, False where a token is padding; None when none is, or it matters not.
+
+        text_mask: (B, T), of the first T tokens.
+        """
+        if text_mask is None or self.config.pool != "max":
             return None
-        rest = text_mask.new_ones(len(text_mask), states.shape[1] - text_mask.shape[1])
+        rest = text_mask.new_ones(text_mask.shape[0], states.shape[1] - text_mask.shape[1])
         return torch.cat((text_mask, rest), dim=1).bool()
 
     def pool(self, linear: nn.Module, states: Tensor, keys: Tensor | None, first: int = 0) -> Tensor:

@@ -53,6 +53,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"  # auto | bf16 | fp32
+    compile: bool = False  # the blocks, by torch.compile; other rounding, so a run keeps it to its end (compiling.py)
     threads: int | None = None  # of PyTorch on a CPU: results are the same to the bit for the same number only
     workers: int = 1  # threads that make batches; 0: in the loop
     log_every: int = 10

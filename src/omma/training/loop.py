@@ -21,6 +21,7 @@ from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.batches import Batches, Prefetch
 from omma.training.checkpoint import Checkpoint
+from omma.training.compiling import compile_blocks, compiling, eager
 from omma.training.config import TrainConfig
 from omma.training.log import Log, Watch
 from omma.training.losses import compute_losses
@@ -56,6 +57,8 @@ def train(
     asked, config = config, in_steps(config, batches.steps_per_epoch)
     frozen = frozen_by(config, model)
     model.to(device).train()
+    if config.compile:
+        compile_blocks(model)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay, config.layer_decay, config.head_lr),
         lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True,
@@ -90,7 +93,8 @@ def train(
         if average:
             model.load_state_dict(average.state)
         model.eval()
-        numbers = {f"eval.{k}": v for k, v in evaluate(model, processor).items()}
+        with eager():  # what is measured is what a saved model computes
+            numbers = {f"eval.{k}": v for k, v in evaluate(model, processor).items()}
         model.load_state_dict(training_weights)
         model.train()
         if config.monitor and f"eval.{config.monitor}" not in numbers:
@@ -109,7 +113,7 @@ def train(
     stop = start if watch.over else config.steps
     weights = config.losses.active()
     batch_stream = Prefetch(batches, start, stop, config.workers)
-    with log, deterministic(device):
+    with log, deterministic(device), compiling():
         for batch in batch_stream:
             # ---- one training step
             step = batch.step

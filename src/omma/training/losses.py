@@ -194,13 +194,15 @@ def contrastive(
     model: VLMo, text: Tensor, mask: Tensor, image: Tensor, grid: tuple[int, int] | None, heads: list[str]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The shared-space vectors of pictures and texts, both (B, E), by head."""
-    image_pass = model.encode(image=image, grid=grid)
+    first = model.config.pool == "first"  # then [CLS] is all that is read of a pass
+    image_pass = model.encode(image=image, grid=grid, read=mask.new_zeros(len(image), 1) if first else None)
     rows: list[Tensor] = []
     parts: dict[str, list[Tensor]] = {head: [] for head in heads}
     for chosen, T in by_length(mask):
         rows.append(chosen)
         some = mask[chosen, :T]
-        text_pass = model.encode(text.index_select(0, chosen)[:, :T], some)
+        read = some.new_zeros(len(some), 1) if first else None
+        text_pass = model.encode(text.index_select(0, chosen)[:, :T], some, read=read)
         for head in heads:
             parts[head].append(model.project(text_pass, "text", head, text_mask=some))
     return {head: (model.project(image_pass, "image", head, grid=grid), in_order(rows, parts[head])) for head in heads}
@@ -215,14 +217,20 @@ def fused(
     """
     rows, pooled, hidden, words = [], [], [], []
     for chosen, T in by_length(mask):
-        output = model.encode(
-            text.index_select(0, chosen)[:, :T], mask[chosen, :T], image.index_select(0, chosen), grid
-        )
         some = labels[chosen, :T]
         asked = some != objectives.IGNORE
+        read = None
+        if model.config.pool == "first":  # [CLS], then the words to be guessed, then any others up to one number a row
+            most = int(asked.sum(dim=1).max())
+            guessed = asked.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+            read = torch.cat((guessed.new_zeros(len(some), 1), guessed), dim=1)
+        output = model.encode(
+            text.index_select(0, chosen)[:, :T], mask[chosen, :T], image.index_select(0, chosen), grid, read
+        )
         rows.append(chosen)
         pooled.append(output.pooled)
-        hidden.append(output.last_hidden_state[:, :T][asked])
+        states = output.last_hidden_state
+        hidden.append(states[:, :T][asked] if read is None else states[:, 1:][asked.gather(1, read[:, 1:])])
         words.append(some[asked])
     return in_order(rows, pooled), torch.cat(hidden), torch.cat(words)
 
