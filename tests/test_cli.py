@@ -14,7 +14,8 @@ import omma
 from omma import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
-VERBS = ("demo", "scenes", "ingest", "ingest-items", "export", "embed", "search", "explain", "train", "eval", "show")
+VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "search", "explain", "train", "eval",
+         "show")  # fmt: skip
 
 
 def omma_says(capsys, *args) -> tuple[int, str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _MODULES equal
     from omma.data.export import export
     from omma.data.ingest import ingest
+    from omma.data.masks import add_masks
     from omma.data.questions import ingest_items
     from omma.embedding import embed
     from omma.eval.run import Report, evaluate
@@ -31,6 +32,7 @@ __all__ = [
     "Report",
     "Table",
     "TrainConfig",
+    "add_masks",
     "embed",
     "evaluate",
     "export",
@@ -51,6 +53,7 @@ _MODULES = {
     "Table": "omma.table",
     "TrainConfig": "omma.training.config",
     "VLM": "omma.models.pretrained",
+    "add_masks": "omma.data.masks",
     "embed": "omma.embedding",
     "evaluate": "omma.eval.run",
     "export": "omma.data.export",

@@ -7,6 +7,7 @@ import hashlib
 import io
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from omma.table import Table
@@ -26,6 +27,12 @@ def png(number: int) -> bytes:
     return out.getvalue()
 
 
+def mask_png(number: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(stripes(number)).save(out, "PNG")
+    return out.getvalue()
+
+
 def number_in(image: Image.Image) -> int:
     red, green, blue = image.getpixel((0, 0))
     return red + 256 * green if blue == 7 else -1
@@ -39,6 +46,12 @@ def unit(key: str) -> np.ndarray:
     seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
     x = np.random.default_rng(seed).normal(size=E)
     return (x / np.linalg.norm(x)).astype(np.float32)
+
+
+def stripes(number: int | None) -> np.ndarray:
+    """(16, 16) four stripes of equal area, turned by the number; None: the same class everywhere."""
+    classes = np.zeros(16, dtype=np.uint8) if number is None else (np.arange(16) // 4 + number) % 4
+    return np.tile(classes.astype(np.uint8), (16, 1))
 
 
 class Oracle:
@@ -73,6 +86,16 @@ class Oracle:
         self.pairs += len(sentences)
         return np.array([self.judge(i, s) for i, s in zip(images, sentences, strict=True)], dtype=np.float32)
 
+    segments = tuple(f"stripe {n}" for n in range(4))
+
+    def segment(self, images, batch_size=64):
+        self.pairs += len(images)
+        return np.array([stripes(self.stripe(image)) for image in images]).reshape(len(images), 16, 16)
+
+    def stripe(self, image):
+        number = number_in(image)
+        return None if number < 0 else number
+
     def say(self, image):
         number = number_in(image)
         return [0.25] * 4 if number < 0 else [float(k == number % 4) for k in range(4)]
@@ -104,6 +127,10 @@ class Coin(Oracle):
     def look(self, image, text):
         return float(np.float32(0.5 + 0.5 * unit(f"{number_in(image)} {text}")[0]))
 
+    def stripe(self, image):
+        number = number_in(image)
+        return None if number < 0 else int(100 * abs(unit(f"stripe {number}")[0]))
+
     def say(self, image):
         number = number_in(image)
         return [0.25] * 4 if number < 0 else unit(f"say {number}")[:4]
@@ -126,6 +153,9 @@ class Constant(Oracle):
     def look(self, image, text):
         return 0.5
 
+    def stripe(self, image):
+        return None
+
     def say(self, image):
         return [0.25] * 4
 
@@ -136,7 +166,8 @@ class Constant(Oracle):
 class Dual(Oracle):
     """An oracle without a fusion head."""
 
-    name, fingerprint, match, answer, compare = "dual", "d0a1", property(), property(), property()
+    name, fingerprint = "dual", "d0a1"
+    match, answer, compare, segment = property(), property(), property(), property()
 
 
 def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=(), missing=(), order=None):
@@ -150,7 +181,8 @@ def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=
         captions = [{"text": f"this shows {n}", "language": "en"}, {"text": f"the number is {n}", "language": "en"}]
         data = b"\x89PNG no picture" if n in broken else png(n)
         if n not in missing:
-            rows.append({"id": f"p{n}", "bytes": data, "captions": captions, "status": "ok", "width": 16, "height": 16})
+            rows.append({"id": f"p{n}", "bytes": data, "captions": captions, "status": "ok", "width": 16, "height": 16,
+                         "mask": mask_png(n)})  # fmt: skip
         if n % 2:
             continue
         group, two = f"g-{pattern}-{n}", (n, n + 1)
@@ -172,7 +204,8 @@ def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=
                 truth = {"prompt": statement, "options": ["true", "false"], "answer": "true" if said == m else "false"}
                 items.append({**base, **truth, "id": f"{group}-{m}-{said}", "task": "statement", "pictures": [f"p{m}"]})
     for name, kind, content in (("pictures", "pictures", rows), ("items", "items", items)):
-        table = Table.create(folder / name, kind, chunk_rows=7)
+        extra = pa.schema([("mask", pa.binary())]) if kind == "pictures" else None
+        table = Table.create(folder / name, kind, chunk_rows=7, extra=extra)
         places = range(len(content)) if order is None else np.random.default_rng(order).permutation(len(content))
         table.append([content[place] for place in places])
     return folder

@@ -244,6 +244,7 @@ def test_every_task_recipe_has_a_command_and_one_kind_of_item(name):
     config = RECIPES[name]()
     assert config.recipe == name
     assert config.inherit
-    labels_for(VLMoConfig(answers=("a",), classes=("a",)), set(config.losses.active()))
+    if config.losses.active().keys() != {"segment"}:
+        labels_for(VLMoConfig(answers=("a",), classes=("a",)), set(config.losses.active()))
     make = RECIPES[name]
     assert "omma train vlmo-" in (getattr(make, "func", make).__doc__ or "")

@@ -30,6 +30,7 @@ from omma.eval.tasks.nlvr2 import NLVR2
 from omma.eval.tasks.patterns import PATTERNS
 from omma.eval.tasks.rerank import RERANK
 from omma.eval.tasks.retrieval import RETRIEVAL
+from omma.eval.tasks.segmentation import SEGMENTATION
 from omma.eval.tasks.statements import STATEMENTS
 from omma.eval.tasks.vqa import VQA
 from omma.table import Table
@@ -41,6 +42,7 @@ TASKS: dict[str, Task] = {
     "patterns": PATTERNS,
     "vqa": VQA,
     "nlvr2": NLVR2,
+    "segmentation": SEGMENTATION,
 }
 EMBEDDING = {"itc", "itm"}  # kinds of score for which pictures and texts are embedded
 

@@ -4,6 +4,8 @@ E shared space, n pairs. Pictures are distinct when their pixels are; a bad one 
 """
 
 import hashlib
+import io
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -33,6 +35,7 @@ class Scorer:
         self._texts = np.zeros((0, encoder.embed_dim), dtype=np.float32)
         self._text_rows: dict[str, int] = {}
         self._matched: dict[tuple[str, str], float] = {}      # (hash of pixels, text) -> probability
+        self._maps: dict[str, tuple[tuple[int, ...], bytes]] = {}   # hash of pixels -> its label map, packed
         self._said: dict[tuple[str, tuple[str, ...], str], np.ndarray] = {}   # (head, hashes of pixels, text) -> scores
 
     # -------------------------------------------------------------------------------------------- encoding
@@ -198,6 +201,28 @@ class Scorer:
         return np.stack([self._said[key] for key in keys]) if keys else np.zeros((0, 1), dtype=np.float32)
 
 
+    def segment(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """The label map (h, w) uint8 of each picture; each distinct picture is asked once in a run."""
+        todo = {self.pixels[name]: name for name in ids if self.pixels[name] not in self._maps}
+        fresh = list(todo.values())
+        for start in range(0, len(fresh), self.batch_size):
+            opened = list(self._open(fresh[start : start + self.batch_size]))
+            found = self.encoder.segment([image for _, image, _ in opened], batch_size=self.batch_size)
+            for (name, *_), labels in zip(opened, np.asarray(found, dtype=np.uint8), strict=True):
+                self._maps[self.pixels[name]] = labels.shape, zlib.compress(labels.tobytes(), 1)
+            self.tick("pictures", start + len(opened), len(fresh))
+        out = []
+        for name in ids:
+            shape, packed = self._maps[self.pixels[name]]
+            out.append(np.frombuffer(zlib.decompress(packed), dtype=np.uint8).reshape(shape))
+        return out
+
+    def masks(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """The true label maps of pictures, from the column mask."""
+        rows = {row["id"]: row["mask"] for row in self.pictures.take(sorted(set(ids)), ["id", "mask"]).to_pylist()}
+        return [np.asarray(Image.open(io.BytesIO(rows[name])).convert("L")) for name in ids]
+
+
 class View:
     """A scorer as a task sees it: one score kind, and pictures exchanged as the variant says.
 
@@ -225,6 +250,26 @@ class View:
         return self.scorer.head(self.kind, [
             (tuple(self.shown(name) for name in item.pictures), item.texts[0] if item.texts else "") for item in items
         ])  # fmt: skip
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """What the values of `areas` stand for."""
+        return tuple(self.scorer.encoder.segments)
+
+    def areas(self, items: Sequence[Item]) -> Iterator[tuple[Item, np.ndarray, np.ndarray]]:
+        """Each item with what the model says of its picture and what is true of it: two label maps of one size.
+
+        The model's are read at the mask's size by the nearest pixel.
+        """
+        size = self.scorer.batch_size
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            said = self.scorer.segment([self.shown(item.pictures[0]) for item in part])
+            for item, labels, true in zip(part, said, self.scorer.masks([i.pictures[0] for i in part]), strict=True):
+                if labels.shape != true.shape:
+                    height, width = true.shape
+                    labels = np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
+                yield item, labels, true
 
     @property
     def labels(self) -> tuple[str, ...]:

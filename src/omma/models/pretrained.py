@@ -14,6 +14,7 @@ from torch import Tensor
 
 from omma.models.attribution import Explanation, Kind, Method, attribute, whole_words
 from omma.models.preprocess import Processor
+from omma.models.segmentation import resized
 from omma.models.vlmo import VLMo
 from omma.models.weights import from_pretrained, model_folder, shipped, weights_hash
 
@@ -201,6 +202,21 @@ class VLMoEncoder:
         kept = min(int(mask.sum()), self.processor.max_text_len - 1)  # a text that was cut ends in a [SEP] of its own
         words = whole_words(text, encoding.offsets[:kept], encoding.word_ids[:kept], found.words[0, :kept].tolist())
         return Explanation(found.patches[0].float().cpu().numpy(), words, float(found.scores[0]), kind)
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """What the values of `segment` stand for."""
+        return self.model.config.segments
+
+    def segment(self, images: Sequence[Image.Image], batch_size: int = 16) -> np.ndarray:
+        """A class for every pixel, (n, image_size, image_size) uint8: places in model.config.segments."""
+        side = self.processor.image_size
+
+        def step(part: slice) -> Tensor:
+            logits = self.model.segment(self._pictures([images[part]])[:, 0]).float()
+            return resized(logits, (side, side)).argmax(dim=1)
+
+        return self._batched(len(images), batch_size, step, (side, side)).astype(np.uint8)
 
     def _pictures(self, columns: Sequence[Sequence[Image.Image]]) -> Tensor:
         """K columns of n pictures -> pixel_values (n, K, 3, h, w); of pictures with panels, n of K * panels."""

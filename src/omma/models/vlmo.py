@@ -24,6 +24,8 @@ from omma.models.layers import INITIAL_LOGIT_SCALE, Attention, ConvStem, Expert,
 from omma.models.multiway import Modality, MultiwayBlock, SeparateNorm
 from omma.models.positions import RelativeBias, fit_positions, resample_grid
 from omma.models.prompts import Prompts
+from omma.models.pyramid import even_layers
+from omma.models.segmentation import SegmentationHead
 from omma.models.vlmo_config import VLMoConfig
 
 
@@ -62,7 +64,7 @@ class VLMo(nn.Module):
             "mim_head.*",
         )
     }
-    TASK_HEADS: ClassVar[tuple[str, ...]] = ("answer_head", "class_head", "pair_head", "set_head")  # of fine-tuning
+    TASK_HEADS: ClassVar[tuple[str, ...]] = ("answer_head", "class_head", "segment_head", "pair_head", "set_head")
 
     def __init__(self, config: VLMoConfig):
         super().__init__()
@@ -102,6 +104,7 @@ class VLMo(nn.Module):
         self.answer_head = classifier(D, 2 * D, len(c.answers)) if c.answers else None
         self.class_head = ClassHead(D, len(c.classes), c.norm_eps) if c.classes else None
         self.pair_head = classifier(2 * D, 2 * D, c.num_pair_classes) if c.num_pair_classes else None
+        self.segment_head = SegmentationHead(D, len(c.segments), c.segment_width) if c.segments else None
         self.set_head = SetHead(D, c.num_set_classes) if c.num_set_classes else None
         self.prompts: Prompts | None = None  # learned on a frozen model (prompts.py), kept in a file of their own
         self.init_weights()
@@ -414,6 +417,15 @@ class VLMo(nn.Module):
         model.load_state_dict(fit_positions(weights, self.config.grid, config.grid, config.max_text_len), assign=True)
         return model.train(self.training)
 
+    def segment(self, pixel_values: Tensor) -> Tensor:
+        """Logits over config.segments (B, C, 4 gh, 4 gw) of a picture's places, four a patch side.
+
+        From four layers spread evenly, as BEiT's segmentation reads them.
+        """
+        if self.segment_head is None:
+            raise ValueError("this model has no segmentation head; build it with VLMoConfig(segments=...)")
+        return self.segment_head(self.features(pixel_values, even_layers(self.config.num_layers)))
+
     def num_parameters(self, backbone_only: bool = False) -> int:
         """Number of weights; backbone_only: embeddings, blocks and final norm, as published tables count."""
         heads = (
@@ -425,6 +437,7 @@ class VLMo(nn.Module):
             "mim_head",
             "answer_head",
             "class_head",
+            "segment_head",
             "pair_head",
             "set_head",
             "mask_token",

@@ -43,6 +43,8 @@ class VLMoConfig:
     mim_size: int | None = None  # outputs of the head of masked image modelling; None: a patch's pixels
     num_image_types: int = 1  # 2 for pair classification: picture one and picture two
     answers: tuple[str, ...] = ()  # what the answer head chooses among, for questions about a picture; () for none
+    segments: tuple[str, ...] = ()  # what the segmentation head chooses among, for every pixel; () for none
+    segment_width: int = 256  # of the segmentation head
     classes: tuple[str, ...] = ()  # what the class head chooses among, for a picture alone; () for none
     num_pair_classes: int = 0  # size of the pair head (NLVR2), 0 for none
     num_set_classes: int = 0  # size of the set head: a sentence about K pictures in any order; 0 for none

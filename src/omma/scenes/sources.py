@@ -19,8 +19,8 @@ from PIL import Image
 
 from omma.jobs import progress_bar
 from omma.scenes import solid_pairs, solids
-from omma.scenes.draw import png, render
-from omma.scenes.kinds import PATTERNS, Cast, cast
+from omma.scenes.draw import THINGS, png, render, render_ids
+from omma.scenes.kinds import KINDS, PATTERNS, Cast, cast
 from omma.scenes.language import Claim, Known, captions, claims, holds, named
 from omma.scenes.looks import FLAT, Look, degrade
 from omma.scenes.pairs import MODES, Pair, make_pair
@@ -127,6 +127,7 @@ def write_scenes(
     together: Sequence[tuple[str, str, float]] = (),
     look: Look = FLAT,
     world: str = "things",
+    masks: bool = False,
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -141,6 +142,9 @@ def write_scenes(
     of two patterns, position (depth) and viewpoint; without kinds, colours, together, styles and split designs.
 
     look: style, clutter and harm (looks.py); the checks of a pair are made before any harm is done to its pictures.
+
+    masks: pictures get the column mask, a greyscale PNG that tells for every pixel which kind of thing is there: 0 for
+    none, else one more than its place in KINDS; the table's info names the classes. Things only.
 
     together: kinds that stand in one picture more often than by chance, each with a probability (kinds.Cast); plain
     pictures only.
@@ -167,6 +171,8 @@ def write_scenes(
         raise ValueError(f"no world {world!r}; there are {', '.join(WORLDS)}")
     if world == "solids" and (kinds or colours or together or split_design or look.style != "flat"):
         raise ValueError("world='solids' has no kinds, colours, together, split_design or style; leave them out")
+    if masks and world == "solids":
+        raise ValueError("world='solids' has no masks; leave them out")
     if secret is not None and split_design != "fresh":
         raise ValueError("a secret is for split_design='fresh'; every other design takes a seed")
     made_for = check_side(split_design, split) if split_design else None
@@ -180,11 +186,13 @@ def write_scenes(
     who = cast(kinds, colours, together)
     shared = Task(None, 0, 0, key, size, split, mode, check and pairs >= ENOUGH, pictures,
                   made_for.cast(split, who) if made_for else who, prefix, split_design, look, world)  # fmt: skip
-    info = {"split_design": split_design, "side": split} if made_for else None
+    info: dict[str, Any] = {"split_design": split_design, "side": split} if made_for else {}
+    seen = info | ({"mask_classes": ["background", *KINDS]} if masks else {})
+    columns = PICTURE_COLUMNS.append(pa.field("mask", pa.binary())) if masks else PICTURE_COLUMNS
     out = Path(out)
     tables: list[Table] = []  # what this call made, and takes away again when it fails
     try:
-        tables.append(Table.create(out / "pictures", "pictures", extra=PICTURE_COLUMNS, info=info))
+        tables.append(Table.create(out / "pictures", "pictures", extra=columns, info=seen))
         tables.append(Table.create(out / "items", "items", extra=ITEM_COLUMNS, info=info))
         stats: dict[str, list[np.ndarray]] = {p: [] for p in patterns}
         made_pairs: dict[str, list[Pair]] = {p: [] for p in patterns}
@@ -198,6 +206,9 @@ def write_scenes(
                 if shared.measure and (pattern := tasks[number - 1].pattern):
                     stats[pattern] += made.stats
                     made_pairs[pattern] += made.pairs
+                if masks:
+                    for row in made.pictures:
+                        row["mask"] = kind_mask(World.from_json(row["world"]), size)
                 for table, rows, new in zip(tables, held, (made.pictures, made.items), strict=True):
                     rows += new
                     if rows and (len(rows) >= 2000 or number == len(tasks)):
@@ -228,6 +239,14 @@ def _tasks(shared: Task, pairs: int, patterns: Sequence[str]) -> Iterator[Task]:
     for pattern in patterns:
         for first in range(0, pairs, PER_TASK):
             yield replace(shared, pattern=pattern, first=first, last=min(pairs, first + PER_TASK))
+
+
+def kind_mask(world: World, size: int) -> bytes:
+    """PNG of a class for every pixel: 0 where no thing is, else 1 + the place of its kind in KINDS."""
+    number = {kind: k + 1 for k, kind in enumerate(KINDS)}
+    of_thing = np.zeros(THINGS, dtype=np.uint8)
+    of_thing[1 : len(world.things) + 1] = [number[thing.kind] for thing in world.things]
+    return png(Image.fromarray(of_thing[render_ids(world, size) % THINGS]))
 
 
 def _results(tasks: list[Task], workers: int) -> Iterator[Made]:

@@ -255,19 +255,28 @@ def augmented(image: Image.Image, processor: Processor, config: DataConfig, rng:
     """Pixels as `Processor.pixels` gives them, of a random crop, with brightness and contrast moved, mirrored or not,
     as far as config says so."""
     c = config
-    area, x, y, brightness, contrast, mirror = rng.random(6)
-    side = np.sqrt(c.crop_scale + (1 - c.crop_scale) * area)
-    w, h = image.width * side, image.height * side
-    left, top = x * (image.width - w), y * (image.height - h)
-    box = (float(left), float(top), float(left + w), float(top + h)) if c.crop_scale < 1 else None
+    box, mirrored, brightness, contrast = crop_box(image, config, rng)
     pixels = processor.pixels(image, box)
     if c.jitter:
         gain, shift = 1 + c.jitter * (2 * contrast - 1), 255 * c.jitter * (brightness - 0.5)
         ramp = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
         pixels = ramp[pixels]
-    if c.flip and mirror < 0.5:
+    if mirrored:
         pixels = np.ascontiguousarray(pixels[..., ::-1])
     return pixels
+
+
+def crop_box(
+    image: Image.Image, config: DataConfig, rng: np.random.Generator
+) -> tuple[tuple[float, float, float, float] | None, bool, float, float]:
+    """The draws of `augmented`: the crop in pixels (None: all of it), whether to mirror, brightness and contrast."""
+    c = config
+    area, x, y, brightness, contrast, mirror = rng.random(6)
+    side = np.sqrt(c.crop_scale + (1 - c.crop_scale) * area)
+    w, h = image.width * side, image.height * side
+    left, top = x * (image.width - w), y * (image.height - h)
+    box = (float(left), float(top), float(left + w), float(top + h)) if c.crop_scale < 1 else None
+    return box, c.flip and mirror < 0.5, brightness, contrast
 
 
 class Source(Protocol):

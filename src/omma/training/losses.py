@@ -18,6 +18,7 @@ from omma.training.batches import Batch
 from omma.training.finetune import ITEM_OBJECTIVES, item_losses
 from omma.training.mim import MIMTarget, PixelTarget
 from omma.training.rng import torch_generator
+from omma.training.segment import segment_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class LossWeights:
     pair: float = 0.0  # a sentence about two pictures: true or false (NLVR2)
     set: float = 0.0  # a sentence about K pictures in any order: true or false
     classify: float = 0.0  # a picture's class
+    segment: float = 0.0  # a class for every pixel
 
     def active(self) -> dict[str, float]:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != 0.0}
@@ -283,4 +285,5 @@ PASSES: tuple[tuple[frozenset[str], Callable[[Step], dict[str, Tensor]]], ...] =
     (frozenset({"itc", "itc_pair", "itc_vl", "itm", "itm_pair", "mlm"}), vision_language),
     (frozenset({"itm_relation"}), exchanged_relations),
     (frozenset(ITEM_OBJECTIVES), item_losses),
+    (frozenset({"segment"}), segment_losses),
 )

@@ -23,6 +23,7 @@ from omma.training.mim import FeatureTarget, MIMTarget, PixelTarget, TokenTarget
 from omma.training.optim import EMA, freeze
 from omma.training.patch_tokens import PatchTokens, Teacher, train_patch_tokens
 from omma.training.rng import key_seed
+from omma.training.segment import MaskBatches, mask_classes
 
 
 def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
@@ -148,6 +149,11 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
         model_config = replace(model_config, mim_size=head_size(config.mim, model_config))
     elif stored is not None and model_config.mim_size is None:
         model_config = replace(model_config, mim_size=stored.mim_size)
+    if "segment" in objectives:
+        model_config = replace(model_config, segments=model_config.segments or mask_classes(table))
+        if model_config.segments != mask_classes(table):
+            raise ValueError(f"the model tells {len(model_config.segments)} classes of pixels apart, not those of the "
+                             f"masks of {table.uri} ({len(mask_classes(table))})")  # fmt: skip
     torch.manual_seed(key_seed(config.seed, "init"))
     model = VLMo(model_config)
     if folder is None:
@@ -205,8 +211,10 @@ def frozen_by(config: TrainConfig, model: VLMo) -> list[str]:
 
 
 def texts_of(config: TrainConfig, table: Table) -> set[str]:
-    """What a tokenizer for this run is learned from: the captions, or the items' prompts. A run on labels alone has
-    only their names."""
+    """What a tokenizer for this run is learned from: the captions, or the items' prompts. A run on labels or masks
+    alone has only the names of these."""
+    if "segment" in config.losses.active():
+        return set(mask_classes(table))
     if is_for_items(config.losses.active()):
         return prompts_in(table, config.dataset) or set(labels_in(table, config.dataset, config.dataset.max_labels))
     texts: set[str] = set()
@@ -217,9 +225,15 @@ def texts_of(config: TrainConfig, table: Table) -> set[str]:
     return texts
 
 
-def training_set(config: TrainConfig, table: Table, model: VLMo, processor: Processor) -> Batches | ItemBatches:
-    """The batches of a run: of pictures with captions, or of items where an objective is about these."""
+def training_set(
+    config: TrainConfig, table: Table, model: VLMo, processor: Processor
+) -> Batches | ItemBatches | MaskBatches:
+    """The batches of a run: of pictures with captions, or of items or masks where an objective is about these."""
     objectives = set(config.losses.active())
+    if "segment" in objectives:
+        if len(objectives) > 1:
+            raise ValueError(f"{', '.join(sorted(objectives - {'segment'}))} can't share a step with segment")
+        return MaskBatches(table, processor, config.dataset, batch_size=config.batch_size, seed=config.seed)
     if is_for_items(objectives):
         labels = labels_for(model.config, objectives)
         return ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed)

@@ -6,6 +6,7 @@ been run here, for want of the machines and the data.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from omma.models.vlmo_config import VLMoConfig
 from omma.training.batches import DataConfig
@@ -46,6 +47,15 @@ def vlmo_nano_classify() -> TrainConfig:
     omma train vlmo-nano-classify data=TABLE dataset.label=COLUMN init=runs/mim out=runs/classes
     """
     return nano("classify", LossWeights(classify=1.0), DataConfig(flip=True))
+
+
+def vlmo_nano_segment() -> TrainConfig:
+    """A class for every pixel.
+
+    omma train vlmo-nano-segment data=scenes/train/pictures init=runs/mim out=runs/segment
+    """
+    config = nano("segment", LossWeights(segment=1.0), DataConfig(flip=True, crop_scale=0.5))
+    return replace(config, model=VLMoConfig(segment_width=64), batch_size=32)
 
 
 def vqa(size: str) -> TrainConfig:
@@ -119,11 +129,38 @@ def classify(size: str) -> TrainConfig:
     )
 
 
+def segment(size: str) -> TrainConfig:
+    """ADE20K at 512 px by BEiT's recipe: 160,000 steps of 16, rates that fall by 0.9 a layer. Published for VLMo-base:
+    53.4 mIoU. Crops keep a quarter of the picture or more and are scaled to the square; nothing slides at test time.
+
+    omma train vlmo-base-segment data=ade20k init=VLMO out=RUN
+    """
+    return TrainConfig(
+        recipe=f"vlmo-{size}-segment",
+        inherit=True,
+        model=VLMoConfig(image_size=512, drop_path=0.1 if size == "base" else 0.2, segment_width=512),
+        losses=LossWeights(segment=1.0),
+        dataset=DataConfig(flip=True, crop_scale=0.25, jitter=0.4),
+        steps=160_000,
+        warmup=1500,
+        batch_size=16,
+        peak_lr=3e-5,
+        schedule="linear",
+        final_lr=0.0,
+        layer_decay=0.9 if size == "base" else 0.95,
+        weight_decay=0.05,
+        betas=(0.9, 0.999),
+        ema=None,
+    )
+
+
 TASK_RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "vlmo-nano-vqa": vlmo_nano_vqa,
     "vlmo-nano-nlvr2": vlmo_nano_nlvr2,
     "vlmo-nano-classify": vlmo_nano_classify,
+    "vlmo-nano-segment": vlmo_nano_segment,
     **{f"vlmo-{size}-vqa": for_size(vqa, size) for size in PUBLISHED},
     **{f"vlmo-{size}-nlvr2": for_size(nlvr2, size) for size in PUBLISHED},
     **{f"vlmo-{size}-classify": for_size(classify, size) for size in PUBLISHED},
+    **{f"vlmo-{size}-segment": for_size(segment, size) for size in PUBLISHED},
 }
