@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "sparse": ({"decode"}, TORCH),
     "embedding": ({"table", "jobs", "models", "decode"}, TORCH | {"rich"}),
     "training": ({"table", "config", "models", "decode"}, TORCH | {"rich"}),
-    "eval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | VIEW),
+    "eval": ({"table", "jobs", "embedding", "models", "data", "decode", "scenes"}, TORCH | VIEW),
     "retrieval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC
     "cli": ({"public", "cli_parts", "cli_data", "demo", "show", "views", "failures"}, {"typer"}),

@@ -227,7 +227,7 @@ def train_on_folder(changes: list[str], config: Path | None, resume: bool, as_js
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint, run folder or model name.")],
-    task: Annotated[str, typer.Argument(help="retrieval, rerank, statements or patterns.")],
+    task: Annotated[str, typer.Argument(help="retrieval, rerank, statements, patterns, vqa, nlvr2 or caption.")],
     data: Annotated[Path, typer.Option(help="Folder of the tables, or the table that the task reads.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the report and one row per item.")] = None,
     where: Where = None,

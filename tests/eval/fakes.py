@@ -13,6 +13,9 @@ from PIL import Image
 from omma.table import Table
 
 E = 32
+COLOURS = ("red", "green", "blue", "pink")
+KINDS = ("cup", "fish", "car", "tree", "door", "ball", "drum", "boat")
+EXTRA = pa.schema([("mask", pa.binary()), ("facts", pa.list_(pa.string()))])
 
 
 def picture(number: int) -> Image.Image:
@@ -36,6 +39,11 @@ def mask_png(number: int) -> bytes:
 def number_in(image: Image.Image) -> int:
     red, green, blue = image.getpixel((0, 0))
     return red + 256 * green if blue == 7 else -1
+
+
+def thing(number: int) -> tuple[str, str]:
+    """The colour and the kind of the one thing that stands for a number."""
+    return COLOURS[number % 4], KINDS[number // 4 % 8]
 
 
 def number_of(text: str) -> int:
@@ -96,6 +104,13 @@ class Oracle:
         number = number_in(image)
         return None if number < 0 else number
 
+    def caption(self, images, batch_size=64):
+        self.pairs += len(images)
+        return [self.write(image) for image in images]
+
+    def write(self, image):
+        return "a {} {}".format(*thing(number_in(image)))
+
     def say(self, image):
         number = number_in(image)
         return [0.25] * 4 if number < 0 else [float(k == number % 4) for k in range(4)]
@@ -138,6 +153,9 @@ class Coin(Oracle):
     def judge(self, images, sentence):
         return self.look(images[0], sentence)
 
+    def write(self, image):
+        return "a {} {}".format(*thing(int(100 * abs(unit(f"write {number_in(image)}")[0]))))
+
 
 class Constant(Oracle):
     """Says the same to everything."""
@@ -162,12 +180,15 @@ class Constant(Oracle):
     def judge(self, images, sentence):
         return 0.5
 
+    def write(self, image):
+        return "a red cup"
+
 
 class Dual(Oracle):
     """An oracle without a fusion head."""
 
     name, fingerprint = "dual", "d0a1"
-    match, answer, compare, segment = property(), property(), property(), property()
+    match, answer, compare, segment, caption = property(), property(), property(), property(), property()
 
 
 def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=(), missing=(), order=None):
@@ -181,8 +202,9 @@ def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=
         captions = [{"text": f"this shows {n}", "language": "en"}, {"text": f"the number is {n}", "language": "en"}]
         data = b"\x89PNG no picture" if n in broken else png(n)
         if n not in missing:
+            facts = [f"colour(o1, {thing(n)[0]})", f"kind(o1, {thing(n)[1]})"]
             rows.append({"id": f"p{n}", "bytes": data, "captions": captions, "status": "ok", "width": 16, "height": 16,
-                         "mask": mask_png(n)})  # fmt: skip
+                         "mask": mask_png(n), "facts": facts})  # fmt: skip
         if n % 2:
             continue
         group, two = f"g-{pattern}-{n}", (n, n + 1)
@@ -204,8 +226,7 @@ def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=
                 truth = {"prompt": statement, "options": ["true", "false"], "answer": "true" if said == m else "false"}
                 items.append({**base, **truth, "id": f"{group}-{m}-{said}", "task": "statement", "pictures": [f"p{m}"]})
     for name, kind, content in (("pictures", "pictures", rows), ("items", "items", items)):
-        extra = pa.schema([("mask", pa.binary())]) if kind == "pictures" else None
-        table = Table.create(folder / name, kind, chunk_rows=7, extra=extra)
+        table = Table.create(folder / name, kind, chunk_rows=7, extra=EXTRA if kind == "pictures" else None)
         places = range(len(content)) if order is None else np.random.default_rng(order).permutation(len(content))
         table.append([content[place] for place in places])
     return folder

@@ -94,8 +94,8 @@ def test_a_share_of_the_batch_is_fused_and_all_of_it_contrasted(tiny_run, monkey
     model, processor, _ = build(config, Table.open(config.data))
     batch = Batches(Table.open(config.data), processor, config.dataset, batch_size=8, patch_size=8, seed=0)[0]
     rows, real = [], model.encode
-    record = lambda text=None, mask=None, image=None, grid=None, read=None: (
-        rows.append(len(text if text is not None else image)) or real(text, mask, image, grid, read)
+    record = lambda text=None, mask=None, image=None, grid=None, *more, **named: (
+        rows.append(len(text if text is not None else image)) or real(text, mask, image, grid, *more, **named)
     )
     monkeypatch.setattr(model, "encode", record)
     compute_losses(model, batch, processor.normalize(batch.pixels), config.losses, (0, 0), fusion_share=0.3)
@@ -200,3 +200,24 @@ def test_balance_is_what_the_routers_did_in_the_passes_of_the_other_objectives(t
     for changed in ({"model": replace(config.model, router="modality")}, {"losses": LossWeights(balance=0.1)}):
         with pytest.raises(ValueError, match=r"losses.balance is for a learned router"):
             check(replace(config, **changed), resume=False)
+
+
+def test_the_caption_loss_is_the_mean_over_every_next_word_and_the_end(tiny_run):
+    config = tiny_run(losses=LossWeights(caption=1.0))
+    table = Table.open(config.data)
+    model, processor, _ = build(config, table)
+    model.eval()
+    batch = Batches(table, processor, config.dataset, batch_size=4, patch_size=8, seed=0)[0]
+    pixels, losses = processor.normalize(batch.pixels), []
+    with torch.no_grad():
+        found = compute_losses(model, batch, pixels, config.losses, (0, 0))
+        for ids, mask, picture in zip(batch.input_ids, batch.attention_mask, pixels, strict=True):
+            text = ids[: int(mask.sum())]
+            for n in range(1, len(text)):  # all that stands before word n, by itself
+                image = model.embed_image(picture[None])
+                output = model.encode(model.embed_text(text[None, :n]), None, image, (3, 3), seq2seq=True)
+                scores = model.mlm_head(output.last_hidden_state[0, n - 1]).log_softmax(dim=-1)
+                losses.append(-scores[text[n]])
+            assert int(text[-1]) == processor.tokenizer.token_to_id("[SEP]")
+    assert list(found) == ["caption"]
+    assert found["caption"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)

@@ -26,6 +26,7 @@ from rich.table import Table as RichTable
 
 from omma.eval.scorer import Scorer, View
 from omma.eval.task import GREY, METHODS, VARIANTS, Answer, Grid, Item, Task, cells, derangement, finite, sample
+from omma.eval.tasks.caption import CAPTION
 from omma.eval.tasks.nlvr2 import NLVR2
 from omma.eval.tasks.patterns import PATTERNS
 from omma.eval.tasks.rerank import RERANK
@@ -43,6 +44,7 @@ TASKS: dict[str, Task] = {
     "vqa": VQA,
     "nlvr2": NLVR2,
     "segmentation": SEGMENTATION,
+    "caption": CAPTION,
 }
 EMBEDDING = {"itc", "itm"}  # kinds of score for which pictures and texts are embedded
 

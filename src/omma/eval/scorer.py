@@ -36,6 +36,7 @@ class Scorer:
         self._text_rows: dict[str, int] = {}
         self._matched: dict[tuple[str, str], float] = {}      # (hash of pixels, text) -> probability
         self._maps: dict[str, tuple[tuple[int, ...], bytes]] = {}   # hash of pixels -> its label map, packed
+        self._written: dict[str, str] = {}                    # hash of pixels -> caption
         self._said: dict[tuple[str, tuple[str, ...], str], np.ndarray] = {}   # (head, hashes of pixels, text) -> scores
 
     # -------------------------------------------------------------------------------------------- encoding
@@ -200,6 +201,22 @@ class Scorer:
             self.tick("questions", start + len(part), len(fresh))
         return np.stack([self._said[key] for key in keys]) if keys else np.zeros((0, 1), dtype=np.float32)
 
+    def captions(self, ids: Sequence[str]) -> list[str]:
+        """What encoder.caption writes about each picture; each distinct one is asked about once in a run."""
+        todo = {self.pixels[name]: name for name in sorted(set(ids), reverse=True)}
+        fresh = sorted(name for key, name in todo.items() if key not in self._written)
+        size = 4 * self.batch_size
+        for start in range(0, len(fresh), size):
+            part = fresh[start : start + size]
+            opened = {name: image for name, image, _ in self._open(part)}
+            texts = self.encoder.caption([opened[name] for name in part], batch_size=self.batch_size)
+            if len(texts) != len(part):
+                raise ValueError(f"encoder {self.encoder.name!r}.caption returned {len(texts)} texts for {len(part)} "
+                                 "pictures; make it return one each")  # fmt: skip
+            self._written.update(zip((self.pixels[name] for name in part), texts, strict=True))
+            self.tick("captions", start + len(part), len(fresh))
+        return [self._written[self.pixels[name]] for name in ids]
+
 
     def segment(self, ids: Sequence[str]) -> list[np.ndarray]:
         """The label map (h, w) uint8 of each picture; each distinct picture is asked once in a run."""
@@ -250,6 +267,10 @@ class View:
         return self.scorer.head(self.kind, [
             (tuple(self.shown(name) for name in item.pictures), item.texts[0] if item.texts else "") for item in items
         ])  # fmt: skip
+
+    def captions(self, ids: Sequence[str]) -> list[str]:
+        """What the encoder writes about what is shown for these pictures."""
+        return self.scorer.captions([self.shown(name) for name in ids])
 
     @property
     def segments(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from omma.eval.metrics import order_key
 
 VARIANTS = ("model", "blind", "wrong-image")
 METHODS = {"itc": "encode_image", "itm": "match", "answer": "answer", "compare": "compare", "classify": "classify",
-           "segment": "segment"}  # score kind -> the encoder's method  # fmt: skip
+           "segment": "segment", "caption": "caption"}  # score kind -> the encoder's method  # fmt: skip
 GREY = "\x00grey"  # the id of the one mid-grey picture of the blind control; no table can hold it by accident
 
 
@@ -62,8 +62,8 @@ class Task:
 
     about: one line on what it asks. table: which table it reads; where: which rows of it; make: a command that makes
     such a table. kinds: score kinds it can use ("itc": inner product of the two embeddings; "itm": probability of
-    encoder.match; "answer", "compare", "classify", "segment": what the encoder's method of this name gives); those that
-    the encoder has are used. columns: of the table beside the usual ones, where it has them.
+    encoder.match; "answer", "compare", "classify", "segment", "caption": what the encoder's method of this name gives);
+    those that the encoder has are used. columns: of the table beside the usual ones, where it has them.
     items(rows): table rows (dicts) -> items. score(items, view): one Answer an item, `view` is a scorer.View.
     metrics(rows): result rows (dicts with the columns of rows.parquet) of one variant and kind -> nested dict whose
     leaves of interest are made by metrics.estimate. tables(kind, by_variant) -> grids to print.

@@ -95,6 +95,10 @@ class MultiwayBlock(nn.Module):
             x = x + self.drop_path(self.attentions(x, text_len, bias, self.gamma_1))
         else:
             x = x + self.drop_path(self.attention(self.norm1(x), bias, self.gamma_1))
+        return self.feed(x, modality, text_len)
+
+    def feed(self, x: Tensor, modality: Modality, text_len: int) -> Tensor:
+        """The second half: x, arguments and result as in `forward`."""
         if self.router is not None:
             return x + self.drop_path(self.router(x, self.experts, modality, text_len, self.gamma_2))
         name = "shared" if self.single else modality
@@ -104,6 +108,14 @@ class MultiwayBlock(nn.Module):
         text = self.drop_path(self.experts["text"](x[:, :text_len], self.gamma_2))
         image = self.drop_path(self.experts["image"](x[:, text_len:], self.gamma_2))
         return x + torch.cat((text, image), dim=1)
+
+
+def attention_of(block: MultiwayBlock, modality: Literal["image", "text"]) -> tuple[Attention, nn.Module]:
+    """The attention that a modality's tokens go through, and the norm before it."""
+    if block.separate:
+        own = block.attentions.image if modality == "image" else block.attentions.text
+        return own, own.norm
+    return block.attention, block.norm1
 
 
 class SeparateNorm(nn.Module):

@@ -49,7 +49,7 @@ class RelativeBias(nn.Module):
             index = relative_index(self.grid, text_len, self.table_text_len)[1]
             return self.table[..., index.to(self.table.device)]
         table = resample_table(self.table, self.grid, grid)
-        image, text, _ = relative_index(grid, max(text_len, 2), self.table_text_len)
+        image, text, _ = relative_index(grid, max(text_len, 1), self.table_text_len)
         if text_len == 0:
             return table[..., image.to(table.device)]
         cross = (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from omma.models.attribution import Explanation, Kind, Method, attribute, whole_words
-from omma.models.preprocess import Processor
+from omma.models.captions import write
+from omma.models.preprocess import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, Processor
 from omma.models.segmentation import resized
 from omma.models.vlmo import VLMo
 from omma.models.weights import from_pretrained, model_folder, shipped, weights_hash
@@ -189,6 +190,21 @@ class VLMoEncoder:
             return model.compare(ids, mask, pictures).float().softmax(dim=-1)[:, 1]
 
         return self._batched(same_number(images, sentences), batch_size, step, ())
+
+    def caption(self, images: Sequence[Image.Image], batch_size: int = 64, beams: int = 1) -> list[str]:
+        """A text for each picture, written word by word; of a model that has learned it (omma train vlmo-nano-caption).
+
+        beams: as in `captions.write`.
+        """
+        token = {name: self.processor.tokenizer.token_to_id(name) or 0 for name in SPECIAL_TOKENS}
+        ends = {"begin": token[CLS], "end": token[SEP], "forbidden": tuple(token[n] for n in (PAD, UNK, CLS, MASK))}
+        texts: list[str] = []
+        for start in range(0, len(images), batch_size):
+            pixel_values = self.processor.images(images[start : start + batch_size]).to(self.device)
+            with autocast(self.device, self.precision):
+                rows, _ = write(self.model, pixel_values, **ends, beams=beams)
+            texts += self.processor.tokenizer.decode_batch(rows)
+        return texts
 
     def explain(self, image: Image.Image, text: str, kind: Kind = "itm", method: Method = "relevance") -> Explanation:
         """Which patches and words the answer to "do these belong together?" came from (attribution.py).

@@ -173,11 +173,12 @@ class VLMo(nn.Module):
 
     # ---- the transformer
     def attention_bias(
-        self, text_mask: Tensor | None, text_len: int, grid: tuple[int, int] | None
+        self, text_mask: Tensor | None, text_len: int, grid: tuple[int, int] | None, seq2seq: bool = False
     ) -> list[Tensor | None]:
-        """What is added to the scores, a layer: relative bias, and -inf on padded text. One tensor (or None) a layer.
+        """What is added to the scores, a layer: relative bias, and -inf on what is not to be seen. One tensor (or None)
+        a layer.
 
-        text_mask: (B, T), 1 = token, 0 = padding; None where no text is padded.
+        text_mask: (B, T), 1 = token, 0 = padding; None where no text is padded. seq2seq: as in `encode`.
         """
         padding = None
         exporting = torch.compiler.is_exporting()  # a graph for every text: no looking at this one
@@ -186,10 +187,21 @@ class VLMo(nn.Module):
             if grid is not None:
                 keys = torch.cat((keys, keys.new_ones(keys.shape[0], 1 + grid[0] * grid[1])), dim=1)
             padding = torch.zeros(keys.shape, device=keys.device).masked_fill(~keys, float("-inf"))[:, None, None, :]
+        if seq2seq:
+            hidden = self.seq2seq_mask(text_len, grid)
+            padding = hidden if padding is None else hidden + padding
         if self.relative_bias is None:
             return [padding] * self.config.num_layers
         tables = self.relative_bias(text_len, grid)  # (L, H, S, S), one gather for all layers
         return [t[None] if padding is None else t[None] + padding for t in tables]
+
+    def seq2seq_mask(self, text_len: int, grid: tuple[int, int] | None) -> Tensor:
+        """(S, S): 0 where a token (row) sees another, -inf where it doesn't; see `encode`."""
+        S = text_len + (1 + grid[0] * grid[1] if grid is not None else 0)
+        sees = torch.ones(S, S, dtype=torch.bool, device=self.cls_token.device)
+        sees[:, :text_len] = False
+        sees[:text_len, :text_len] = torch.ones_like(sees[:text_len, :text_len]).tril()
+        return torch.zeros(S, S, device=sees.device).masked_fill(~sees, float("-inf"))
 
     def run_blocks(
         self, x: Tensor, modality: Modality, text_len: int, bias: list[Tensor | None], start: int = 0
@@ -208,12 +220,15 @@ class VLMo(nn.Module):
         image: Tensor | None = None,
         grid: tuple[int, int] | None = None,
         read: Tensor | None = None,
+        seq2seq: bool = False,
     ) -> VLMoOutput:
         """The transformer on embeddings: text (B, T, D) and / or image (B, P, D). For losses that reuse embeddings.
 
         read: (B, Q) positions, the first of each row 0: what the caller reads of the last state, which is then these
         tokens only. The last layer spares itself the rest: of a pass through L layers, nearly one L-th. For config.pool
         "first".
+        seq2seq: each word sees the words before it and the whole picture, the picture sees itself alone, so that a
+        caption can be written word by word (UniLM, Dong et al. 2019; BEiT-3, Wang et al. 2022).
         """
         if text is None and image is None:
             raise ValueError("nothing to encode: give a text, a picture, or both")
@@ -225,7 +240,7 @@ class VLMo(nn.Module):
         elif grid is None:
             grid = self.config.grid
         modality: Modality = "vl" if len(parts) == 2 else ("text" if image is None else "image")
-        bias = self.attention_bias(text_mask if text is not None else None, text_len, grid)
+        bias = self.attention_bias(text_mask if text is not None else None, text_len, grid, seq2seq)
         top = self.blocks[-1]
         assert isinstance(top, MultiwayBlock)
         alike = self.prompts is None and not isinstance(self.norm, SeparateNorm)

@@ -34,6 +34,7 @@ class LossWeights:
     itm_pair: float = 0.0  # the same within each minimal pair: right above wrong, whatever the level
     itm_relation: float = 0.0  # each caption above itself with left and right (above and below, ..) exchanged, fusion
     mlm: float = 0.0  # masked language modelling with the picture in sight, fusion
+    caption: float = 0.0  # the next word of a caption, from the words before it and the picture
     balance: float = 0.0  # learned routers use their experts alike; beside another objective
     answer: float = 0.0  # questions about a picture: every answer right or wrong (VQA)
     pair: float = 0.0  # a sentence about two pictures: true or false (NLVR2)
@@ -210,12 +211,33 @@ def contrastive(
     return {head: (model.project(image_pass, "image", head, grid=grid), in_order(rows, parts[head])) for head in heads}
 
 
+def next_words(step: Step) -> dict[str, Tensor]:
+    """Captioning: every word and the closing [SEP] from what stands before it and the picture.
+
+    Plain next-word prediction through the head of masked words. BEiT-3 masks words under the same attention and appends
+    a [MASK] to guess each word by; without it every word of a caption teaches, and a state is computed once.
+    """
+    model, batch = step.model, step.batch
+    ids, mask, grid = batch.input_ids, batch.attention_mask, model.grid_of(step.pixel_values)
+    labels = torch.full_like(ids, objectives.IGNORE)
+    labels[:, :-1] = torch.where(mask[:, 1:] == 1, ids[:, 1:], labels[:, 1:])
+    text, image = model.embed_text(ids), model.embed_image(step.pixel_values)
+    _, hidden, words = fused(model, text, mask, image, grid, labels, seq2seq=True)
+    return {"caption": objectives.mlm_loss(model.mlm_head(hidden), words)}
+
+
 def fused(
-    model: VLMo, text: Tensor, mask: Tensor, image: Tensor, grid: tuple[int, int] | None, labels: Tensor
+    model: VLMo,
+    text: Tensor,
+    mask: Tensor,
+    image: Tensor,
+    grid: tuple[int, int] | None,
+    labels: Tensor,
+    seq2seq: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Texts and pictures together: pooled (R, D), and the states (M, D) and labels (M,) of the words to be guessed.
 
-    text (R, T, D), mask and labels (R, T), image (R, P, D).
+    text (R, T, D), mask and labels (R, T), image (R, P, D); seq2seq: as in `VLMo.encode`.
     """
     rows, pooled, hidden, words = [], [], [], []
     for chosen, T in by_length(mask):
@@ -227,7 +249,7 @@ def fused(
             guessed = asked.long().argsort(dim=1, descending=True, stable=True)[:, :most]
             read = torch.cat((guessed.new_zeros(len(some), 1), guessed), dim=1)
         output = model.encode(
-            text.index_select(0, chosen)[:, :T], mask[chosen, :T], image.index_select(0, chosen), grid, read
+            text.index_select(0, chosen)[:, :T], mask[chosen, :T], image.index_select(0, chosen), grid, read, seq2seq
         )
         rows.append(chosen)
         pooled.append(output.pooled)
@@ -284,6 +306,7 @@ PASSES: tuple[tuple[frozenset[str], Callable[[Step], dict[str, Tensor]]], ...] =
     (frozenset({"text_mlm"}), masked_text),
     (frozenset({"itc", "itc_pair", "itc_vl", "itm", "itm_pair", "mlm"}), vision_language),
     (frozenset({"itm_relation"}), exchanged_relations),
+    (frozenset({"caption"}), next_words),
     (frozenset(ITEM_OBJECTIVES), item_losses),
     (frozenset({"segment"}), segment_losses),
 )

@@ -41,6 +41,14 @@ def vlmo_nano_nlvr2() -> TrainConfig:
     return nano("nlvr2", LossWeights(pair=1.0), DataConfig(where="task == 'comparison'"))
 
 
+def vlmo_nano_caption() -> TrainConfig:
+    """Captions, word by word, for a picture: any trained VLMo learns to write them.
+
+    omma train vlmo-nano-caption data=scenes/train/pictures init=runs/vl out=runs/caption
+    """
+    return replace(nano("caption", LossWeights(caption=1.0), DataConfig(group=None)), peak_lr=1e-3, head_lr=1.0)
+
+
 def vlmo_nano_classify() -> TrainConfig:
     """A picture's class, by its image experts alone.
 
@@ -157,6 +165,7 @@ def segment(size: str) -> TrainConfig:
 TASK_RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "vlmo-nano-vqa": vlmo_nano_vqa,
     "vlmo-nano-nlvr2": vlmo_nano_nlvr2,
+    "vlmo-nano-caption": vlmo_nano_caption,
     "vlmo-nano-classify": vlmo_nano_classify,
     "vlmo-nano-segment": vlmo_nano_segment,
     **{f"vlmo-{size}-vqa": for_size(vqa, size) for size in PUBLISHED},
