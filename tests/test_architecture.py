@@ -49,6 +49,7 @@ BESIDE_PUBLIC = {
     "cli": {
         "omma.config",
         "omma.decode",
+        "omma.models.official",
         "omma.training.recipes",
         "omma.eval.report",
     },

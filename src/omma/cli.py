@@ -45,6 +45,12 @@ class Method(StrEnum):
     rollout = "rollout"
 
 
+class Experts(StrEnum):
+    none = "none"
+    image = "image"
+    fresh = "fresh"
+
+
 class Preset(StrEnum):
     full = "full"
     tiny = "tiny"
@@ -261,6 +267,34 @@ def evaluate(
             progress=True,
         )
     answer(as_json, report.to_json(), lambda: report)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A released .pth, .pt or .safetensors file.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    vocab: Annotated[Path, typer.Option(help="BERT's vocab.txt, a tokenizer.json, or a folder with either.")],
+    image_size: Annotated[int | None, typer.Option(help="Another picture size than the file's, in pixels.")] = None,
+    max_text_len: Annotated[int | None, typer.Option(help="Tokens of the longest text.")] = None,
+    num_heads: Annotated[int | None, typer.Option(help="Of a width that was never released.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="What its classifier chooses among, one a line.")] = None,
+    vl_experts: Annotated[Experts, typer.Option(help="For a stage-2 VLMo, which has none.")] = Experts.none,
+    num_vl_layers: Annotated[int | None, typer.Option(help="Top layers that get them.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a model of a released VLMo, BEiT or BEiT-3 file.
+
+    \b
+    omma convert vlmo_base_patch16_224.pt vlmo-base --vocab vocab.txt
+    omma convert vlmo_base_patch16_480_vqa.pt vlmo-vqa --vocab vocab.txt --labels answers.txt
+    """
+    from omma.models.official import convert as convert_file
+
+    names = None if labels is None else labels.read_text(encoding="utf-8").splitlines()
+    with working(as_json):
+        made = convert_file(source, out, vocab, num_heads=num_heads, image_size=image_size, max_text_len=max_text_len,
+                            labels=names, vl_experts=vl_experts.value, num_vl_layers=num_vl_layers)  # fmt: skip
+    answer(as_json, made, lambda: facts_table("convert", made))
 
 
 @app.command()

@@ -148,7 +148,8 @@ def convert_vlmo(
             raise ValueError(f"{where}: relative_position_bias_table has {table.shape[1]} columns for {layers} layers")
         positions, heads = "relative", table.shape[1] // layers
         heads_of(width, num_heads, where, known=heads)
-        grid = grid_of_table(len(table) - 2 * relative_text_len - 2, where,
+        index = state.get("relative_position_index")  # the released files hold it; ours is made anew
+        grid = grid_of_table(len(table) - 2 * relative_text_len - 2, where, None if index is None else len(index),
                              f" with texts of {relative_text_len} tokens; give relative_text_len")  # fmt: skip
         tensors["relative_bias.table"] = table.T.reshape(layers, heads, len(table))
     for theirs, ours in (("logit_scale", "logit_scale"), ("logit_vl_scale", "logit_scale_vl")):
@@ -309,10 +310,14 @@ def side(patches: int, where: str, key: str) -> int:
     return math.isqrt(patches)
 
 
-def grid_of_table(buckets: int, where: str, hint: str = "") -> int:
-    """Patches along a side, from the image's buckets in a relative table: (2g - 1)^2 distances and three for [CLS]."""
+def grid_of_table(buckets: int, where: str, tokens: int | None = None, hint: str = "") -> int:
+    """Patches along a side, from the image's buckets in a relative table: (2g - 1)^2 distances and three for [CLS].
+
+    tokens: of a picture, where they are known.
+    """
     distances = math.isqrt(max(0, buckets - 3))
-    if distances**2 != buckets - 3 or distances % 2 == 0:
+    odd = distances**2 == buckets - 3 and distances % 2 == 1
+    if not odd or tokens not in (None, ((distances + 1) // 2) ** 2 + 1):
         raise ValueError(f"{where}: a relative table of {buckets} image buckets belongs to no square picture{hint}")
     return (distances + 1) // 2
 

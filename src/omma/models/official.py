@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from omma.models.layouts import HEAD_NAMES, Converted, Experts, convert_beit, convert_beit3, convert_vlmo, refuse
+from omma.models.preprocess import Processor, read_tokenizer
 from omma.models.vlmo import VLMo
 
 Kind = Literal["vlmo", "beit", "beit3"]
@@ -136,6 +137,56 @@ def told(loaded: Loaded, where: str) -> VLMo:
     if said:
         warnings.warn(f"{where}: {said}", stacklevel=3)
     return loaded.model
+
+
+# ---------------------------------------------------------------------------------------------------------- folders
+def convert(
+    source: str | Path,
+    out: str | Path,
+    vocab: str | Path,
+    *,
+    num_heads: int | None = None,
+    image_size: int | None = None,
+    max_text_len: int | None = None,
+    labels: Sequence[str] | None = None,
+    vl_experts: Experts = "none",
+    num_vl_layers: int | None = None,
+) -> dict[str, Any]:
+    """A released file of any of the three kinds and its vocabulary -> a model folder that `omma.load_encoder` reads.
+
+    vocab: as in `preprocess.read_tokenizer`: bert-base-uncased's vocab.txt for VLMo, any for BEiT, whose text half is
+    still to be trained, and a tokenizer.json of beit3.spm for BEiT-3. labels: what the classifier of a fine-tuned file
+    chooses among. The other arguments and errors are those of the loaders. Returns what was made: folder, kind, weights
+    in millions, what was left out of the file, and which heads start from random weights.
+    """
+    from omma.models.weights import save_pretrained
+
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is already there; give another folder")
+    tokenizer = read_tokenizer(vocab)
+    words = tokenizer.get_vocab_size()
+    state, where = read_state(source)
+    kind = kind_of(state, where)
+    if kind == "vlmo":
+        converted = convert_vlmo(state, where, num_heads, 196, labels, vl_experts, num_vl_layers)
+    elif kind == "beit":
+        converted = convert_beit(state, where, num_heads, words, max_text_len or 40, labels)
+    else:
+        questions = "head.0.weight" in state
+        converted = convert_beit3(state, where, num_heads, labels if questions else None, None if questions else labels)
+        max_text_len = max_text_len or min(64, converted.config.max_text_len)  # the file has room for 1022
+    held = converted.config.vocab_size
+    if words > held or (kind == "vlmo" and words < held):
+        raise ValueError(f"{vocab} has {words} tokens, but {where} holds vectors for {held}; give the vocabulary that "
+                         "it was trained with: bert-base-uncased's vocab.txt has 30522")  # fmt: skip
+    loaded = finish(converted, where, image_size, max_text_len)
+    config = loaded.model.config
+    save_pretrained(loaded.model, folder)
+    Processor(tokenizer, config.image_size, config.max_text_len).save(folder)
+    millions = round(loaded.model.num_parameters() / 1e6, 1)
+    return {"folder": str(folder), "kind": kind, "millions": millions, "image_size": config.image_size,
+            "max_text_len": config.max_text_len, "left_out": loaded.left_out, "fresh": loaded.fresh}  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------- files

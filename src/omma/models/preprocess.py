@@ -35,8 +35,13 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 2000, lowercase: boo
 
     vocab = learner.get_vocab()
     ordered = SPECIAL_TOKENS + sorted(set(vocab) - set(SPECIAL_TOKENS), key=lambda token: vocab[token])
-    tokenizer = Tokenizer(models.WordPiece(vocab={t: i for i, t in enumerate(ordered)}, unk_token=UNK))  # type: ignore[call-arg]
-    bert_splitting(tokenizer, lowercase)
+    return wordpiece(ordered, lowercase)
+
+
+def wordpiece(vocab: Sequence[str], lowercase: bool, strip_accents: bool = False) -> Tokenizer:
+    """A WordPiece tokenizer of these tokens, whose ids are their places; [CLS] text [SEP] on encoding."""
+    tokenizer = Tokenizer(models.WordPiece(vocab={t: i for i, t in enumerate(vocab)}, unk_token=UNK))  # type: ignore[call-arg]
+    bert_splitting(tokenizer, lowercase, strip_accents)
     tokenizer.add_special_tokens(SPECIAL_TOKENS)
     tokenizer.decoder = decoders.WordPiece(prefix="##")  # type: ignore[assignment]
     ends = [(CLS, tokenizer.token_to_id(CLS)), (SEP, tokenizer.token_to_id(SEP))]
@@ -44,8 +49,35 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int = 2000, lowercase: boo
     return tokenizer
 
 
-def bert_splitting(tokenizer: Tokenizer, lowercase: bool) -> Tokenizer:
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)  # type: ignore[assignment]
+def read_tokenizer(place: str | Path) -> Tokenizer:
+    """BERT's tokenizer from its vocab.txt, any from a tokenizer.json, or from a folder that holds either.
+
+    A vocab.txt without a capital letter is lower-casing and takes accents off, as BERT's uncased one. ValueError says
+    what the place holds instead, or which special token the vocabulary lacks.
+    """
+    place = Path(place)
+    if place.is_dir():
+        found = next((place / name for name in ("tokenizer.json", "vocab.txt") if (place / name).is_file()), None)
+        if found is None:
+            has = ", ".join(sorted(p.name for p in place.iterdir())[:8])
+            raise ValueError(f"{place} has no tokenizer.json and no vocab.txt; it has {has or 'nothing'}")
+        place = found
+    if not place.is_file():
+        raise ValueError(f"no vocabulary at {place}; give BERT's vocab.txt, a tokenizer.json, or a folder with either")
+    if place.suffix == ".json":
+        try:
+            return Tokenizer.from_file(str(place))
+        except Exception as error:  # tokenizers raises plain Exception for what it can't read
+            raise ValueError(f"{place} can't be read as a tokenizer.json ({error})") from error
+    vocab = place.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    if missing := [token for token in SPECIAL_TOKENS if token not in vocab]:
+        raise ValueError(f"{place} lacks {', '.join(missing)}; give the vocab.txt of a BERT")
+    uncased = not any(c.isupper() for token in vocab if not token.startswith("[") for c in token)
+    return wordpiece(vocab, lowercase=uncased, strip_accents=uncased)
+
+
+def bert_splitting(tokenizer: Tokenizer, lowercase: bool, strip_accents: bool = False) -> Tokenizer:
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)  # type: ignore[assignment]
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
     return tokenizer
 

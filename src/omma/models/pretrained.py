@@ -265,5 +265,21 @@ def load_encoder(
         )
     in_run = folder.name in ("best", "last") or folder.name.startswith("step")
     name = (folder.resolve().parent if in_run else folder).name
-    model = from_pretrained(folder, prompts=prompts)
-    return VLMoEncoder(model, Processor.load(folder), name, device, precision)
+    model, processor = from_pretrained(folder, prompts=prompts), Processor.load(folder)
+    check_fits(model, processor, folder)
+    return VLMoEncoder(model, processor, name, device, precision)
+
+
+def check_fits(model: VLMo, processor: Processor, folder: Path) -> None:
+    """ValueError when the files of a model folder belong to different models: words or pictures it can't read."""
+    c = model.config
+    if processor.vocab_size > c.vocab_size:
+        raise ValueError(f"{folder}: tokenizer.json has {processor.vocab_size} tokens, but the model has vectors for "
+                         f"{c.vocab_size}; put the tokenizer there that it was trained with")  # fmt: skip
+    if processor.image_size % c.patch_size:
+        raise ValueError(f"{folder}: preprocessor.json scales pictures to {processor.image_size} px, but the patches "
+                         f"are {c.patch_size} px; set image_size to {c.image_size} or another multiple")  # fmt: skip
+    held = c.max_text_len if c.positions == "absolute" else c.relative_text_len
+    if processor.max_text_len > held:
+        raise ValueError(f"{folder}: preprocessor.json lets texts have {processor.max_text_len} tokens, but the model "
+                         f"holds {held}; set max_text_len to at most that")  # fmt: skip
