@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +50,14 @@ class DataConfig:
     mlm_probability: float = 0.15
     mim_ratio: float = 0.4  # share of patches hidden, in blocks
     mim_smallest: int = 4  # patches of the smallest block; BEiT's is 16 of 196
+    # Pictures alone, for losses.mim, beside the pairs of the run's table: a table, and how many of them a step shows as
+    # a share of batch_size. Texts alone, for losses.text_mlm: a file with a sentence a line, or a table's captions.
+    images: str | None = None
+    images_where: str | None = None
+    image_share: float = 1.0
+    texts: str | None = None
+    texts_where: str | None = None
+    text_share: float = 1.0
     patch_codes: str | None = None  # column with one visual token a patch (DALL-E's, say), for mim.target=tokens
 
 
@@ -81,12 +89,15 @@ class Batch:
 class Batches:
     """The training set behind `batches[step]`.
 
-    Pictures stay encoded in memory, captions tokenised; a batch decodes what it needs.
+    Pictures stay encoded in memory, captions tokenised; a batch decodes what it needs. with_text: False for objectives
+    that see pictures alone, which then need no caption; their texts are empty.
     """
+
+    unit: ClassVar[str] = "pictures"
 
     def __init__(
         self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, patch_size: int, seed: int,
-        relations: bool = False,
+        relations: bool = False, with_text: bool = True,
     ):  # fmt: skip
         if batch_size < 2 or batch_size % 2:
             raise ValueError(f"batch_size {batch_size}: it must be even, since samples travel in twos")
@@ -94,6 +105,7 @@ class Batches:
         self.grid = processor.image_size // patch_size
         self.root = Path(table.uri)
         self.relations: list[list[tuple[str, str]]] | None = [] if relations else None
+        self.with_text = with_text
         self._read(table)
         self._continues = continuation_ids(processor)
 
@@ -104,8 +116,9 @@ class Batches:
         codes = self.config.patch_codes
         if codes is not None:
             check_codes_column(table, self.config)
-        extra = dict.fromkeys(c for c in (grouped, kept_apart, codes) if c)
-        columns = list(dict.fromkeys(["id", "bytes", "uri", "offset", "length", "captions", "status", *extra]))
+        extra = dict.fromkeys(c for c in (grouped, kept_apart, codes, "captions" if self.with_text else None) if c)
+        columns = list(dict.fromkeys(["id", "bytes", "uri", "offset", "length", "status", *extra]))
+        no_text = self.processor.text_ids([""])
         values: list[Any] = []
         self.ids: list[str] = []
         self.pictures: list[dict] = []
@@ -117,11 +130,11 @@ class Batches:
             for row in pa.Table.from_batches([record]).to_pylist():
                 words = [
                     c["text"]
-                    for c in row["captions"] or []
+                    for c in row.get("captions") or []
                     if not self.config.languages or c["language"] in self.config.languages
                 ]
                 reason = None if row["status"] in ("ok", "flat") else row["status"]
-                reason = reason or (None if words else "no caption")
+                reason = reason or (None if words or not self.with_text else "no caption")
                 if codes and not reason and len(row[codes] or ()) != self.grid**2:
                     reason = f"not {self.grid**2} patch codes"
                 if reason:
@@ -132,7 +145,7 @@ class Batches:
                 self.ids.append(row["id"])
                 values.append(row[kept_apart] if kept_apart else None)
                 self.pictures.append({k: row[k] for k in ("id", "bytes", "uri", "offset", "length")})
-                self.captions.append(self.processor.text_ids(words))
+                self.captions.append(self.processor.text_ids(words) if words else no_text)
                 if self.relations is not None:
                     self.relations.append(false_texts(words))
                 if codes:
@@ -153,8 +166,9 @@ class Batches:
         )
         if self.steps_per_epoch == 0:
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items()) or "none left out"
+            wanted = "pictures with captions" if self.with_text else "pictures"
             raise ValueError(
-                f"{table.uri} has {len(self.ids)} usable pictures with captions ({reasons}); a batch takes "
+                f"{table.uri} has {len(self.ids)} usable {wanted} ({reasons}); a batch takes "
                 f"{self.batch_size}. Lower batch_size, or look at the data: omma show TABLE"
             )
         self._epoch: tuple[int, np.ndarray] | None = None

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class ItemBatches:
     table: items, with the pictures in the table beside it, or pictures whose column config.label is what to say.
     Rows that can't be used are counted in `skipped` by reason. ValueError when too few are left for a batch.
     """
+
+    unit: ClassVar[str] = "items"
 
     def __init__(
         self, table: Table, processor: Processor, config: DataConfig, labels: Sequence[str], *, batch_size: int,

@@ -17,9 +17,8 @@ from omma.models.preprocess import Processor
 from omma.models.pretrained import autocast
 from omma.models.vlmo import VLMo
 from omma.models.weights import read_weights, save_pretrained
-from omma.table import Table
 from omma.training import checkpoint as checkpoints
-from omma.training.batches import Batches, Prefetch
+from omma.training.batches import Prefetch
 from omma.training.checkpoint import Checkpoint
 from omma.training.compiling import compile_blocks, compiling, eager
 from omma.training.config import TrainConfig
@@ -27,7 +26,7 @@ from omma.training.log import Log, Watch
 from omma.training.losses import compute_losses
 from omma.training.optim import EMA, learning_rate, parameter_groups
 from omma.training.rng import key_seed
-from omma.training.setup import build, check, frozen_by, in_steps, mim_target, training_set
+from omma.training.setup import build, check, frozen_by, in_steps, main_table, mim_target, training_set
 
 
 class NonFiniteLoss(RuntimeError):
@@ -51,7 +50,7 @@ def train(
     run, device = check(config, resume)
     if config.threads:
         torch.set_num_threads(config.threads)
-    table = Table.open(config.data)
+    table = main_table(config)
     model, processor, started_from = build(config, table)
     batches = training_set(config, table, model, processor)
     asked, config = config, in_steps(config, batches.steps_per_epoch)
@@ -103,9 +102,8 @@ def train(
         return numbers
 
     log = Log(run, config, start, progress)
-    unit = "pictures" if isinstance(batches, Batches) else "items"
     log.say(f"{config.recipe or 'run'}: {model.num_parameters() / 1e6:.1f}M weights ({len(frozen)} of "
-            f"{len(list(model.parameters()))} tensors frozen), {len(batches)} {unit}, "
+            f"{len(list(model.parameters()))} tensors frozen), {len(batches)} {batches.unit}, "
             f"{batches.steps_per_epoch} steps an epoch, {device.type}{started_from}"
             f"{f', resumed at step {start}' if previous else ''}")  # fmt: skip
     done = previous

@@ -5,7 +5,7 @@ B batch, T text tokens, P image tokens. Stage 1 is mim alone, stage 2 text_mlm a
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from omma.training.finetune import ITEM_OBJECTIVES, item_losses
 from omma.training.mim import MIMTarget, PixelTarget
 from omma.training.rng import torch_generator
 from omma.training.segment import segment_losses
+from omma.training.sources import MixedBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,10 @@ class LossWeights:
     classify: float = 0.0  # a picture's class
     segment: float = 0.0  # a class for every pixel
 
+    def only(self, names: frozenset[str]) -> "LossWeights":
+        """These weights with every other objective left out."""
+        return replace(self, **{f.name: 0.0 for f in fields(self) if f.name not in names})
+
     def active(self) -> dict[str, float]:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != 0.0}
 
@@ -53,10 +58,10 @@ CONTRASTED = frozenset({"itc", "itc_pair", "itc_vl", "itm", "itm_pair"})  # they
 class Step:
     """What the losses of one step are computed from.
 
-    batch: a `Batch`, or an `ItemBatch` for the objectives of finetune.py, on the model's device; pixel_values: its
-    pixels, normalised; key: of the random draws (hard negatives); negatives_within: hard negatives are drawn among so
-    many neighbouring rows of the batch, 0: among all of it; mim_target: what a hidden patch is to be guessed as; trim:
-    share of the rows whose captions count as wrong (`objectives.fits_best`).
+    batch: a `Batch`, a `MixedBatch`, or an `ItemBatch` for the objectives of finetune.py, on the model's device;
+    pixel_values: its pixels, normalised; key: of the random draws (hard negatives); negatives_within: hard negatives
+    are drawn among so many neighbouring rows of the batch, 0: among all of it; mim_target: what a hidden patch is to be
+    guessed as; trim: share of the rows whose captions count as wrong (`objectives.fits_best`).
     """
 
     model: VLMo
@@ -95,12 +100,22 @@ def compute_losses(
                 mim_target=mim_target or PixelTarget(), trim=trim)  # fmt: skip
     losses: dict[str, Tensor] = {}
     with routing(model) if "balance" in step.on else contextlib.nullcontext([]) as loads:
-        for names, passes in PASSES:
-            if step.on.keys() & names:
-                losses |= passes(step)
+        for part in parts(step):
+            for names, passes in PASSES:
+                if part.on.keys() & names:
+                    losses |= passes(part)
     if "balance" in step.on:  # no pass of its own: what the routers did in those of the others
         losses["balance"] = torch.stack([balance_loss(*load) for load in loads]).mean()
     return losses
+
+
+def parts(step: Step) -> list[Step]:
+    """The step as one for each source of its batch, with the objectives that learn from it."""
+    if not isinstance(step.batch, MixedBatch):
+        return [step]
+    pixels = step.pixel_values.split([len(part.pixels) for _, part in step.batch.parts])
+    return [replace(step, batch=part, pixel_values=own, weights=step.weights.only(names))
+            for (names, part), own in zip(step.batch.parts, pixels, strict=True)]  # fmt: skip
 
 
 def masked_patches(step: Step) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +41,8 @@ class MaskBatches:
 
     ValueError when the table has no masks, or too few pictures for a batch.
     """
+
+    unit: ClassVar[str] = "pictures"
 
     def __init__(self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, seed: int):
         self.processor, self.config, self.batch_size, self.seed = processor, config, batch_size, seed

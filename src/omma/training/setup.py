@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 
 from omma import config as configuration
-from omma.models.preprocess import Processor, train_wordpiece
+from omma.models.preprocess import SPECIAL_TOKENS, Processor, train_wordpiece
 from omma.models.pretrained import pick_device
 from omma.models.prompts import PREFIX, Prompts, prompts_for
 from omma.models.vlmo import VLMo
 from omma.models.weights import load_matching, model_folder, read_config, read_weights
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
-from omma.training.batches import Batches
+from omma.training.batches import Batches, DataConfig
 from omma.training.config import TrainConfig
 from omma.training.finetune import fitted, inherited, is_for_items, labels_for, with_heads
 from omma.training.items import ItemBatches, labels_in, prompts_in
@@ -24,13 +24,14 @@ from omma.training.optim import EMA, freeze
 from omma.training.patch_tokens import PatchTokens, Teacher, train_patch_tokens
 from omma.training.rng import key_seed
 from omma.training.segment import MaskBatches, mask_classes
+from omma.training.sources import MixedBatches, TextBatches, captions_of, read_texts, sources
 
 
 def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
     """The run folder (made) and the device. ValueError for what cannot work, before anything is loaded."""
-    if not config.data:
+    if not config.data and (unserved := sorted(config.losses.active().keys() - served_alone(config.dataset))):
         raise ValueError(
-            "no data: give the folder of a pictures table, data=FOLDER. "
+            f"no data for {', '.join(unserved)}: give the folder of a pictures table, data=FOLDER. "
             "Make one: omma scenes FOLDER, or omma ingest PICTURES FOLDER"
         )
     if not config.out:
@@ -105,7 +106,18 @@ def refuse_changes(stored: TrainConfig, config: TrainConfig, run: Path) -> None:
         )
 
 
-def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
+def served_alone(dataset: DataConfig) -> set[str]:
+    """The objectives that need nothing of the run's table."""
+    return {"balance"} | ({"mim"} if dataset.images else set()) | ({"text_mlm"} if dataset.texts else set())
+
+
+def main_table(config: TrainConfig) -> Table | None:
+    """The run's table; that of pictures alone where it is the only one; None for a run on a text file."""
+    place = config.data or config.dataset.images
+    return Table.open(place) if place else None
+
+
+def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, str]:
     """Model and processor: fresh ones, or those of config.init, with its weights wherever name and shape fit.
 
     The vocabulary belongs to the tokenizer, so config.model.vocab_size is only its upper limit when one is learned from
@@ -115,7 +127,7 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
     if with_prompts(config):
         assert config.init is not None  # `check` asks for it
         config = replace(config, model=read_config(model_folder(config.init)))
-    if table.kind != "pictures" and not is_for_items(objectives):
+    if table is not None and table.kind != "pictures" and not is_for_items(objectives):
         raise ValueError(f"{table.uri} is a table of {table.kind}; {', '.join(sorted(objectives))} learn from pictures "
                          "with captions. Give that table, or an objective on items, e.g. losses.answer=1")  # fmt: skip
     if config.inherit and not config.init:
@@ -128,9 +140,13 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
             config = replace(config, model=inherited(stored, config.model))
         size, length = config.model.image_size, config.model.max_text_len
         processor = replace(processor, image_size=size, max_text_len=min(length, stored.max_text_len))
+        if processor.vocab_size == len(SPECIAL_TOKENS) and objectives - {"mim"}:
+            tokenizer = train_wordpiece(texts_of(config, table), config.model.vocab_size)
+            processor = replace(processor, tokenizer=tokenizer)
     else:
         folder = stored = None
-        tokenizer = train_wordpiece(texts_of(config, table), config.model.vocab_size)
+        no_words = [""] if objectives == {"mim"} else []
+        tokenizer = train_wordpiece(texts_of(config, table) or no_words, config.model.vocab_size)
         processor = Processor(tokenizer, config.model.image_size, config.model.max_text_len)
     if config.panels is not None:
         processor = replace(processor, panels=config.panels, panel_gap=config.panel_gap)
@@ -143,6 +159,7 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
             model_config = replace(model_config, **kept)
         wanted = {"answer": model_config.answers, "classify": model_config.classes}
         unknown = any(name in objectives and not labels for name, labels in wanted.items())
+        assert table is not None
         labels = labels_in(table, config.dataset, config.dataset.max_labels) if unknown else ()
         model_config = replace(model_config, **with_heads(model_config, objectives, labels))
     if "mim" in objectives:
@@ -150,6 +167,7 @@ def build(config: TrainConfig, table: Table) -> tuple[VLMo, Processor, str]:
     elif stored is not None and model_config.mim_size is None:
         model_config = replace(model_config, mim_size=stored.mim_size)
     if "segment" in objectives:
+        assert table is not None
         model_config = replace(model_config, segments=model_config.segments or mask_classes(table))
         if model_config.segments != mask_classes(table):
             raise ValueError(f"the model tells {len(model_config.segments)} classes of pixels apart, not those of the "
@@ -210,38 +228,47 @@ def frozen_by(config: TrainConfig, model: VLMo) -> list[str]:
     return freeze(model, [name for name, _ in model.named_parameters() if not name.startswith(PREFIX)])
 
 
-def texts_of(config: TrainConfig, table: Table) -> set[str]:
-    """What a tokenizer for this run is learned from: the captions, or the items' prompts. A run on labels or masks
-    alone has only the names of these."""
+def texts_of(config: TrainConfig, table: Table | None) -> set[str]:
+    """What a tokenizer for this run is learned from: the captions and texts alone (100,000 of these, evenly spread), or
+    the items' prompts. A run on labels or masks alone has only the names of these."""
+    dataset = config.dataset
     if "segment" in config.losses.active():
+        assert table is not None
         return set(mask_classes(table))
     if is_for_items(config.losses.active()):
-        return prompts_in(table, config.dataset) or set(labels_in(table, config.dataset, config.dataset.max_labels))
-    texts: set[str] = set()
-    wanted = config.dataset.languages
-    for record in table.scan(["captions"], where=config.dataset.where):
-        for captions in record.column("captions").to_pylist():
-            texts.update(c["text"] for c in captions or [] if not wanted or c["language"] in wanted)
+        assert table is not None
+        return prompts_in(table, dataset) or set(labels_in(table, dataset, dataset.max_labels))
+    where = dataset.where if config.data else dataset.images_where
+    texts = set() if table is None else set(captions_of(table, where, dataset.languages))
+    if dataset.texts:
+        alone = read_texts(dataset.texts, dataset)
+        texts.update(alone[i] for i in range(0, len(alone), max(1, len(alone) // 100_000)))
     return texts
 
 
 def training_set(
-    config: TrainConfig, table: Table, model: VLMo, processor: Processor
-) -> Batches | ItemBatches | MaskBatches:
-    """The batches of a run: of pictures with captions, or of items or masks where an objective is about these."""
+    config: TrainConfig, table: Table | None, model: VLMo, processor: Processor
+) -> Batches | TextBatches | MixedBatches | ItemBatches | MaskBatches:
+    """The batches of a run: of pictures with captions and what stands beside them, or of items or masks where an
+    objective is about these."""
     objectives = set(config.losses.active())
     if "segment" in objectives:
         if len(objectives) > 1:
             raise ValueError(f"{', '.join(sorted(objectives - {'segment'}))} can't share a step with segment")
+        assert table is not None
         return MaskBatches(table, processor, config.dataset, batch_size=config.batch_size, seed=config.seed)
     if is_for_items(objectives):
+        assert table is not None
         labels = labels_for(model.config, objectives)
         return ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed)
-    return Batches(table, processor, config.dataset, batch_size=config.batch_size, patch_size=model.config.patch_size,
-                   seed=config.seed, relations="itm_relation" in objectives)  # fmt: skip
+    return sources(objectives, config.dataset, table, processor, batch_size=config.batch_size,
+                   patch_size=model.config.patch_size, seed=config.seed,
+                   relations="itm_relation" in objectives)  # fmt: skip
 
 
-def mim_target(config: TrainConfig, model: VLMo, average: EMA | None, processor: Processor, table: Table) -> MIMTarget:
+def mim_target(
+    config: TrainConfig, model: VLMo, average: EMA | None, processor: Processor, table: Table | None
+) -> MIMTarget:
     """What masked image modelling guesses in this run.
 
     Tokens come from the table's column, else from the codebook at the first of: config.mim.tokens, the run's own where
@@ -262,9 +289,11 @@ def mim_target(config: TrainConfig, model: VLMo, average: EMA | None, processor:
     place = mim.tokens or next((p for p in places if (p / PatchTokens.FILES[0]).is_file()), None)
     size = model.config.patch_size
     if place is None:
-        place = kept
-        train_patch_tokens(table, place, processor=processor, patch_size=size, codes=mim.codes,
-                           where=config.dataset.where, seed=config.seed)  # fmt: skip
+        place, alone = kept, config.dataset.images
+        pictures = Table.open(alone) if alone else table
+        assert pictures is not None  # `check` asks for one of them
+        train_patch_tokens(pictures, place, processor=processor, patch_size=size, codes=mim.codes, seed=config.seed,
+                           where=config.dataset.images_where if alone else config.dataset.where)  # fmt: skip
     tokens = PatchTokens.load(place, device)
     made_for = (tokens.config.patch_size, tokens.config.mean, tokens.config.std)
     if len(tokens) != mim.codes or made_for != (size, processor.mean, processor.std):

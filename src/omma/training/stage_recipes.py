@@ -126,7 +126,7 @@ def vl(size: str) -> TrainConfig:
 
 def retrieval(size: str, name: str, steps: int, drop_path: float) -> TrainConfig:
     """The settings that retrieval on COCO and Flickr30k share: contrast alone, at 384 px, 3072 pairs a step."""
-    return TrainConfig(
+    config = TrainConfig(
         recipe=f"vlmo-{size}-retrieval-{name}",
         inherit=True,
         model=VLMoConfig(image_size=384, drop_path=drop_path, text_dropout=drop_path),
@@ -135,8 +135,9 @@ def retrieval(size: str, name: str, steps: int, drop_path: float) -> TrainConfig
         steps=steps,
         batch_size=3072,
         peak_lr=SIZES[size].retrieval_rate,
-        **PUBLISHED_OPTIMISER | {"warmup": steps // 10, "save_every": steps // 10},
+        **PUBLISHED_OPTIMISER,
     )
+    return replace(config, warmup=steps // 10, save_every=steps // 10)
 
 
 def coco(size: str) -> TrainConfig:
