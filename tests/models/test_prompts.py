@@ -42,7 +42,7 @@ def test_no_prompts_are_the_model_itself(model, inputs):
     assert all(torch.equal(model(**each).last_hidden_state, old) for each, old in zip(inputs, before, strict=True))
 
 
-@pytest.mark.parametrize(("text", "image"), [(3, 0), (0, 2), (3, 2)])
+@pytest.mark.parametrize(("text", "image"), [(3, 0), (3, 2)])
 def test_a_pass_with_prompts_is_the_pass_over_a_longer_sequence_without_their_rows(model, inputs, text, image):
     """Written out: the sequence with the prompts in it, a bias of 0 to and from them, and their rows left out."""
     for each in inputs:
@@ -84,9 +84,10 @@ def test_an_explanation_tells_of_words_and_patches_only(model, inputs):
 
 
 def test_training_prompts_changes_the_prompts_and_nothing_else(tiny_run, tmp_path):
-    omma.train(tiny_run("base"), progress=False)
+    omma.train(tiny_run("base", steps=2), progress=False)
     base = read_tensors(tmp_path / "base" / "last" / "model.safetensors")
-    config = tiny_run("prompted", init=str(tmp_path / "base"), prompts=3, visual_prompts=2, model=VLMoConfig())
+    config = tiny_run("prompted", init=str(tmp_path / "base"), prompts=3, visual_prompts=2, model=VLMoConfig(),
+                      steps=4, save_every=2)  # fmt: skip
     done = omma.train(config, progress=False)
     after = read_tensors(done.path / "model.safetensors")
     assert base.keys() == after.keys()
@@ -103,19 +104,15 @@ def test_training_prompts_changes_the_prompts_and_nothing_else(tiny_run, tmp_pat
     assert (with_them.encode_text(texts) != without.encode_text(texts)).any()
     assert with_them.fingerprint == on_base.fingerprint != without.fingerprint
 
-    half = replace(
-        config, out=str(tmp_path / "half"), save_every=4
-    )  # killed after 6 steps, resumed: the same to the bit
+    half = replace(config, out=str(tmp_path / "half"))  # killed after 3 of 4 steps, saved after 2
     with pytest.raises(KeyboardInterrupt):
-        omma.train(
-            half, progress=False, on_step=lambda step: (_ for _ in ()).throw(KeyboardInterrupt) if step == 6 else 0
-        )
+        omma.train(half, progress=False, on_step=stop_at_3)
     again = read_tensors(omma.train(half, progress=False, resume=True).path / PROMPTS_FILE)
     assert all(torch.equal(again[name], learned[name]) for name in learned)
 
 
-def stop_at_5(step: int) -> None:
-    if step == 5:
+def stop_at_3(step: int) -> None:
+    if step == 3:
         raise KeyboardInterrupt
 
 
