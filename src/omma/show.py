@@ -82,6 +82,9 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
         "tensors": len(shapes),
         "last_metrics": last_metrics(folder.resolve().parent / "metrics.jsonl"),
     }
+    if (folder / "prompts.safetensors").exists():
+        learned = tensor_shapes(folder / "prompts.safetensors")
+        out["prompts"] = {name.split(".")[-1].removesuffix("_prompts"): shape[0] for name, shape in learned.items()}
     step = folder.resolve().name.removeprefix("step")
     if step.isdigit():
         out["step"] = int(step)

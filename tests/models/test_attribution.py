@@ -1,5 +1,7 @@
 """Attribution against models whose only road from a patch to the answer was laid by hand, and by hiding patches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -153,3 +155,6 @@ def test_the_shipped_eye_rests_its_answer_on_the_patches_that_are_told():
     assert [word for word, _ in one.words] == ["eine", *texts[0].split()]
     assert one.patches.shape == (6, 6)
     assert 0 < one.patches.sum() + sum(share for _, share in one.words) < 1 + 1e-5
+    eye.processor = replace(eye.processor, panels=3)
+    with pytest.raises(ValueError, match="as 3 panels, each on its own"):
+        eye.explain(pictures[0], "a cup")

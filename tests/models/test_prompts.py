@@ -11,6 +11,7 @@ from omma.models.prompts import Prompts
 from omma.models.vlmo import VLMo
 from omma.models.vlmo_config import VLMoConfig
 from omma.models.weights import PROMPTS_FILE, from_pretrained, read_tensors, save_pretrained
+from omma.show import describe
 from omma.training.config import TrainConfig
 from omma.training.losses import LossWeights
 from omma.training.setup import check
@@ -96,6 +97,7 @@ def test_training_prompts_changes_the_prompts_and_nothing_else(tiny_run, tmp_pat
     assert {name: tuple(value.shape) for name, value in learned.items()} == {
         "prompts.text_prompts": (3, 24), "prompts.image_prompts": (2, 24)}  # fmt: skip
     assert (done.path / PROMPTS_FILE).stat().st_size < 1000
+    assert describe(done.path)["prompts"] == {"image": 2, "text": 3}
 
     with_them, without = omma.load_encoder(done.path, device="cpu"), omma.load_encoder(tmp_path / "base", device="cpu")
     on_base = omma.load_encoder(tmp_path / "base", device="cpu", prompts=done.path / PROMPTS_FILE)
