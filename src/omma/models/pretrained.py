@@ -212,7 +212,7 @@ class VLMoEncoder:
         kind: itm, the fusion head, or itc, the cosine of the two encoders. method: relevance or rollout.
         """
         if self.processor.panels > 1:
-            raise ValueError(f"this eye takes a picture as {self.processor.panels} panels, each on its own, and explain "
+            raise ValueError(f"this eye takes a picture as {self.processor.panels} panels, each on its own; explain "
                              "shows one picture; give it to an eye without panels")  # fmt: skip
         encoding = self.processor.tokenizer.encode(text)
         ids, mask = (t.to(self.device) for t in self.processor.texts([text]))
