@@ -8,7 +8,9 @@ import torch.nn.functional as F
 
 from omma.models.layers import Attention
 from omma.models.vlmo import VLMo
-from omma.models.vlmo_config import VLMoConfig
+from omma.models.vlmo_config import PRESETS, VLMoConfig
+from omma.training.batches import Batch
+from omma.training.losses import LossWeights, compute_losses
 from omma.training.optim import freeze, parameter_groups
 
 TINY = VLMoConfig(image_size=32, patch_size=16, vocab_size=30, max_text_len=6, hidden_size=24, num_layers=3,
@@ -179,6 +181,30 @@ def test_sub_norm_starts_with_the_gain_of_its_paper():
 def randomized_start(sub_norm: bool) -> dict:
     torch.manual_seed(0)
     return VLMo(replace(TINY, sub_norm=sub_norm)).state_dict()
+
+
+def test_a_small_beit3_learns_from_random_weights():
+    """All losses of stage 3 fall on one batch that is seen again and again."""
+    sizes = {"image_size": 32, "vocab_size": 30, "max_text_len": 6, "hidden_size": 24, "num_layers": 2, "num_heads": 3}
+    torch.manual_seed(0)
+    model = VLMo(replace(PRESETS["beit3_base"], **sizes, drop_path=0.0))
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 0], [12, 13, 0, 0], [14, 15, 16, 17]])
+    mlm = torch.full_like(ids, -100)
+    mlm[:, 1] = ids[:, 1]
+    batch = Batch(step=0, ids=list("abcd"), pixels=torch.zeros(0), input_ids=ids, attention_mask=(ids > 0).long(),
+                  masked_ids=torch.where(mlm > 0, 4, ids), mlm_labels=mlm, patch_mask=torch.zeros(4, 4).bool(),
+                  partner=torch.full((4,), -1), texts=[tuple(row) for row in ids.tolist()])  # fmt: skip
+    pixels = torch.randn(4, 3, 32, 32)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=5e-3)
+    history = []
+    for step in range(25):
+        losses = compute_losses(model, batch, pixels, LossWeights(itc=1.0, itm=1.0, mlm=1.0), (step,))
+        optimizer.zero_grad()
+        sum(losses.values(), torch.zeros(())).backward()
+        optimizer.step()
+        history.append({name: loss.item() for name, loss in losses.items()})
+    for name, start in history[0].items():
+        assert history[-1][name] < 0.85 * start, name
 
 
 def test_every_combination_trains_both_modalities():

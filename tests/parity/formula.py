@@ -51,6 +51,10 @@ def direction(name: str, shape: tuple[int, ...]) -> Tensor:
     return chirp(f"direction of {name}", size).view(shape)
 
 
+def checksum(index: Tensor) -> int:
+    return zlib.crc32(index.to(torch.int32).numpy().tobytes())
+
+
 # ---- inputs: a batch of four, three texts shorter than the longest
 IDS = torch.tensor([[2, 17, 5, 33, 8, 41, 29, 11, 38, 6, 20, 3], [2, 9, 24, 36, 14, 3] + [0] * 6,
                     [2, 44, 7, 19, 31, 12, 26, 10, 3] + [0] * 3,

@@ -19,7 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from formula import IDS, MASK, MASKED_IDS, MLM_LABELS, PATCH_MASK, PIXELS, direction, normalized, weights
+from formula import (
+    IDS,
+    MASK,
+    MASKED_IDS,
+    MLM_LABELS,
+    PATCH_MASK,
+    PIXELS,
+    checksum,
+    direction,
+    normalized,
+    weights,
+)
 from torch import Tensor, nn
 
 WIDTH, HEADS, LAYERS, VOCAB, TEXT, SIZE = 96, 4, 5, 50, 12, 64
@@ -197,6 +208,21 @@ def vlmo(models: dict, absolute: bool) -> dict[str, Any]:
     return out
 
 
+def indices() -> dict[str, list[int]]:
+    """Checksums of the index tensors of image, text and both, by patches along a side and tokens of text."""
+    from vlmo.modules.vlmo_module import VLMo  # type: ignore[import-not-found]
+
+    out = {}
+    for grid, tokens in ((14, 40), (24, 40), (30, 40), (14, 196)):
+        made = types.SimpleNamespace(img_size=16 * grid, patch_size=16, num_layers=1, transformer=types.SimpleNamespace(
+            need_relative_position_embed=True, num_heads=1))  # fmt: skip
+        VLMo.build_relative_position_embed(made, {"max_text_len_of_initckpt": 196, "max_text_len": tokens})
+        tensors = (made.relative_position_index, made.text_relative_position_index,
+                   made.text_imag_relative_position_index)  # fmt: skip
+        out[f"{grid} {tokens}"] = [checksum(tensor) for tensor in tensors]
+    return out
+
+
 def beit() -> dict[str, Any]:
     sizes: dict[str, Any] = {"img_size": SIZE, "patch_size": 16, "embed_dim": WIDTH, "depth": 3, "num_heads": HEADS,
                              "qkv_bias": True, "use_abs_pos_emb": False, "init_values": 0.1,
@@ -247,6 +273,10 @@ def beit3(unilm: Path) -> dict[str, Any]:
                       "gradients": gradients(answers, logits.square().sum())}  # fmt: skip
     classes = prepared(finetune.BEiT3ForImageClassification(sizes(normalize_output=False), num_classes=7))
     out["classes"] = {"shapes": shapes(classes), "logits": kept(classes(images))}
+    pairs = prepared(finetune.BEiT3ForVisualReasoning(sizes(normalize_output=True), num_classes=2))
+    logits = pairs(images, images.flip(-1), IDS, padding)
+    out["pairs"] = {"shapes": shapes(pairs), "logits": kept(logits),
+                    "gradients": gradients(pairs, logits.square().sum())}  # fmt: skip
     captions = prepared(finetune.BEiT3ForCaptioning(sizes(normalize_output=True)))
     out["captions"] = {"shapes": shapes(captions)}
     return out
@@ -256,7 +286,7 @@ if __name__ == "__main__":
     unilm, torchscale = (Path(argument).resolve() for argument in sys.argv[1:3])
     registry = install(unilm, torchscale)
     golden = {"vlmo_relative": vlmo(registry, absolute=False), "vlmo_absolute": vlmo(registry, absolute=True),
-              "beit": beit(), "beit3": beit3(unilm)}  # fmt: skip
+              "indices": indices(), "beit": beit(), "beit3": beit3(unilm)}  # fmt: skip
     target = Path(__file__).with_name("golden.json")
     target.write_text(json.dumps(golden, separators=(",", ":")) + "\n")
     print(f"{target}: {target.stat().st_size} bytes")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from formula import IDS, MASK, MASKED_IDS, MLM_LABELS, PATCH_MASK, PIXELS, direction, normalized, weights
+from formula import IDS, MASK, MASKED_IDS, MLM_LABELS, PATCH_MASK, PIXELS, checksum, direction, normalized, weights
 from torch import Tensor
 
 from omma.models import layouts
+from omma.models.positions import RelativeBias
 from omma.models.vlmo import VLMo
 from omma.models.weights import load_official_beit, load_official_beit3, load_official_vlmo
 from omma.training.batches import Batch
@@ -164,6 +165,26 @@ def test_a_beit3_answers_from_the_pictures_token_as_published():
     agrees(logits, golden["logits"])
     logits.square().sum().backward()
     assert gradients_agree(model, golden, lambda state, where: layouts.convert_beit3(state, where, 4)) > 50
+
+
+def test_a_beit3_compares_two_pictures_by_both_first_tokens_as_published():
+    golden = GOLDEN["beit3"]["pairs"]
+    with pytest.warns(UserWarning, match="not in the file"):
+        model = load_official_beit3(weights(golden["shapes"]), num_heads=4)
+    logits = model.classify_pair(IDS, MASK, IMAGES, IMAGES.flip(-1))
+    agrees(logits, golden["logits"])
+    logits.square().sum().backward()
+    assert gradients_agree(model, golden, lambda state, where: layouts.convert_beit3(state, where, 4)) > 50
+
+
+@pytest.mark.parametrize(("grid", "tokens"), [(14, 40), (24, 40), (30, 40), (14, 196)])
+def test_every_index_of_the_relative_table_is_the_published_one(grid, tokens):
+    """A table that holds its own bucket numbers gives the index tensors of image, text and both."""
+    bias = RelativeBias(1, 1, (grid, grid), 196)
+    with torch.no_grad():
+        bias.table.copy_(torch.arange(bias.table.numel()).view_as(bias.table))
+        found = [bias(0, (grid, grid)), bias(tokens, None), bias(tokens, (grid, grid))]
+    assert [checksum(index[0, 0]) for index in found] == GOLDEN["indices"][f"{grid} {tokens}"]
 
 
 def test_a_beit3_classifies_as_published_and_captions_keep_their_predictor():

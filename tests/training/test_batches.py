@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from omma.models.preprocess import Processor, train_wordpiece
+from omma.models.preprocess import CLS, MASK, PAD, SEP, UNK, Processor, train_wordpiece, wordpiece
 from omma.table import Table
 from omma.training.batches import Batches, DataConfig, Prefetch, continuation_ids, mask_blocks, mask_words
 from omma.training.objectives import IGNORE
@@ -160,6 +160,21 @@ def test_words_are_hidden_whole_at_their_rates_and_never_padding(processor):
     for row in range(200):
         for w in set(word[row][hidden[row]]):
             assert hidden[row][word[row] == w].all()
+
+
+def test_hidden_words_know_the_special_tokens_of_berts_vocabulary():
+    """BERT's ids are not in our order: [CLS] and [SEP] lie above unused ones, and words begin above them."""
+    vocab = [PAD, *(f"[unused{i}]" for i in range(9)), UNK, CLS, SEP, MASK, "[unused99]", *WORDS]
+    processor = Processor(wordpiece(vocab, lowercase=True), image_size=24, max_text_len=12)
+    rng = np.random.default_rng(0)
+    ids = np.array(processor.text_ids([" ".join(rng.choice(WORDS, 6)) for _ in range(2000)]))
+    assert set(ids[:, 0]) == {11}
+    masked, labels = mask_words(ids, rng, 0.3, continuation_ids(processor), processor)
+    hidden = labels != IGNORE
+    assert not hidden[:, [0, -1]].any()  # [CLS] and [SEP]
+    written = masked[hidden & (masked != ids)]
+    assert (written == 13).mean() > 0.8
+    assert not np.isin(written, [0, 10, 11, 12]).any()
 
 
 def test_hidden_blocks_have_exactly_their_share():

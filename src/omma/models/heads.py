@@ -27,10 +27,10 @@ class MLMHead(nn.Module):
         return self.decoder(x)
 
 
-def classifier(in_size: int, hidden_size: int, classes: int) -> nn.Sequential:
-    """The head of VQA and NLVR2: Linear, LayerNorm, GELU, Linear."""
-    return nn.Sequential(nn.Linear(in_size, hidden_size), nn.LayerNorm(hidden_size), nn.GELU(),
-                         nn.Linear(hidden_size, classes))  # fmt: skip
+def classifier(in_size: int, hidden_size: int, classes: int, *, norm: bool = False) -> nn.Sequential:
+    """The head of VQA and NLVR2: Linear, LayerNorm, GELU, Linear. norm: a LayerNorm before them, as in BEiT-3."""
+    parts = (nn.Linear(in_size, hidden_size), nn.LayerNorm(hidden_size), nn.GELU(), nn.Linear(hidden_size, classes))
+    return nn.Sequential(nn.LayerNorm(in_size), *parts) if norm else nn.Sequential(*parts)
 
 
 class SetHead(nn.Module):

@@ -116,6 +116,10 @@ BEIT3 = [
     (r"pooler\.norm\.(\w+)", r"pooler_norm.\1"),
     (r"pooler\.dense\.(\w+)", r"pooler.\1"),
     (r"fc_norm\.(\w+)", r"class_head.norm.\1"),
+    (r"head\.norm1\.(\w+)", r"pair_head.0.\1"),
+    (r"head\.dense1\.(\w+)", r"pair_head.1.\1"),
+    (r"head\.norm2\.(\w+)", r"pair_head.2.\1"),
+    (r"head\.dense2\.(\w+)", r"pair_head.4.\1"),
 ]
 
 
@@ -258,9 +262,8 @@ def convert_beit3(
     ours = "answer_head." if "head.0.weight" in rest else "class_head.fc."
     tensors |= {ours + key.removeprefix("head."): value for key, value in rest.items()
                 if re.fullmatch(r"head\.(\d\.)?(weight|bias)", key)}  # fmt: skip
-    dropped = [key for key in rest if re.match(r"head\.(norm|dense)[12]\.", key)]
     unread = {key for key in rest if re.match(r"head\.|beit3\.encoder\.embed_positions\.", key)}
-    refuse(where, {"unexpected": sorted(set(rest) - set(dropped) - unread)})
+    refuse(where, {"unexpected": sorted(set(rest) - unread)})
     normed = "norm.image.weight" in tensors
     config = VLMoConfig(
         image_size=side(len(image_positions) - 3, where, "embed_positions.A") * patch_size, patch_size=patch_size,
@@ -271,8 +274,9 @@ def convert_beit3(
         pooler_norm="pooler_norm.weight" in tensors, mlm_head="linear",
         mim_size=rows(tensors, "mim_head.weight") or None,
         answers=labels(tensors, "answer_head.3.weight", answers, where, "answers"),
-        classes=labels(tensors, "class_head.fc.weight", classes, where, "classes"))  # fmt: skip
-    return Converted(config, tensors, dropped)
+        classes=labels(tensors, "class_head.fc.weight", classes, where, "classes"),
+        num_pair_classes=rows(tensors, "pair_head.4.weight"), pair_from="cls")  # fmt: skip
+    return Converted(config, tensors, [])
 
 
 # ---------------------------------------------------------------------------------------------------------- sizes

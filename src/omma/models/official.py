@@ -91,9 +91,8 @@ def load_official_beit3(
     """A released BEiT-3 (Wang et al. 2022), pre-trained or fine-tuned for retrieval, questions, classes or captions.
 
     The result puts text before image, as every VLMo here; attention doesn't mind, since positions are added to each
-    modality by itself. `pooled` comes from the picture's [CLS]. The classifier of a file for NLVR2 reads both [CLS] of
-    both pictures and is left out with a warning. The arguments and errors are those of `load_official_vlmo` and
-    `load_official_beit`.
+    modality by itself. `pooled` comes from the picture's [CLS], `classify_pair` reads both [CLS] of both pictures. The
+    arguments and errors are those of `load_official_vlmo` and `load_official_beit`.
     """
     state, where = read_state(source)
     converted = convert_beit3(state, where, num_heads, answers, classes)

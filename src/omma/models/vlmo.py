@@ -103,7 +103,8 @@ class VLMo(nn.Module):
         self.mim_head = nn.Linear(D, c.mim_size or 3 * c.patch_size**2)
         self.answer_head = classifier(D, 2 * D, len(c.answers)) if c.answers else None
         self.class_head = ClassHead(D, len(c.classes), c.norm_eps) if c.classes else None
-        self.pair_head = classifier(2 * D, 2 * D, c.num_pair_classes) if c.num_pair_classes else None
+        wide, n = c.pair_from == "cls", c.num_pair_classes
+        self.pair_head = classifier(4 * D if wide else 2 * D, 2 * D, n, norm=wide) if n else None
         self.segment_head = SegmentationHead(D, len(c.segments), c.segment_width) if c.segments else None
         self.set_head = SetHead(D, c.num_set_classes) if c.num_set_classes else None
         self.prompts: Prompts | None = None  # learned on a frozen model (prompts.py), kept in a file of their own
@@ -386,8 +387,12 @@ class VLMo(nn.Module):
         second_type = min(1, self.config.num_image_types - 1)
         images = torch.cat((self.embed_image(first), self.embed_image(second, image_type=second_type)))
         mask = attention_mask.repeat(2, 1) if attention_mask is not None else None
-        pooled = self.encode(text, mask, images, self.grid_of(first)).pooled  # (2B, D)
-        return self.pair_head(torch.cat((pooled[:B], pooled[B:]), dim=-1))
+        output = self.encode(text, mask, images, self.grid_of(first))
+        seen = output.pooled  # (2B, D)
+        if self.config.pair_from == "cls":
+            last = output.last_hidden_state
+            seen = torch.cat((last[:, output.text_len], last[:, 0]), dim=-1)  # (2B, 2D)
+        return self.pair_head(torch.cat((seen[:B], seen[B:]), dim=-1))
 
     def compare(self, input_ids: Tensor, attention_mask: Tensor | None, pictures: Tensor) -> Tensor:
         """Is the sentence true of these pictures together, in whatever order? Logits (B, num_set_classes).

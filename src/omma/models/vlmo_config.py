@@ -47,6 +47,7 @@ class VLMoConfig:
     segment_width: int = 256  # of the segmentation head
     classes: tuple[str, ...] = ()  # what the class head chooses among, for a picture alone; () for none
     num_pair_classes: int = 0  # size of the pair head (NLVR2), 0 for none
+    pair_from: Literal["pooled", "cls"] = "pooled"  # what it reads of each picture; "cls": both [CLS], as in BEiT-3
     num_set_classes: int = 0  # size of the set head: a sentence about K pictures in any order; 0 for none
 
     def __post_init__(self):
@@ -95,8 +96,8 @@ LARGE = replace(BASE, hidden_size=1024, num_layers=24, num_heads=16, num_vl_laye
 # BEiT-3 (Wang et al. 2022): everything by modality, no expert for both, LayerNorm inside attention and FFN.
 BEIT3_BASE = replace(BASE, vocab_size=64010, max_text_len=64, num_vl_layers=0, attention="separate",
                      final_norm="separate", sub_norm=True, key_bias=True, norm_eps=1e-5, text_norm=False,
-                     positions="absolute", layer_scale=None, pool="image", mlm_head="linear", text_dropout=0.0,
-                     itc_vl=False)  # fmt: skip
+                     positions="absolute", layer_scale=None, pool="image", pair_from="cls", mlm_head="linear",
+                     text_dropout=0.0, itc_vl=False)  # fmt: skip
 BEIT3_LARGE = replace(BEIT3_BASE, hidden_size=1024, num_layers=24, num_heads=16)
 PRESETS = {"nano": NANO, "small": SMALL, "base": BASE, "base_plus": BASE_PLUS, "large": LARGE,
            "beit3_base": BEIT3_BASE, "beit3_large": BEIT3_LARGE}  # fmt: skip
