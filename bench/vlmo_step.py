@@ -78,7 +78,8 @@ def published_losses(model: VLMo, batch: Batch, pixels: Tensor) -> dict[str, Ten
     scale = model.logit_scale.exp().clamp(max=100)
     same = torch.eye(size, dtype=torch.bool)
     logits = objectives.similarity(image_embeds, text_embeds, scale)
-    wrong_text, wrong_image, _ = objectives.hard_negatives(logits, same, torch_generator(*KEY, "negatives"))
+    chances = torch.rand(2, size, dtype=torch.float64, generator=torch_generator(*KEY, "negatives"))
+    wrong_text, wrong_image, _ = objectives.hard_negatives(logits, logits.T, same, chances)
     matched = [
         model.match(ids, mask, pixels),
         model.match(ids, mask, pixels[wrong_image]),

@@ -419,8 +419,8 @@ def step_times(work: Path, size: Size, turns: int = 7) -> Iterator[str]:
         for config, model, batch, pixels, optimizer, times in made.values():
             began = time.process_time()
             with torch.autocast("cpu", torch.bfloat16):
-                losses = compute_losses(model, batch, pixels, config.losses, (0, turn), config.fusion_share,
-                                        config.negatives_within)  # fmt: skip
+                options = {"fusion_share": config.fusion_share, "negatives_within": config.negatives_within}
+                losses = compute_losses(model, batch, pixels, config.losses, (0, turn), **options)
                 total = torch.stack([config.losses.active()[key] * loss for key, loss in losses.items()]).sum()
             total.backward()
             optimizer.step()

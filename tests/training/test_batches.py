@@ -145,7 +145,7 @@ def test_words_are_hidden_whole_at_their_rates_and_never_padding(processor):
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
     continues = continuation_ids(processor)
-    masked, labels = mask_words(ids, rng, 0.15, continues, processor)
+    masked, labels = mask_words(ids, [rng] * len(ids), 0.15, continues, processor)
     hidden = labels != IGNORE
     assert hidden.any(axis=1).all()  # every row carries loss
     assert not hidden[ids == 0].any()

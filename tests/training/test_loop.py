@@ -14,7 +14,7 @@ from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training import objectives
 from omma.training.loop import NonFiniteLoss, train
-from omma.training.losses import LossWeights, compute_losses
+from omma.training.losses import LossWeights, compute_losses, sample_keys
 from omma.training.setup import build
 
 
@@ -247,11 +247,13 @@ def test_the_fused_pass_equals_separate_passes(tiny_run):
 
     ids, mask = batch.input_ids, batch.attention_mask
     image_embeds, text_embeds = model.encode_image(pixels), model.encode_text(ids, mask)
-    same = objectives.belongs_together(batch.ids, batch.texts)
+    keys = sample_keys(batch)
+    same = objectives.belongs_together(keys, keys)
     scale = model.logit_scale.exp()
     itc = objectives.itc_loss(image_embeds, text_embeds, scale, same)
     logits = objectives.similarity(image_embeds, text_embeds, scale, same)
-    wrong_text, wrong_image, _ = objectives.hard_negatives(logits, same, torch_generator(0, 0, "negatives"))
+    chances = torch.rand(2, 8, dtype=torch.double, generator=torch_generator(0, 0, "negatives"))
+    wrong_text, wrong_image, _ = objectives.hard_negatives(logits, logits.T, same, chances)
     passes = [
         model.match(ids, mask, pixels),
         model.match(ids, mask, pixels[wrong_image]),

@@ -9,7 +9,7 @@ from omma.models.preprocess import Processor
 from omma.table import Table
 from omma.training import objectives
 from omma.training.batches import Batch, Batches, DataConfig
-from omma.training.losses import LossWeights, by_length, compute_losses, negatives
+from omma.training.losses import LossWeights, by_length, compute_losses, fused_rows, negatives
 from omma.training.setup import build, check, training_set
 
 
@@ -27,7 +27,7 @@ def test_a_minimal_pair_takes_its_partner_and_the_rest_what_is_similar():
     logits = torch.full((6, 6), -30.0)
     logits[2, 4] = logits[4, 2] = logits[3, 0] = logits[5, 3] = 30.0  # what a picture by itself must draw
     same = torch.eye(6, dtype=torch.bool)
-    wrong_text, wrong_image, text_valid, image_valid = negatives(logits, same, batch, (0,))
+    wrong_text, wrong_image, text_valid, image_valid = negatives(logits, logits.T, same, batch.partner, (0,))
     assert wrong_text.tolist() == [1, 0, 4, 0, 5, 4]
     assert wrong_image[2:4].tolist() == [4, 5]
     assert text_valid.all()
@@ -38,7 +38,7 @@ def test_a_picture_that_belongs_to_all_texts_takes_no_part():
     batch = batch_of([-1, -1, 3, 2], [(7,), (8,), (9,), (10,)])
     same = torch.eye(4, dtype=torch.bool)
     same[0] = same[:, 0] = True
-    *_, text_valid, image_valid = negatives(torch.zeros(4, 4), same, batch, (0,))
+    *_, text_valid, image_valid = negatives(torch.zeros(4, 4), torch.zeros(4, 4), same, batch.partner, (0,))
     assert text_valid.tolist() == [False, True, True, True]
     assert image_valid.tolist() == [False, True, False, False]
 
@@ -48,16 +48,17 @@ def test_negatives_within_groups_stay_in_them_and_a_pair_keeps_its_partner():
     logits = torch.zeros(8, 8)
     logits[0, 7] = logits[7, 0] = 30.0  # the hardest lies in the other group
     same = torch.eye(8, dtype=torch.bool)
-    free, grouped = (negatives(logits, same, batch, (0,), within) for within in (0, 4))
+    free, grouped = (negatives(logits, logits.T, same, batch.partner, (0,), within) for within in (0, 4))
     assert free[0][0] == free[1][0] == 7
     own = torch.arange(8) // 4
     for drawn in grouped[:2]:
         assert torch.equal(drawn // 4, own)
         assert (drawn != torch.arange(8)).all()
     assert grouped[0][4:6].tolist() == [5, 4]
-    whole = negatives(logits, same, batch, (0,), within=8)
+    whole = negatives(logits, logits.T, same, batch.partner, (0,), within=8)
     assert all(torch.equal(a, b) for a, b in zip(free, whole, strict=True))
-    alone = negatives(logits, same | (torch.arange(8) // 2 == torch.arange(8)[:, None] // 2), batch, (0,), within=2)
+    twins = torch.arange(8) // 2 == torch.arange(8)[:, None] // 2
+    alone = negatives(logits, logits.T, same | twins, batch.partner, (0,), within=2)
     assert alone[2].tolist() == [False] * 4 + [True] * 2 + [False] * 2, "a group of one picture has no wrong text"
 
 
@@ -170,7 +171,7 @@ def test_each_picture_meets_its_caption_and_the_caption_with_its_relation_turned
         assert own.split()[:-1] == turned.split()[:-1] == ["a", own.split()[1], "square", "on", "the"]
     found = compute_losses(model, batch, pixels, config.losses, (0, 0), fusion_share=0.5)
     by_hand = []
-    for row in range(4):
+    for row in fused_rows(8, 0.5).tolist():
         own, turned = (
             model.match(batch.relation_ids[side, row][None], batch.relation_mask[side, row][None], pixels[row][None])[0]
             for side in (0, 1)

@@ -61,6 +61,7 @@ def test_itc_of_kept_samples_has_all_others_as_negatives():
     expected = (F.cross_entropy(s[own], own) + F.cross_entropy(s.T[own], own)) / 2
     assert itc_loss(a, b, 7.0, kept=kept).item() == pytest.approx(expected.item(), rel=1e-6)
     assert itc_loss(a, b, 7.0, kept=torch.ones(5, dtype=torch.bool)).item() == itc_loss(a, b, 7.0).item()
+    assert itc_loss(a, b, 7.0, kept=torch.zeros(5, dtype=torch.bool)).item() == 0.0
 
 
 def test_exchanged_captions_are_those_that_fit_worst_but_not_equal_ones():
@@ -77,6 +78,14 @@ def test_exchanged_captions_are_those_that_fit_worst_but_not_equal_ones():
     same = own.clone()
     same[2, 5] = same[5, 2] = True
     assert fits_best(10 * image @ said.T, same, 0.25).tolist() == [True] * 6 + [False] * 2
+
+
+def test_itc_of_the_parts_of_a_batch_has_the_mean_of_the_whole():
+    a, b = unit(6, 8), unit(12, 8)[6:]
+    same = torch.eye(6, dtype=torch.bool)
+    same[1, 5] = same[5, 1] = True
+    parts = [itc_loss(a[i : i + 2], b[i : i + 2], 7.0, same[i : i + 2], None, (a, b), i) for i in (0, 2, 4)]
+    assert sum(parts).item() / 3 == pytest.approx(itc_loss(a, b, 7.0, same).item(), rel=1e-12)
 
 
 def test_itc_refuses_batches_that_do_not_pair():
@@ -109,23 +118,38 @@ def test_autocast_does_not_round_the_two_sides_of_a_pair_onto_one_point():
 def test_hard_negatives_follow_the_softmax_and_never_belong():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]] * 4)
     same = torch.zeros(4, 4, dtype=torch.bool)
-    same[0, 3] = True
-    generator = torch.Generator().manual_seed(0)
-    draws = torch.stack([hard_negatives(logits, same, generator)[0] for _ in range(600)])
+    same[0, 3] = same[3, 0] = True
+    chances = (torch.arange(600, dtype=torch.double) / 600).expand(4, 600)  # the draws are the inverse of the sum
+    draws = torch.stack([hard_negatives(logits, logits.T, same, u.expand(2, 4))[0] for u in chances[0]])
     counts = torch.bincount(draws[:, 0], minlength=4) / 600
     expected = torch.tensor([0.0, math.e, math.e**2, 0.0])
-    torch.testing.assert_close(counts, expected / expected.sum(), atol=0.06, rtol=0)
-    images = hard_negatives(logits, same, generator)[1]
+    torch.testing.assert_close(counts, expected / expected.sum(), atol=2 / 600, rtol=0)
+    images = hard_negatives(logits, logits.T, same, torch.rand(2, 4, dtype=torch.double))[1]
     assert all(images[i] != i for i in range(4))
     assert images[3] != 0
 
 
+def test_hard_negatives_of_some_rows_are_those_of_the_whole_batch():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 6, generator=generator)
+    same = torch.zeros(6, 6, dtype=torch.bool)
+    same[0, 4] = same[4, 0] = True
+    chances = torch.rand(2, 6, generator=generator, dtype=torch.double)
+    whole = hard_negatives(logits, logits.T, same, chances)
+    for first in (0, 2, 4):
+        rows = slice(first, first + 2)
+        part = hard_negatives(logits[rows], logits.T[rows], same[rows], chances[:, rows], first)
+        assert all(torch.equal(a, b[rows]) for a, b in zip(part, whole, strict=True))
+
+
 def test_hard_negatives_survive_a_saturated_softmax_and_a_batch_without_negatives():
     logits = torch.eye(3) * 1e4
-    text, image, valid = hard_negatives(logits, torch.zeros(3, 3, dtype=torch.bool))
-    assert all(text[i] != i and image[i] != i for i in range(3))
-    assert valid.all()
-    assert not hard_negatives(logits, torch.ones(3, 3, dtype=torch.bool))[2].any()
+    for chance in (0.0, 0.5, 1 - 2**-53):
+        chances = torch.full((2, 3), chance, dtype=torch.double)
+        text, image, valid = hard_negatives(logits, logits.T, torch.zeros(3, 3, dtype=torch.bool), chances)
+        assert all(text[i] != i and image[i] != i for i in range(3))
+        assert valid.all()
+        assert not hard_negatives(logits, logits.T, torch.ones(3, 3, dtype=torch.bool), chances)[2].any()
 
 
 def test_itm_ignores_what_could_not_be_drawn():
@@ -171,7 +195,9 @@ def test_patch_pixels_are_the_patches_in_raster_order():
 
 
 def test_what_belongs_together_is_the_same_picture_or_the_same_words():
-    same = belongs_together(["a", "b", "a"], [(1, 2), (3,), (3,)])
+    keys = torch.tensor([[1, 12], [2, 3], [1, 3]])  # of pictures, of texts
+    same = belongs_together(keys, keys)
+    assert torch.equal(belongs_together(keys[1:], keys), same[1:])
     assert same.tolist() == [[True, False, True], [False, True, True], [True, True, True]]
 
 

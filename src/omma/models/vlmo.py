@@ -352,7 +352,7 @@ class VLMo(nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             keys = self.real_tokens(text_mask, states) if modality == "text" else None
             vector = self.pool(projection, states.to(projection.weight.dtype), keys)
-            return F.normalize(vector.float(), dim=-1)
+            return F.normalize(vector if vector.dtype == torch.float64 else vector.float(), dim=-1)
 
     def encode_image(self, pixel_values: Tensor, head: str = "itc") -> Tensor:
         """pixel_values: (B, 3, height, width) -> image_embeds (B, E), L2-normalised."""

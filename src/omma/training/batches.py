@@ -5,7 +5,7 @@ each is the other's hardest negative; the rest is paired up at random. B batch, 
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -87,7 +87,7 @@ class Batch:
 
 
 class Batches:
-    """The training set behind `batches[step]`.
+    """The training set behind `batches[step]`. part: (i, n) makes the i-th of n equal parts of each batch.
 
     Pictures stay encoded in memory, captions tokenised; a batch decodes what it needs. with_text: False for objectives
     that see pictures alone, which then need no caption; their texts are empty.
@@ -97,11 +97,15 @@ class Batches:
 
     def __init__(
         self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, patch_size: int, seed: int,
-        relations: bool = False, with_text: bool = True,
+        relations: bool = False, with_text: bool = True, part: tuple[int, int] = (0, 1),
     ):  # fmt: skip
         if batch_size < 2 or batch_size % 2:
             raise ValueError(f"batch_size {batch_size}: it must be even, since samples travel in twos")
+        if batch_size // 2 % part[1]:
+            raise ValueError(f"batch_size {batch_size} does not divide into {part[1]} parts of whole twos; "
+                             f"give a multiple of {2 * part[1]}")  # fmt: skip
         self.processor, self.config, self.batch_size, self.seed = processor, config, batch_size, seed
+        self.part = part
         self.grid = processor.image_size // patch_size
         self.root = Path(table.uri)
         self.relations: list[list[tuple[str, str]]] | None = [] if relations else None
@@ -195,8 +199,10 @@ class Batches:
 
     def __getitem__(self, step: int) -> Batch:
         epoch, k = divmod(step, self.steps_per_epoch)
-        half = self.batch_size // 2
-        units = self.order(epoch)[k * half : (k + 1) * half]
+        part, parts = self.part
+        own = self.batch_size // 2 // parts  # units
+        first = k * self.batch_size // 2 + part * own
+        units = self.order(epoch)[first : first + own]
         pixels, rows, partner = [], [], []
         for a, b in units:
             unit = f"{self.ids[a]}|{self.ids[b]}"
@@ -211,11 +217,13 @@ class Batches:
                 rows.append(captions[0] if first else captions[int(rng.random() * len(captions))])
                 pixels.append(self._pixels(i, rng))
         input_ids, attention_mask = pad(rows, self.processor.max_text_len)
-        rng = numpy_generator(self.seed, "mask", step)
+        masks = [numpy_generator(self.seed, "mask", step, 2 * part * own + row) for row in range(len(rows))]
         masked, labels = mask_words(
-            input_ids.numpy(), rng, self.config.mlm_probability, self._continues, self.processor
+            input_ids.numpy(), masks, self.config.mlm_probability, self._continues, self.processor
         )
-        hidden = np.stack([mask_blocks(self.grid, self.config.mim_ratio, rng, self.config.mim_smallest) for _ in rows])
+        hidden = np.stack(
+            [mask_blocks(self.grid, self.config.mim_ratio, rng, self.config.mim_smallest) for rng in masks]
+        )
         codes = np.stack([self.codes[i] for i in units.reshape(-1)]) if self.codes else None
         return Batch(
             step=step,
@@ -228,17 +236,20 @@ class Batches:
             patch_mask=torch.from_numpy(hidden.reshape(len(rows), -1)),
             partner=torch.tensor(partner),
             texts=[tuple(row) for row in rows],
-            **self._exchanged(units.reshape(-1).tolist(), step),
+            **self._exchanged(units.reshape(-1).tolist(), step, 2 * part * own),
             patch_codes=None if codes is None else torch.from_numpy(codes).long(),
         )
 
-    def _exchanged(self, samples: list[int], step: int) -> dict[str, Tensor]:
-        """The relation fields of a batch: one caption and its false twin of each picture that has any."""
+    def _exchanged(self, samples: list[int], step: int, first: int) -> dict[str, Tensor]:
+        """The relation fields of a batch: one caption and its false twin of each picture that has any. first: number of
+        the first row in the whole batch."""
         with_any = [(row, i) for row, i in enumerate(samples) if self.relations and self.relations[i]]
         if not (self.relations and with_any):
             return {}
-        rng = numpy_generator(self.seed, "relation", step)
-        pairs = [self.relations[i][int(rng.integers(len(self.relations[i])))] for _, i in with_any]
+        pairs = []
+        for row, i in with_any:
+            rng = numpy_generator(self.seed, "relation", step, first + row)
+            pairs.append(self.relations[i][int(rng.integers(len(self.relations[i])))])
         texts = [own for own, _ in pairs] + [turned for _, turned in pairs]
         ids, mask = (t.view(2, len(pairs), -1) for t in self.processor.texts(texts))
         return {"relation_rows": torch.tensor([row for row, _ in with_any]), "relation_ids": ids, "relation_mask": mask}
@@ -344,16 +355,17 @@ def continuation_ids(processor: Processor) -> np.ndarray:
     return continues
 
 
-def mask_words(ids: np.ndarray, rng: np.random.Generator, probability: float, continues: np.ndarray,
+def mask_words(ids: np.ndarray, rngs: Sequence[np.random.Generator], probability: float, continues: np.ndarray,
                processor: Processor) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Whole-word masking (BERT): hides words until `probability` of a row's real tokens are hidden, one word at least.
 
-    ids: (B, T). Returns the ids with 80 % of hidden tokens replaced by [MASK], 10 % by a random token, 10 % left, and
-    the labels. Only real words are drawn: the published collator also draws padding, so that some rows carry no loss.
+    ids: (B, T); rngs: a generator a row. Returns the ids with 80 % of hidden tokens replaced by [MASK], 10 % by a
+    random token, 10 % left, and the labels. Only real words are drawn: the published collator also draws padding, so
+    that some rows carry no loss.
     """
     special, ordinary = processor.special_ids, processor.ordinary_ids
     masked, labels = ids.copy(), np.full_like(ids, IGNORE)
-    for row in range(len(ids)):
+    for row, rng in enumerate(rngs):
         real = np.flatnonzero(~np.isin(ids[row], special))
         words: list[list[int]] = []
         for position in real.tolist():

@@ -5,7 +5,7 @@ from typing import Literal
 
 from omma.models.vlmo_config import VLMoConfig
 from omma.training.batches import DataConfig
-from omma.training.losses import LossWeights
+from omma.training.losses import Contrast, LossWeights
 from omma.training.mim import MIMConfig
 
 
@@ -33,11 +33,13 @@ class TrainConfig:
 
     steps: int = 1000
     epochs: float = 0.0  # over 0: that many passes over the data instead of `steps`, the first tenth a warm-up
-    batch_size: int = 64  # samples a step; even
+    batch_size: int = 64  # samples a step, of all processes together; even
     fusion_share: float = 1.0  # share of a batch that itm and mlm see; the contrast sees all of it
     negatives_within: int = 0  # itm's hard negatives come from so many neighbouring samples; 0: from the whole batch
     trim: float = 0.0  # share of a batch whose captions fit worst by contrast and are left out as wrong
     trim_steps: int = 0  # over so many steps the share grows to `trim`: at the start all captions fit alike
+    contrast: Contrast = "global"  # what itc tells a sample apart from, where several processes share a batch
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes hold all weights each, or each a slice of every one
     peak_lr: float = 1e-3
     schedule: Literal["cosine", "linear"] = "cosine"  # from the peak to the end
     final_lr: float = 0.01  # share of the peak that is left at the end

@@ -39,8 +39,16 @@ class ItemBatch:
         return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
 
 
+def whole_part(batch_size: int, part: tuple[int, int]) -> tuple[int, int]:
+    """The part, where the batch divides into so many. ValueError where not."""
+    if batch_size % part[1]:
+        raise ValueError(f"batch_size {batch_size} does not divide into {part[1]} parts; give a multiple of {part[1]}")
+    return part
+
+
 class ItemBatches:
-    """The training set behind `batches[step]`. labels: what a target's columns stand for.
+    """The training set behind `batches[step]`. labels: what a target's columns stand for; part: (i, n) makes
+    the i-th of n equal parts of each batch.
 
     table: items, with the pictures in the table beside it, or pictures whose column config.label is what to say.
     Rows that can't be used are counted in `skipped` by reason. ValueError when too few are left for a batch.
@@ -50,10 +58,10 @@ class ItemBatches:
 
     def __init__(
         self, table: Table, processor: Processor, config: DataConfig, labels: Sequence[str], *, batch_size: int,
-        seed: int,
+        seed: int, part: tuple[int, int] = (0, 1),
     ):  # fmt: skip
         self.processor, self.config, self.batch_size, self.seed = processor, config, batch_size, seed
-        self.labels = tuple(labels)
+        self.labels, self.part = tuple(labels), whole_part(batch_size, part)
         pictures = pictures_of(table)
         self.root = Path(pictures.uri)
         columns = ["id", "bytes", "uri", "offset", "length", "status"]
@@ -106,7 +114,9 @@ class ItemBatches:
 
     def __getitem__(self, step: int) -> ItemBatch:
         epoch, k = divmod(step, self.steps_per_epoch)
-        chosen = self.order(epoch)[k * self.batch_size : (k + 1) * self.batch_size].tolist()
+        own = self.batch_size // self.part[1]
+        first = k * self.batch_size + self.part[0] * own
+        chosen = self.order(epoch)[first : first + own].tolist()
         input_ids, attention_mask = pad([self.prompts[i] for i in chosen], self.processor.max_text_len)
         pixels = np.stack([self._pixels(i, epoch) for i in chosen])
         targets = np.stack([self.targets[i] for i in chosen])

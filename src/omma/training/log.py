@@ -37,10 +37,14 @@ class Watch:
 
 
 class Log:
-    """metrics.jsonl, a progress bar on stderr with throughput and time left, and TensorBoard when asked for."""
+    """metrics.jsonl, a progress bar on stderr with throughput and time left, and TensorBoard when asked for.
 
-    def __init__(self, run: Path, config: TrainConfig, start: int, progress: bool):
-        self.path, self.config = run / "metrics.jsonl", config
+    silent: nothing of this, for all processes of a run but one.
+    """
+
+    def __init__(self, run: Path, config: TrainConfig, start: int, progress: bool, silent: bool = False):
+        self.path, self.config, self.silent = run / "metrics.jsonl", config, silent
+        progress = progress and not silent
         self.began, self.last_step, self.last_time, self.last_waited = perf_counter(), start, perf_counter(), 0.0
         self.times: deque[float] = deque([self.began], maxlen=11)
         self.console = Console(file=sys.stderr, quiet=not progress)
@@ -49,7 +53,7 @@ class Log:
         self.bar = Progress(*columns, console=self.console, disable=not progress)
         self.task = self.bar.add_task(config.recipe or "train", total=config.steps, completed=start, note="")
         self.board: Any = None
-        if config.tensorboard:
+        if config.tensorboard and not silent:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
@@ -80,6 +84,8 @@ class Log:
 
     def write(self, step: int, waited: float | None = None, **numbers: float) -> None:
         """One line; samples_per_s and data_wait (share of the time spent waiting for data) are since the last line."""
+        if self.silent:
+            return
         now = perf_counter()
         row: dict[str, float] = {"step": step, **{k: round(v, 7) for k, v in numbers.items()}}
         if waited is not None:

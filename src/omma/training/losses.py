@@ -1,25 +1,33 @@
 """One step's losses of a VLMo: which passes are run for which objectives, each picture and text embedded once.
 
 B batch, T text tokens, P image tokens. Stage 1 is mim alone, stage 2 text_mlm alone, stage 3 itc + itm + mlm.
+Where several processes share a batch, each has b of its B rows, and the mean of its losses with the others' is the loss
+of the whole batch.
 """
 
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from omma.models.router import balance_loss, routing
 from omma.models.vlmo import VLMo
 from omma.training import objectives
 from omma.training.batches import Batch
+from omma.training.distributed import ALONE, World
 from omma.training.finetune import ITEM_OBJECTIVES, item_losses
 from omma.training.mim import MIMTarget, PixelTarget
-from omma.training.rng import torch_generator
+from omma.training.rng import key_seed, torch_generator
 from omma.training.segment import segment_losses
 from omma.training.sources import MixedBatch
+
+# What a sample of one process is told apart from. "published": as in VLMo's code, where features of other processes are
+# constants, so that the contrast moves the backbone by 1 / processes of its weight. "local": rows of its own process.
+Contrast = Literal["global", "published", "local"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,8 @@ class Step:
     batch: a `Batch`, a `MixedBatch`, or an `ItemBatch` for the objectives of finetune.py, on the model's device;
     pixel_values: its pixels, normalised; key: of the random draws (hard negatives); negatives_within: hard negatives
     are drawn among so many neighbouring rows of the batch, 0: among all of it; mim_target: what a hidden patch is to be
-    guessed as; trim: share of the rows whose captions count as wrong (`objectives.fits_best`).
+    guessed as; trim: share of the rows whose captions count as wrong (`objectives.fits_best`); world: who has the other
+    rows of the batch; one_length: all texts of a pass at once, so that every process runs the same passes.
     """
 
     model: VLMo
@@ -73,31 +82,35 @@ class Step:
     negatives_within: int = 0
     mim_target: MIMTarget = field(default_factory=PixelTarget)
     trim: float = 0.0
+    world: World = ALONE
+    contrast: Contrast = "global"
+    one_length: bool = False
 
     @property
     def on(self) -> dict[str, float]:
         return self.weights.active()
 
 
+class TrainingStep(nn.Module):
+    """`compute_losses` as the forward of a module, which is where DDP and FSDP take hold."""
+
+    def __init__(self, model: VLMo):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arguments: Any, **options: Any) -> dict[str, Tensor]:
+        return compute_losses(self.model, *arguments, **options)
+
+
 def compute_losses(
-    model: VLMo,
-    batch: Any,
-    pixel_values: Tensor,
-    weights: LossWeights,
-    key: tuple,
-    fusion_share: float = 1.0,
-    negatives_within: int = 0,
-    mim_target: MIMTarget | None = None,
-    trim: float = 0.0,
+    model: VLMo, batch: Any, pixel_values: Tensor, weights: LossWeights, key: tuple, **options: Any
 ) -> dict[str, Tensor]:
     """Every active objective's loss, by name: those of each entry of PASSES that serves one. Arguments as in `Step`.
 
     ITM's positives and negatives and masked modelling share one fusion pass of 4B rows, or of 4 * fusion_share * B:
     contrast wants many samples, and a fused row costs the most.
     """
-    step = Step(model=model, batch=batch, pixel_values=pixel_values, weights=weights, key=key,
-                fusion_share=fusion_share, negatives_within=negatives_within,
-                mim_target=mim_target or PixelTarget(), trim=trim)  # fmt: skip
+    step = Step(model=model, batch=batch, pixel_values=pixel_values, weights=weights, key=key, **options)
     losses: dict[str, Tensor] = {}
     with routing(model) if "balance" in step.on else contextlib.nullcontext([]) as loads:
         for part in parts(step):
@@ -122,101 +135,126 @@ def masked_patches(step: Step) -> dict[str, Tensor]:
     """Stage 1: a picture with hidden patches, through the image experts."""
     output = step.model(pixel_values=step.pixel_values, patch_mask=step.batch.patch_mask)
     hidden = output.last_hidden_state[:, 1:]
-    return {"mim": step.mim_target.loss(step.model, hidden, step.batch, step.pixel_values)}
+    mim = step.mim_target.loss(step.model, hidden, step.batch, step.pixel_values)
+    return {"mim": step.world.share(mim, step.batch.patch_mask.sum())}
 
 
 def masked_text(step: Step) -> dict[str, Tensor]:
     """Stage 2: a text with hidden words, through the text experts."""
     hidden = step.model(step.batch.masked_ids, step.batch.attention_mask).last_hidden_state
-    return {"text_mlm": masked_words(step.model, hidden, step.batch.mlm_labels)}
+    where = step.batch.mlm_labels != objectives.IGNORE  # the vocabulary head sees masked positions only
+    loss = objectives.mlm_loss(step.model.mlm_head(hidden[where]), step.batch.mlm_labels[where])
+    return {"text_mlm": step.world.share(loss, where.sum())}
 
 
 def vision_language(step: Step) -> dict[str, Tensor]:
     """Stage 3: pictures and words together. Two single-modality passes give the embeddings that hard negatives are
     drawn by."""
-    model, batch, pixel_values, on = step.model, step.batch, step.pixel_values, step.on
+    model, batch, pixel_values, on, world = step.model, step.batch, step.pixel_values, step.on, step.world
+    if world.size > 1:
+        batch = as_long(batch, world.largest(batch.input_ids.shape[1]))
     losses: dict[str, Tensor] = {}
     grid, mask = model.grid_of(pixel_values), batch.attention_mask
     text, image = model.embed_text(batch.input_ids), model.embed_image(pixel_values)
-    same = objectives.belongs_together(batch.ids, batch.texts, text.device)
-    logits, matching = None, on.keys() & {"itm", "itm_pair"}
+    embeds, everywhere, matching = {}, {}, on.keys() & {"itm", "itm_pair"}
     kept, partner = torch.ones_like(batch.partner, dtype=torch.bool), batch.partner
     if on.keys() & CONTRASTED:
         scale = model.logit_scale.exp().clamp(max=100)  # CLIP's ceiling; the published code has none
         heads = ["itc", *(["itc_vl"] if "itc_vl" in on else [])]
-        embeds = contrastive(model, text, mask, image, grid, heads)
-        logits = objectives.similarity(*embeds["itc"], scale)
+        embeds = contrastive(step, text, mask, image, grid, heads)
+        everywhere = {head: gathered(step, *embeds[head]) for head in heads}
+        keys = sample_keys(batch).to(text.device)
+        all_keys = world.gather(keys)
+        all_kept = torch.ones(len(all_keys), dtype=torch.bool, device=text.device)
         if step.trim:  # a sample that is left out stays a negative of others; its own picture and text teach nothing
-            kept = objectives.fits_best(logits, same, step.trim)
+            all_logits = objectives.similarity(*everywhere["itc"], scale)
+            all_kept = objectives.fits_best(all_logits, objectives.belongs_together(all_keys, all_keys), step.trim)
+            kept = all_kept[world.rows_of(len(all_kept))]
             partner = torch.where(kept, partner, -1)
         if "itc" in on:
-            losses["itc"] = objectives.itc_loss(*embeds["itc"], scale, same, kept)
+            losses["itc"] = contrast(step, embeds["itc"], everywhere["itc"], all_keys, all_kept, scale)
         if "itc_pair" in on:  # a detached scale: nothing but the contrast of the whole batch sets the temperature
-            losses["itc_pair"] = objectives.pair_loss(*embeds["itc"], scale.detach(), partner, same)
+            same = objectives.belongs_together(keys, keys)
+            pairs = objectives.pair_loss(*embeds["itc"], scale.detach(), partner, same)
+            losses["itc_pair"] = world.share(pairs, len(objectives.paired(partner, same)))
         if "itc_vl" in on:
             scale_vl = model.logit_scale_vl.exp().clamp(max=100)
-            losses["itc_vl"] = objectives.itc_loss(*embeds["itc_vl"], scale_vl, same, kept)
+            losses["itc_vl"] = contrast(step, embeds["itc_vl"], everywhere["itc_vl"], all_keys, all_kept, scale_vl)
 
-    n = max(2, 2 * round(step.fusion_share * len(text) / 2))  # whole units: a minimal pair is fused or left out as one
+    rows = fused_rows(len(text), step.fusion_share, world).to(text.device)
     rows_text, rows_mask, rows_image, labels = [], [], [], []
+    # index_select, since its backward adds in a fixed order
+    own_text, own_mask, own_image = (x.index_select(0, rows) for x in (text, mask, image))
+    kept, partner = kept[rows], partner_within(rows, partner)
     if matching:
-        assert logits is not None
-        drawn = negatives(logits, same, batch, step.key, step.negatives_within)
-        wrong_text, wrong_image, text_valid, image_valid = (x[:n] for x in drawn)
-        # index_select, since its backward adds in a fixed order
-        single = torch.nonzero(batch.partner[:n] < 0)[:, 0]  # a pair's wrong picture is its partner's wrong text
-        rows_text += [text[:n], text.index_select(0, wrong_text), text.index_select(0, single)]
-        rows_mask += [mask[:n], mask[wrong_text], mask[single]]
-        rows_image += [image[:n], image[:n], image.index_select(0, wrong_image[single])]
+        same = objectives.belongs_together(keys, all_keys)
+        to_texts = objectives.similarity(embeds["itc"][0], everywhere["itc"][1], scale)
+        to_images = objectives.similarity(embeds["itc"][1], everywhere["itc"][0], scale)
+        drawn = negatives(to_texts, to_images, same, batch.partner, step.key, step.negatives_within, world)
+        wrong_text, wrong_image, text_valid, image_valid = (x[rows] for x in drawn)
+        single = torch.nonzero(batch.partner[rows] < 0)[:, 0]  # a pair's wrong picture is its partner's wrong text
+        others_text, others_mask = texts_at(step, batch, text, wrong_text)
+        rows_text += [own_text, others_text, own_text.index_select(0, single)]
+        rows_mask += [own_mask, others_mask, own_mask[single]]
+        rows_image += [own_image, own_image, pictures_at(step, image, wrong_image[single])]
         none = torch.full_like(wrong_text, objectives.IGNORE)
-        yes, no = torch.where(kept[:n], 1, none), torch.where(text_valid, 0, none)
+        yes, no = torch.where(kept, 1, none), torch.where(text_valid, 0, none)
         labels += [yes, no, torch.where(image_valid, 0, none)[single]]
     if "mlm" in on:
-        rows_text.append(model.embed_text(batch.masked_ids[:n]))
-        rows_mask.append(mask[:n])
-        rows_image.append(image[:n])
+        rows_text.append(model.embed_text(batch.masked_ids[rows]))
+        rows_mask.append(own_mask)
+        rows_image.append(own_image)
     if rows_text:
-        masks = torch.cat(rows_mask)
+        n, masks = len(rows), torch.cat(rows_mask)
         words = torch.full_like(masks, objectives.IGNORE)
         if "mlm" in on:  # its rows are the last ones
-            words[-n:] = torch.where(kept[:n, None], batch.mlm_labels[:n], objectives.IGNORE)
-        pooled, hidden, hidden_words = fused(model, torch.cat(rows_text), masks, torch.cat(rows_image), grid, words)
+            words[-n:] = torch.where(kept[:, None], batch.mlm_labels[rows], objectives.IGNORE)
+        pooled, hidden, hidden_words = fused(step, torch.cat(rows_text), masks, torch.cat(rows_image), grid, words)
         if matching:
-            matched = model.itm_head(pooled[: sum(map(len, labels))])
+            asked = torch.cat(labels)
+            matched = model.itm_head(pooled[: len(asked)])
             if "itm" in on:
-                losses["itm"] = objectives.itm_loss(matched, torch.cat(labels))
+                itm = objectives.itm_loss(matched, asked)
+                losses["itm"] = world.share(itm, (asked != objectives.IGNORE).sum())
             if "itm_pair" in on:
-                losses["itm_pair"] = objectives.match_pair_loss(matched[:n], matched[n : 2 * n], partner[:n])
+                pairs = objectives.match_pair_loss(matched[:n], matched[n : 2 * n], partner)
+                losses["itm_pair"] = world.share(pairs, len(objectives.paired(partner)))
         if "mlm" in on:
-            losses["mlm"] = objectives.mlm_loss(model.mlm_head(hidden), hidden_words)
+            mlm = objectives.mlm_loss(model.mlm_head(hidden), hidden_words)
+            losses["mlm"] = world.share(mlm, len(hidden_words))
     return losses
 
 
 def exchanged_relations(step: Step) -> dict[str, Tensor]:
     """A picture with its caption, and with the same caption whose relation is turned round."""
     model, batch = step.model, step.batch
-    n = max(2, 2 * round(step.fusion_share * len(batch.ids) / 2))
-    kept = torch.nonzero(batch.relation_rows < n)[:, 0]
-    if len(kept) == 0:
+    rows = fused_rows(len(batch.ids), step.fusion_share, step.world).to(batch.relation_rows.device)
+    kept = torch.nonzero(torch.isin(batch.relation_rows, rows))[:, 0]
+    if len(kept) == 0 and step.world.size == 1:
         return {"itm_relation": step.pixel_values.sum() * 0.0}
-    ids, mask = (t.index_select(1, kept).flatten(0, 1) for t in (batch.relation_ids, batch.relation_mask))
-    pixel_values = step.pixel_values.index_select(0, batch.relation_rows[kept])
+    if len(kept):
+        ids, mask = (t.index_select(1, kept).flatten(0, 1) for t in (batch.relation_ids, batch.relation_mask))
+        pixel_values = step.pixel_values.index_select(0, batch.relation_rows[kept])
+    else:  # other processes may have some, and all must run the same passes: one row that counts for nothing
+        ids, mask = (t[:1].repeat(2, 1) for t in (batch.input_ids, batch.attention_mask))
+        pixel_values = step.pixel_values[:1]
     image = model.embed_image(pixel_values).repeat(2, 1, 1)
     no_words = torch.full_like(ids, objectives.IGNORE)
-    pooled = fused(model, model.embed_text(ids), mask, image, model.grid_of(pixel_values), no_words)[0]
+    pooled = fused(step, model.embed_text(ids), mask, image, model.grid_of(pixel_values), no_words)[0]
     own, turned = model.itm_head(pooled).chunk(2)
-    return {"itm_relation": objectives.match_edit_loss(own, turned)}
+    return {"itm_relation": step.world.share(objectives.match_edit_loss(own, turned), len(kept))}
 
 
 def contrastive(
-    model: VLMo, text: Tensor, mask: Tensor, image: Tensor, grid: tuple[int, int] | None, heads: list[str]
+    step: Step, text: Tensor, mask: Tensor, image: Tensor, grid: tuple[int, int] | None, heads: list[str]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The shared-space vectors of pictures and texts, both (B, E), by head."""
+    """The shared-space vectors of pictures and texts, both (b, E), by head."""
+    model = step.model
     first = model.config.pool == "first"  # then [CLS] is all that is read of a pass
     image_pass = model.encode(image=image, grid=grid, read=mask.new_zeros(len(image), 1) if first else None)
     rows: list[Tensor] = []
     parts: dict[str, list[Tensor]] = {head: [] for head in heads}
-    for chosen, T in by_length(mask):
+    for chosen, T in groups(step, mask):
         rows.append(chosen)
         some = mask[chosen, :T]
         read = some.new_zeros(len(some), 1) if first else None
@@ -237,12 +275,12 @@ def next_words(step: Step) -> dict[str, Tensor]:
     labels = torch.full_like(ids, objectives.IGNORE)
     labels[:, :-1] = torch.where(mask[:, 1:] == 1, ids[:, 1:], labels[:, 1:])
     text, image = model.embed_text(ids), model.embed_image(step.pixel_values)
-    _, hidden, words = fused(model, text, mask, image, grid, labels, seq2seq=True)
-    return {"caption": objectives.mlm_loss(model.mlm_head(hidden), words)}
+    _, hidden, words = fused(step, text, mask, image, grid, labels, seq2seq=True)
+    return {"caption": step.world.share(objectives.mlm_loss(model.mlm_head(hidden), words), len(words))}
 
 
 def fused(
-    model: VLMo,
+    step: Step,
     text: Tensor,
     mask: Tensor,
     image: Tensor,
@@ -255,7 +293,8 @@ def fused(
     text (R, T, D), mask and labels (R, T), image (R, P, D); seq2seq: as in `VLMo.encode`.
     """
     rows, pooled, hidden, words = [], [], [], []
-    for chosen, T in by_length(mask):
+    model = step.model
+    for chosen, T in groups(step, mask):
         some = labels[chosen, :T]
         asked = some != objectives.IGNORE
         read = None
@@ -274,6 +313,13 @@ def fused(
     return in_order(rows, pooled), torch.cat(hidden), torch.cat(words)
 
 
+def groups(step: Step, mask: Tensor) -> list[tuple[Tensor, int]]:
+    """The rows of each pass over texts and its length in tokens: `by_length`, or all rows in one pass."""
+    if not step.one_length:
+        return by_length(mask)
+    return [(torch.arange(len(mask), device=mask.device), int(mask.sum(dim=1).max()))]
+
+
 def by_length(mask: Tensor, step: int = 16) -> list[tuple[Tensor, int]]:
     """Rows of texts of about one length, and that length in tokens: most captions are far shorter than the longest.
 
@@ -288,31 +334,106 @@ def in_order(rows: list[Tensor], parts: list[Tensor]) -> Tensor:
     return torch.cat(parts).index_select(0, torch.argsort(torch.cat(rows)))
 
 
-def negatives(
-    logits: Tensor, same: Tensor, batch: Batch, key: tuple, within: int = 0
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A wrong text for each picture and a wrong picture for each text, and of both which can be used; all (B,).
+# ------------------------------------------------------------------------------- one process's rows and the whole batch
+def gathered(step: Step, image_embeds: Tensor, text_embeds: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures and texts of all processes, both (B, E), with a gradient as step.contrast has it."""
+    gradient = step.contrast == "global"
+    return step.world.gather(image_embeds, gradient), step.world.gather(text_embeds, gradient)
 
-    Drawn by similarity (`objectives.hard_negatives`) for a picture by itself. The text most like a picture's own is
+
+def contrast(
+    step: Step, own: tuple[Tensor, Tensor], everyone: tuple[Tensor, Tensor], keys: Tensor, kept: Tensor, scale: Tensor
+) -> Tensor:
+    """`itc_loss` of this process's pictures and texts, both (b, E), among those that step.contrast names.
+
+    Of all processes: everyone, pictures and texts (B, E); keys (B, 2) as in `belongs_together`; kept (B,) as in
+    `itc_loss`.
+    """
+    (image, text), (images, texts), together = own, everyone, objectives.belongs_together
+    mine = step.world.rows_of(len(keys))
+    if step.world.size > 1 and step.contrast == "published":
+        return objectives.itc_loss(images, texts, scale, together(keys, keys), kept)
+    if step.world.size == 1 or step.contrast == "local":
+        loss = objectives.itc_loss(image, text, scale, together(keys[mine], keys[mine]), kept[mine])
+    else:
+        loss = objectives.itc_loss(image, text, scale, together(keys[mine], keys), kept[mine], everyone, mine.start)
+    return step.world.share(loss, kept[mine].sum())
+
+
+def sample_keys(batch: Batch) -> Tensor:
+    """(b, 2) int64 for `belongs_together`: hashes, so that processes can compare pictures and texts by 16 bytes."""
+    return torch.tensor([[key_seed(i), key_seed(text)] for i, text in zip(batch.ids, batch.texts, strict=True)])
+
+
+def negatives(
+    to_texts: Tensor, to_images: Tensor, same: Tensor, partner: Tensor, key: tuple, within: int = 0,
+    world: World = ALONE,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """A wrong text for each picture and a wrong picture for each text, numbered through the whole batch, and of both
+    which can be used; all (b,).
+
+    Drawn by similarity (`objectives.hard_negatives`, arguments as there) for a picture by itself; each row of the whole
+    batch has its own chance, so it draws the same on any number of processes. The text most like a picture's own is
     often true of it, though; that of the partner in a minimal pair never is, so pairs take the partner's text. Their
     wrong picture is the partner's, which meets their text as the partner's wrong text: none is drawn for them.
-    within: as in `Step`. Groups of 32 are what GPUs of 32 samples each draw from when they exchange nothing, which the
-    paper calls local hard negatives.
+    partner: (b,), numbered through these rows; within: as in `Step`. Groups of 32 are what GPUs of 32 samples each draw
+    from when they exchange nothing, which the paper calls local hard negatives.
     """
+    b, B = same.shape
+    first = world.rank * b
     if within:
-        group = torch.arange(len(same), device=same.device) // within
-        same = same | (group[:, None] != group[None])
-    generator = torch_generator(*key, "negatives")
-    drawn = objectives.hard_negatives(logits.detach().cpu(), same.cpu(), generator)
-    wrong_text, wrong_image, valid = (t.to(same.device) for t in drawn)
-    paired = batch.partner >= 0
-    return torch.where(paired, batch.partner, wrong_text), wrong_image, paired | valid, valid & ~paired
+        group = torch.arange(B, device=same.device) // within
+        same = same | (group[first : first + b, None] != group[None])
+    uniform = torch.rand(2, B, dtype=torch.float64, generator=torch_generator(*key, "negatives"))
+    uniform = uniform[:, first : first + b].to(same.device)
+    wrong_text, wrong_image, valid = objectives.hard_negatives(to_texts, to_images, same, uniform, first)
+    paired = partner >= 0
+    return torch.where(paired, partner + first, wrong_text), wrong_image, paired | valid, valid & ~paired
 
 
-def masked_words(model: VLMo, hidden: Tensor, labels: Tensor) -> Tensor:
-    """hidden: (B, T, D), labels: (B, T). The vocabulary head sees masked positions only."""
-    where = labels != objectives.IGNORE
-    return objectives.mlm_loss(model.mlm_head(hidden[where]), labels[where])
+def fused_rows(count: int, share: float, world: World = ALONE) -> Tensor:
+    """Which of `count` rows are fused: a share of the whole batch's units, spread evenly, so that every process has as
+    many of them as any other. Units, since a minimal pair is fused or left out as one."""
+    units = count * world.size // 2
+    fused = max(1, round(share * units))
+    chosen = torch.arange(fused) * units // fused
+    first = world.rank * count // 2
+    own = chosen[(chosen >= first) & (chosen < first + count // 2)] - first
+    return torch.stack((2 * own, 2 * own + 1), dim=1).flatten()
+
+
+def partner_within(rows: Tensor, partner: Tensor) -> Tensor:
+    """The partners of chosen rows, numbered among these; -1 for none."""
+    place = torch.full_like(partner, -1)
+    place[rows] = torch.arange(len(rows), device=rows.device)
+    chosen = partner[rows]
+    return torch.where(chosen < 0, chosen, place[chosen])
+
+
+def texts_at(step: Step, batch: Batch, text: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Embedded texts (n, T, D) and their mask (n, T), from wherever in the whole batch they are; text: these rows'."""
+    if step.world.size == 1:
+        return text.index_select(0, wanted), batch.attention_mask[wanted]
+    words = torch.stack((batch.input_ids, batch.attention_mask), dim=1)
+    ids, mask = step.world.fetch(words, wanted).unbind(1)
+    return step.model.embed_text(ids), mask
+
+
+def pictures_at(step: Step, image: Tensor, wanted: Tensor) -> Tensor:
+    """Embedded pictures (n, P, D), from wherever in the whole batch they are; image: these rows'.
+
+    Pixels travel, not embeddings: what is embedded here has its gradient here.
+    """
+    if step.world.size == 1:
+        return image.index_select(0, wanted)
+    return step.model.embed_image(step.world.fetch(step.pixel_values, wanted))
+
+
+def as_long(batch: Batch, length: int) -> Batch:
+    """The batch with its texts padded to `length` tokens, so that those of several processes fit together."""
+    fills = {"input_ids": 0, "attention_mask": 0, "masked_ids": 0, "mlm_labels": objectives.IGNORE}
+    wide = {k: pad(getattr(batch, k), (0, length - batch.input_ids.shape[1]), value=v) for k, v in fills.items()}
+    return replace(batch, **wide)
 
 
 # Which objectives come out of which passes; another objective is a field of LossWeights and an entry here.

@@ -10,38 +10,58 @@ from torch import Tensor
 IGNORE = -100  # label of a position that carries no loss (PyTorch's own default)
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """float32 at least: autocast's bfloat16 has steps of 0.004 near 1, and a loss adds many small things up."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def itc_loss(
     image_embeds: Tensor,
     text_embeds: Tensor,
     logit_scale: Tensor | float,
     same: Tensor | None = None,
     kept: Tensor | None = None,
+    against: tuple[Tensor, Tensor] | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Symmetric InfoNCE: each picture finds its text in the batch, each text its picture (CLIP, Radford et al. 2021).
 
-    image_embeds, text_embeds: (B, E), L2-normalised; logit_scale: > 0; same: (B, B) bool, True where text j also
-    belongs to picture i: off the diagonal such pairs are left out of the denominator, since they are no negatives.
-    kept: (B,) bool, False for samples that are negatives of others only. Raises ValueError when the batches differ.
+    image_embeds, text_embeds: (b, E), L2-normalised; logit_scale: > 0; same: (b, B) bool, True where text j also
+    belongs to picture i: but for picture i's own such pairs are left out of the denominator, since they are no
+    negatives. kept: (b,) bool, False for samples that are negatives of others only. against: pictures and texts (B, E)
+    of the whole batch, when those b are its rows from `first` on; None: they are all of it. Raises ValueError when the
+    batches differ.
     """
-    logits = similarity(image_embeds, text_embeds, logit_scale, same)
-    labels = torch.arange(len(logits), device=logits.device)
+    if image_embeds.shape != text_embeds.shape:
+        raise ValueError(
+            f"{tuple(image_embeds.shape)} pictures and {tuple(text_embeds.shape)} texts don't pair up; give as many "
+            "texts as pictures"
+        )
+    all_images, all_texts = against or (image_embeds, text_embeds)
+    labels = torch.arange(first, first + len(image_embeds), device=image_embeds.device)
     if kept is not None:
         labels = torch.where(kept, labels, IGNORE)
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    to_texts = similarity(image_embeds, all_texts, logit_scale, same, first)
+    to_images = to_texts.T if against is None else similarity(text_embeds, all_images, logit_scale, same, first)
+    return (cross_entropy(to_texts, labels) + cross_entropy(to_images, labels)) / 2
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over labels that are not IGNORE; 0 when all are."""
+    losses = F.cross_entropy(full_precision(logits), labels, ignore_index=IGNORE, reduction="sum")
+    return losses / (labels != IGNORE).sum().clamp(min=1)
 
 
 def similarity(
-    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor | float, same: Tensor | None = None
+    embeds: Tensor, others: Tensor, logit_scale: Tensor | float, same: Tensor | None = None, first: int = 0
 ) -> Tensor:
-    """Scaled cosine logits (B, B), float32, picture by row; -inf off the diagonal where `same`."""
-    if image_embeds.shape != text_embeds.shape:
-        raise ValueError(f"{tuple(image_embeds.shape)} pictures and {tuple(text_embeds.shape)} texts don't pair up")
+    """Scaled cosine logits (b, B), float32, of rows (b, E) with (B, E) of the other kind; -inf where `same` (b, B), but
+    not where row i meets its own, first + i."""
     # Autocast would round cosines to bfloat16: steps of 0.004, wider than the two sides of a minimal pair lie apart.
-    with torch.autocast(image_embeds.device.type, enabled=False):
-        logits = logit_scale * (image_embeds.float() @ text_embeds.float().T)
+    with torch.autocast(embeds.device.type, enabled=False):
+        logits = logit_scale * (full_precision(embeds) @ full_precision(others).T)
     if same is not None:
-        others = same & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(others, float("-inf"))
+        logits = logits.masked_fill(same & ~own_columns(same, first), float("-inf"))
     return logits
 
 
@@ -52,37 +72,47 @@ def fits_best(logits: Tensor, same: Tensor, share: float) -> Tensor:
     the easy is learned they have the largest loss (Co-teaching, Han et al. 2018; loss truncation, Kang and Hashimoto
     2020). logits: (B, B) pictures by texts; same: as in `itc_loss`; 0 <= share < 1.
     """
-    logits = logits.detach().float()
-    logits = logits.masked_fill(same & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device), float("-inf"))
+    logits = full_precision(logits.detach()).masked_fill(same & ~own_columns(same), float("-inf"))
     own = torch.arange(len(logits), device=logits.device)
     losses = F.cross_entropy(logits, own, reduction="none") + F.cross_entropy(logits.T, own, reduction="none")
     kept = torch.ones_like(own, dtype=torch.bool)
     kept[losses.topk(round(share * len(own))).indices] = False
     return kept
+def own_columns(same: Tensor, first: int = 0) -> Tensor:
+    """(b, B) bool like `same`: True at column first + i of row i, where a row meets what it belongs to."""
+    b, B = same.shape
+    rows = torch.arange(first, first + b, device=same.device)
+    return rows[:, None] == torch.arange(B, device=same.device)
 
 
 def hard_negatives(
-    logits: Tensor, same: Tensor, generator: torch.Generator | None = None
+    to_texts: Tensor, to_images: Tensor, same: Tensor, uniform: Tensor, first: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One wrong text for each picture, one wrong picture for each text, drawn by softmax of the logits (ALBEF, VLMo).
 
-    logits: (B, B) pictures by texts; same: (B, B) bool, True where the two belong together (the diagonal is added).
-    Returns negative_text (B,), negative_image (B,) and valid (B,): False where a sample has no wrong partner in the
-    batch. Belonging pairs get -inf before the softmax, so a saturated row cannot fail, nor can a true pair be drawn.
+    to_texts, to_images: (b, B) logits of b pictures and of their texts, rows `first` on of a batch of B; same: (b, B)
+    bool, symmetric over the whole batch, True where two belong together (each row's own is added); uniform: (2, b)
+    float64 in [0, 1), the chance of each draw. Returns negative_text (b,), negative_image (b,), numbered through the
+    batch, and valid (b,): False where a sample has no wrong partner in the batch. Belonging pairs get -inf before the
+    softmax, so a saturated row cannot fail, nor can a true pair be drawn.
     """
-    belongs = same | torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    valid = ~belongs.all(dim=1) & ~belongs.all(dim=0)
+    belongs = same | own_columns(same, first)
+    none = belongs.all(dim=1)
     drawn = []
-    for scores, mask in ((logits, belongs), (logits.T, belongs.T)):
-        scores = (
-            scores.detach().float().nan_to_num(nan=0.0, posinf=1e4)
-        )  # a NaN is the loss's to report, not the draw's
-        scores = scores.masked_fill(mask, float("-inf"))
-        scores = torch.where(
-            mask.all(dim=1, keepdim=True), torch.zeros_like(scores), scores
-        )  # any draw will do: invalid anyway
-        drawn.append(torch.multinomial(scores.softmax(dim=1), 1, generator=generator).squeeze(1))
-    return drawn[0], drawn[1], valid
+    for scores, chance in ((to_texts, uniform[0]), (to_images, uniform[1])):
+        scores = scores.detach().double().nan_to_num(nan=0.0, posinf=1e4)  # a NaN is the loss's to report
+        scores = scores.masked_fill(belongs, float("-inf"))
+        scores = scores.masked_fill(none[:, None], 0.0)  # any draw will do: invalid anyway
+        below = scores.softmax(dim=1).cumsum(dim=1)
+        sought = torch.minimum(chance * below[:, -1], torch.nextafter(below[:, -1], torch.zeros_like(below[:, -1])))
+        drawn.append(torch.searchsorted(below, sought[:, None], right=True).squeeze(1))
+    return drawn[0], drawn[1], ~none
+
+
+def paired(partner: Tensor, same: Tensor | None = None) -> Tensor:
+    """Which rows have another picture of their pair; with `same`, only of pairs that do not belong together."""
+    one = torch.nonzero(partner >= 0)[:, 0]
+    return one if same is None else one[~same[one, partner[one]]]
 
 
 def pair_loss(
@@ -95,22 +125,21 @@ def pair_loss(
     partner: (B,) index of the other picture of the pair, -1 for none; same: as in `itc_loss`, such pairs are left out;
     the rest as there. 0 when the batch holds no pair.
     """
-    one = torch.nonzero(partner >= 0)[:, 0]
-    if same is not None:
-        one = one[~same[one, partner[one]]]
+    one = paired(partner, same)
     if len(one) == 0:
         return image_embeds.sum() * 0.0
-    image, text, other = image_embeds[one].float(), text_embeds[one].float(), partner[one]
+    image_embeds, text_embeds, other = full_precision(image_embeds), full_precision(text_embeds), partner[one]
+    image, text = image_embeds[one], text_embeds[one]
     right = (image * text).sum(dim=-1)
-    wrong_text = (image * text_embeds.index_select(0, other).float()).sum(dim=-1)
-    wrong_image = (image_embeds.index_select(0, other).float() * text).sum(dim=-1)
+    wrong_text = (image * text_embeds.index_select(0, other)).sum(dim=-1)
+    wrong_image = (image_embeds.index_select(0, other) * text).sum(dim=-1)
     losses = F.softplus(logit_scale * (wrong_text - right)) + F.softplus(logit_scale * (wrong_image - right))
     return losses.mean() / 2
 
 
 def itm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Image-text matching: logits (n, 2) against 1 = belongs, 0 = drawn wrong; IGNORE where nothing could be drawn."""
-    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORE)
+    return cross_entropy(logits, labels)
 
 
 def match_pair_loss(own: Tensor, crossed: Tensor, partner: Tensor) -> Tensor:
@@ -121,10 +150,10 @@ def match_pair_loss(own: Tensor, crossed: Tensor, partner: Tensor) -> Tensor:
     where "yes" begins, which hardly differs between the two sides of a pair; here that level cancels. 0 when there is
     no pair.
     """
-    one = torch.nonzero(partner >= 0)[:, 0]
+    one = paired(partner)
     if len(one) == 0:
         return own.sum() * 0.0
-    right, wrong = (logits.float()[:, 1] - logits.float()[:, 0] for logits in (own, crossed))
+    right, wrong = (full_precision(logits[:, 1]) - full_precision(logits[:, 0]) for logits in (own, crossed))
     texts = F.softplus(wrong[one] - right[one])
     pictures = F.softplus(wrong.index_select(0, partner[one]) - right[one])
     return (texts.mean() + pictures.mean()) / 2
@@ -135,15 +164,13 @@ def match_edit_loss(own: Tensor, edited: Tensor) -> Tensor:
 
     own, edited: (n, 2) matching logits. Only their difference counts, as in `match_pair_loss`.
     """
-    right, wrong = (logits.float()[:, 1] - logits.float()[:, 0] for logits in (own, edited))
+    right, wrong = (full_precision(logits[:, 1]) - full_precision(logits[:, 0]) for logits in (own, edited))
     return F.softplus(wrong - right).mean()
 
 
 def mlm_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Masked language modelling over masked positions: logits (M, V), labels (M,). 0 when no word is masked."""
-    if len(labels) == 0:
-        return logits.sum() * 0.0
-    return F.cross_entropy(logits.float(), labels)
+    return cross_entropy(logits, labels)
 
 
 def mim_loss(predictions: Tensor, targets: Tensor, patch_mask: Tensor) -> Tensor:
@@ -151,7 +178,7 @@ def mim_loss(predictions: Tensor, targets: Tensor, patch_mask: Tensor) -> Tensor
 
     predictions, targets: (B, N, p * p * 3); patch_mask: (B, N) bool, True = hidden from the model.
     """
-    error = (predictions.float() - targets.float()).square().mean(dim=-1)  # (B, N)
+    error = (full_precision(predictions) - full_precision(targets)).square().mean(dim=-1)  # (B, N)
     return (error * patch_mask).sum() / patch_mask.sum().clamp(min=1)
 
 
@@ -163,17 +190,16 @@ def patch_pixels(pixel_values: Tensor, patch_size: int, normalize: bool = True) 
     """
     B, C, height, width = pixel_values.shape
     p = patch_size
-    x = pixel_values.float().reshape(B, C, height // p, p, width // p, p)
+    x = full_precision(pixel_values).reshape(B, C, height // p, p, width // p, p)
     x = x.permute(0, 2, 4, 3, 5, 1).reshape(B, (height // p) * (width // p), p * p * C)
     if normalize:
         x = (x - x.mean(dim=-1, keepdim=True)) / (x.var(dim=-1, keepdim=True) + 1e-2).sqrt()
     return x
 
 
-def belongs_together(image_keys: list[str], texts: list[tuple[int, ...]], device: torch.device | None = None) -> Tensor:
-    """(B, B) bool: same picture, or word for word the same text. Two captions of one picture are no negatives."""
-    images = {key: i for i, key in enumerate(dict.fromkeys(image_keys))}
-    words = {ids: i for i, ids in enumerate(dict.fromkeys(texts))}
-    a = torch.tensor([images[key] for key in image_keys], device=device)
-    b = torch.tensor([words[ids] for ids in texts], device=device)
-    return (a[:, None] == a[None]) | (b[:, None] == b[None])
+def belongs_together(keys: Tensor, others: Tensor) -> Tensor:
+    """(b, B) bool: same picture, or word for word the same text. Two captions of one picture are no negatives.
+
+    keys: (b, 2), others: (B, 2), int64: of each sample a number that stands for its picture, and one for its text.
+    """
+    return (keys[:, None] == others[None]).any(dim=-1)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from omma.training.distributed import local
+
 
 def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
     """Takes the parameters whose names match (shell patterns) out of training and returns their names.
@@ -109,8 +111,8 @@ class EMA:
         averages, values = [], []
         for key, value in model.state_dict().items():
             if value.is_floating_point():
-                averages.append(self.state[key])
-                values.append(value.detach())
+                averages.append(local(self.state[key]))
+                values.append(local(value.detach()))
             else:
                 self.state[key].copy_(value)
         torch._foreach_lerp_(averages, values, 1 - decay)

@@ -15,7 +15,7 @@ from omma.decode import open_picture
 from omma.models.preprocess import Processor
 from omma.table import Table
 from omma.training.batches import DataConfig, augmented, crop_box, decoded
-from omma.training.items import USABLE
+from omma.training.items import USABLE, whole_part
 from omma.training.rng import numpy_generator
 
 UNLABELLED = 255  # value of a mask where nothing is known; it carries no loss and is not scored
@@ -39,12 +39,17 @@ class MaskBatch:
 class MaskBatches:
     """The pictures of a table that have a mask, behind `batches[step]`; a pure function of (seed, step).
 
-    ValueError when the table has no masks, or too few pictures for a batch.
+    part: (i, n) makes the i-th of n equal parts of each batch. ValueError when the table has no masks, or too few
+    pictures for a batch.
     """
 
     unit: ClassVar[str] = "pictures"
 
-    def __init__(self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, seed: int):
+    def __init__(
+        self, table: Table, processor: Processor, config: DataConfig, *, batch_size: int, seed: int,
+        part: tuple[int, int] = (0, 1),
+    ):  # fmt: skip
+        self.part = whole_part(batch_size, part)
         self.processor, self.config, self.batch_size, self.seed = processor, config, batch_size, seed
         self.root, self.classes = Path(table.uri), mask_classes(table)
         self.skipped: Counter[str] = Counter()
@@ -69,7 +74,9 @@ class MaskBatches:
     def __getitem__(self, step: int) -> MaskBatch:
         epoch, k = divmod(step, self.steps_per_epoch)
         order = numpy_generator(self.seed, "order", epoch).permutation(len(self.rows))
-        chosen = [self.rows[i] for i in order[k * self.batch_size : (k + 1) * self.batch_size]]
+        own = self.batch_size // self.part[1]
+        first = k * self.batch_size + self.part[0] * own
+        chosen = [self.rows[i] for i in order[first : first + own]]
         pixels, targets = [], []
         for row in chosen:
             key = (self.seed, "sample", epoch, row["id"])
@@ -123,4 +130,5 @@ def segment_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def segment_losses(step: Any) -> dict[str, Tensor]:
     """step: a `losses.Step` of a `MaskBatch`."""
-    return {"segment": segment_loss(step.model.segment(step.pixel_values), step.batch.targets)}
+    loss = segment_loss(step.model.segment(step.pixel_values), step.batch.targets)
+    return {"segment": step.world.share(loss, (step.batch.targets != UNLABELLED).sum())}

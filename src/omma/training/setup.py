@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from omma import config as configuration
 from omma.models.preprocess import SPECIAL_TOKENS, Processor, train_wordpiece
-from omma.models.pretrained import pick_device
 from omma.models.prompts import PREFIX, Prompts, prompts_for
 from omma.models.vlmo import VLMo
 from omma.models.weights import load_matching, model_folder, read_config, read_weights
@@ -16,9 +16,10 @@ from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.batches import Batches, DataConfig
 from omma.training.config import TrainConfig
+from omma.training.distributed import ALONE, World, shard
 from omma.training.finetune import fitted, inherited, is_for_items, labels_for, with_heads
 from omma.training.items import ItemBatches, labels_in, prompts_in
-from omma.training.losses import CONTRASTED
+from omma.training.losses import CONTRASTED, TrainingStep
 from omma.training.mim import FeatureTarget, MIMTarget, PixelTarget, TokenTarget, head_size, own_teacher
 from omma.training.optim import EMA, freeze
 from omma.training.patch_tokens import PatchTokens, Teacher, train_patch_tokens
@@ -27,8 +28,8 @@ from omma.training.segment import MaskBatches, mask_classes
 from omma.training.sources import MixedBatches, TextBatches, captions_of, read_texts, sources
 
 
-def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
-    """The run folder (made) and the device. ValueError for what cannot work, before anything is loaded."""
+def check(config: TrainConfig, resume: bool, world: World = ALONE) -> Path:
+    """The run folder (made). ValueError for what cannot work, before anything is loaded."""
     if not config.data and (unserved := sorted(config.losses.active().keys() - served_alone(config.dataset))):
         raise ValueError(
             f"no data for {', '.join(unserved)}: give the folder of a pictures table, data=FOLDER. "
@@ -66,6 +67,7 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
                          f"captions are told: {', '.join(sorted(CONTRASTED))}")  # fmt: skip
     if config.vl_init != "random" and not config.init:
         raise ValueError(f"vl_init={config.vl_init} copies experts of a trained model: give init=RUN")
+    check_parallel(config, world)
     if config.patience and not (config.monitor and config.eval_every):
         raise ValueError(f"patience={config.patience} waits for a number: give monitor=NAME and eval_every=STEPS")
     run = Path(config.out)
@@ -76,7 +78,25 @@ def check(config: TrainConfig, resume: bool) -> tuple[Path, torch.device]:
     if resume and checkpoints.latest(run) and stored.is_file():
         refuse_changes(configuration.from_dict(TrainConfig, json.loads(stored.read_text())), config, run)
     run.mkdir(parents=True, exist_ok=True)
-    return run, pick_device(config.device)
+    return run
+
+
+def check_parallel(config: TrainConfig, world: World) -> None:
+    """ValueError for what one process can do and these can't."""
+    if world.size > 1 and config.parallel == "fsdp":
+        if config.model.router != "modality":
+            raise ValueError(f"parallel=fsdp runs the same layers in every process, and by model.router="
+                             f"{config.model.router} one may leave an expert out; use parallel=ddp")  # fmt: skip
+        if config.compile:
+            raise ValueError("compile=true compiles whole layers, and parallel=fsdp gathers the parts of one by one; "
+                             "leave one of them out")  # fmt: skip
+        if config.losses.mim and config.mim.target == "features" and config.mim.teacher is None:
+            raise ValueError("mim.target=features, learned from the run's own average, needs that whole in every "
+                             "process; use parallel=ddp, or mim.teacher=FOLDER")  # fmt: skip
+    units = max(1, round(config.fusion_share * config.batch_size / 2))
+    if units < world.size and config.losses.active().keys() & {"itm", "itm_pair", "itm_relation", "mlm"}:
+        raise ValueError(f"fusion_share={config.fusion_share} of batch_size={config.batch_size} is {2 * units} "
+                         f"samples, too few for {world.size} processes; raise one of them")  # fmt: skip
 
 
 FREE_ON_RESUME = {
@@ -90,6 +110,7 @@ FREE_ON_RESUME = {
     "eval_every",
     "tensorboard",
     "init",
+    "parallel",
 }
 
 
@@ -247,23 +268,24 @@ def texts_of(config: TrainConfig, table: Table | None) -> set[str]:
 
 
 def training_set(
-    config: TrainConfig, table: Table | None, model: VLMo, processor: Processor
+    config: TrainConfig, table: Table | None, model: VLMo, processor: Processor, world: World = ALONE
 ) -> Batches | TextBatches | MixedBatches | ItemBatches | MaskBatches:
-    """The batches of a run: of pictures with captions and what stands beside them, or of items or masks where an
-    objective is about these."""
-    objectives = set(config.losses.active())
+    """The batches of a run, this process's part of each: of pictures with captions and what stands beside them, or of
+    items or masks where an objective is about these."""
+    objectives, part = set(config.losses.active()), (world.rank, world.size)
     if "segment" in objectives:
         if len(objectives) > 1:
             raise ValueError(f"{', '.join(sorted(objectives - {'segment'}))} can't share a step with segment")
         assert table is not None
-        return MaskBatches(table, processor, config.dataset, batch_size=config.batch_size, seed=config.seed)
+        return MaskBatches(table, processor, config.dataset, batch_size=config.batch_size, seed=config.seed, part=part)
     if is_for_items(objectives):
         assert table is not None
         labels = labels_for(model.config, objectives)
-        return ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed)
+        return ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed,
+                           part=part)  # fmt: skip
     return sources(objectives, config.dataset, table, processor, batch_size=config.batch_size,
-                   patch_size=model.config.patch_size, seed=config.seed,
-                   relations="itm_relation" in objectives)  # fmt: skip
+                   patch_size=model.config.patch_size, seed=config.seed, relations="itm_relation" in objectives,
+                   part=part)  # fmt: skip
 
 
 def mim_target(
@@ -300,3 +322,16 @@ def mim_target(
         raise ValueError(f"the codebook at {place} has {len(tokens)} codes for patches of {made_for[0]} px; "
                          f"this run has mim.codes={mim.codes} and patches of {size} px")  # fmt: skip
     return TokenTarget(tokens)
+
+
+def spread(model: VLMo, config: TrainConfig, world: World, device: torch.device) -> nn.Module:
+    """The training step as a module over all processes: its backward leaves the whole batch's gradient in the model."""
+    step = TrainingStep(model)
+    if world.size == 1:
+        return step
+    if config.parallel == "fsdp":
+        shard(step, model, device)
+        return step
+    # What an objective leaves out, such as another stage's head, gets no gradient.
+    on_gpu = [device] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(step, on_gpu, find_unused_parameters=True)

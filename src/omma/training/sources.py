@@ -113,9 +113,10 @@ class TextBatches:
         chosen = self.order(epoch)[first : first + own].tolist()
         rows = self.processor.text_ids([self.texts[i] for i in chosen])
         input_ids, attention_mask = pad(rows, self.processor.max_text_len)
-        rng = numpy_generator(self.seed, "mask", step, self.part[0])
+        first_row = self.part[0] * own
+        masks = [numpy_generator(self.seed, "mask", step, first_row + row) for row in range(own)]
         masked, labels = mask_words(
-            input_ids.numpy(), rng, self.config.mlm_probability, self._continues, self.processor
+            input_ids.numpy(), masks, self.config.mlm_probability, self._continues, self.processor
         )
         size = self.processor.image_size
         return Batch(
@@ -186,7 +187,7 @@ def sources(
         images = replace(config, where=config.images_where, group=None, batch_by=None)
         size = max(2, 2 * round(config.image_share * batch_size / 2))
         made = Batches(Table.open(config.images), processor, images, batch_size=size, patch_size=patch_size,
-                       seed=key_seed(seed, "images"), with_text=False)  # fmt: skip
+                       seed=key_seed(seed, "images"), with_text=False, part=part)  # fmt: skip
         alone.append((frozenset({"mim"}), made))
     if config.texts and "text_mlm" in objectives:
         size = max(1, round(config.text_share * batch_size))
@@ -197,6 +198,6 @@ def sources(
     if rest:
         assert table is not None  # `setup.check` asks for it
         paired = Batches(table, processor, paired_config, batch_size=batch_size, patch_size=patch_size, seed=seed,
-                         relations=relations, with_text=bool(rest - {"mim"}))  # fmt: skip
+                         relations=relations, with_text=bool(rest - {"mim"}), part=part)  # fmt: skip
         alone.insert(0, (rest, paired))
     return alone[0][1] if len(alone) == 1 else MixedBatches(alone)

@@ -1,0 +1,202 @@
+"""Several processes train what one trains: the same losses, gradients and weights, from the same batches."""
+
+import multiprocessing
+import os
+import re
+import socket
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from omma.models.preprocess import Processor
+from omma.models.vlmo import VLMo
+from omma.models.weights import read_tensors
+from omma.table import Table
+from omma.training import checkpoint as checkpoints
+from omma.training.config import TrainConfig
+from omma.training.distributed import ALONE, World, is_sharded, processes, whole
+from omma.training.loop import NonFiniteLoss, train
+from omma.training.losses import LossWeights
+from omma.training.setup import build, spread, training_set
+
+CPU = torch.device("cpu")
+ITC = LossWeights(itc=1.0)
+ALL = LossWeights(mim=1.0, text_mlm=1.0, itc=1.0, itc_pair=1.0, itc_vl=0.5, itm=1.0, itm_pair=1.0, itm_relation=0.5,
+                  mlm=0.25)  # fmt: skip
+
+
+# ---- starting processes: forked from a server that has imported torch, so that each is there at once
+def on(size: int, work, folder: Path, *arguments, fails: bool = False) -> list:
+    """What `work(world, *arguments)` returns on each of `size` processes; with fails, (exit code, traceback)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "omma.training.loop", "torch.distributed.fsdp"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    started = [context.Process(target=enter, args=(work, rank, size, port, folder, arguments)) for rank in range(size)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(60)
+        assert process.exitcode is not None, "a process hangs"
+    notes = [(folder / f"{rank}.txt").read_text() if (folder / f"{rank}.txt").exists() else "" for rank in range(size)]
+    if fails:
+        return [(process.exitcode, note) for process, note in zip(started, notes, strict=True)]
+    assert [process.exitcode for process in started] == [0] * size, "\n".join(notes)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def enter(work, rank: int, size: int, port: int, folder: Path, arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        torch.save(work(*arguments), folder / f"{rank}.pt")
+    except BaseException:
+        (folder / f"{rank}.txt").write_text(traceback.format_exc())
+        os._exit(3)
+
+
+# ---- losses and gradients
+@pytest.fixture
+def run(tiny_run, coloured_table) -> TrainConfig:
+    """A run in double precision whose table has minimal pairs beside single pictures, and captions twice."""
+    rows = Table.open(coloured_table).read(["id", "bytes", "captions", "status"]).to_pylist()
+    table = Table.create(coloured_table.parent / "pairs", "pictures", extra=pa.schema([("group", pa.string())]))
+    for i, row in enumerate(rows):
+        row["group"] = f"g{i // 2}" if i < 10 else None
+        words = row["captions"][0]["text"] + " on the ground" * (i % 3 == 0) + f" of {i}" * (i < 10)
+        row["captions"] = [{"text": words, "language": "en"}]
+    table.append(rows)
+    config = tiny_run(data=str(table.uri), batch_size=16, losses=ALL, fusion_share=0.5)
+    model = replace(config.model, drop_path=0.0, text_dropout=0.0, itc_vl=True, pool="max", max_text_len=24)
+    return replace(config, model=model)
+
+
+def gradients(world: World, config: TrainConfig, weights: LossWeights = ALL, **options) -> dict[str, torch.Tensor]:
+    """Of one step in double precision, by name; "loss.NAME": the whole batch's; None where nothing used a weight."""
+    table = Table.open(config.data)
+    model, processor, _ = build(config, table)
+    model.double()
+    batch = training_set(config, table, model, processor, world)[0]
+    step = spread(model, config, world, CPU)
+    pixels = processor.normalize(batch.pixels).double()
+    options = {"fusion_share": config.fusion_share, "world": world, **options}
+    losses = step(batch, pixels, weights, (0, 0), **options)
+    torch.stack([weights.active()[name] * loss for name, loss in losses.items()]).sum().backward()
+    found = {f"loss.{name}": world.mean(loss) for name, loss in losses.items()}
+    return found | {name: whole(p.grad) for name, p in model.named_parameters()}
+
+
+def assert_close(found: dict, wanted: dict, scale: float = 1.0, rtol: float = 1e-6) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert (found[name] is None) == (value is None), name
+        if value is not None:
+            error = (found[name] - scale * value).norm() / value.norm().clamp(min=1e-9)
+            assert error < rtol, f"{name}: {error:.1e}"
+
+
+def all_gradients(config: TrainConfig) -> dict:
+    with processes(CPU) as world:
+        found = {
+            "every": gradients(world, config),
+            "near": gradients(world, config, negatives_within=16 // world.size, trim=0.3),
+            "published": gradients(world, config, ITC, contrast="published"),
+        }
+        if world.size == 2:
+            found["local"] = gradients(world, config, ITC, contrast="local")
+            found["sharded"] = gradients(world, replace(config, parallel="fsdp"), one_length=True)
+        return found
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_losses_and_gradients_are_those_of_one_process(run, tmp_path, size):
+    """Every objective at once: pairs, a share of fused rows, captions that occur twice, texts of many lengths."""
+    every, itc = gradients(ALONE, run), gradients(ALONE, run, ITC)
+    near = gradients(ALONE, run, negatives_within=16 // size, trim=0.3)
+    assert all(every[f"loss.{name}"] > 0 for name in ALL.active())
+    assert near["loss.itm"] != every["loss.itm"], "other negatives"
+    outside = {name: itc[name] for name in ("loss.itc", "logit_scale")}
+    backbone = {name: value for name, value in itc.items() if name not in outside}
+    for found in on(size, all_gradients, tmp_path / "out", run):
+        assert_close(found["every"], every)
+        assert_close(found["near"], near)
+        # VLMo's code: the loss and the scale's gradient are right, the backbone's is 1 / processes of what it should be
+        published = found["published"]
+        assert_close({k: published[k] for k in backbone}, backbone, scale=1 / size)
+        assert_close({k: published[k] for k in outside}, outside)
+        if size == 2:
+            assert_close(found["sharded"], every)
+            assert found["local"]["loss.itc"] < 0.9 * itc["loss.itc"], "fewer to tell apart"
+
+
+# ---- whole runs
+class Stopped(Exception):
+    """Raised by a test after a step."""
+
+
+def stop_after(last: int):
+    def on_step(step: int) -> None:
+        if step == last:
+            raise Stopped
+
+    return on_step
+
+
+def evaluated(model: VLMo, _) -> dict[str, float]:
+    return {"scale": float(model.logit_scale.detach()), "sharded": float(is_sharded(model.logit_scale))}
+
+
+def whole_runs(config: TrainConfig) -> str:
+    out = lambda name: str(Path(config.out).parent / name)
+    with processes(CPU) as world:
+        done = train(replace(config, out=out("two"), eval_every=2), evaluate=evaluated, progress=False)
+        assert done.step == 4
+        sharded = replace(config, parallel="fsdp", eval_every=2)
+        with pytest.raises(Stopped):
+            train(replace(sharded, out=out("cut")), evaluate=evaluated, progress=False, on_step=stop_after(2))
+        train(replace(sharded, out=out("one-cut")), evaluate=evaluated, progress=False, resume=True)
+        if world.rank == 1:
+            Processor.normalize = lambda self, pixels: torch.full(pixels.shape, torch.nan)
+        with pytest.raises(NonFiniteLoss, match="step 0") as error:
+            train(replace(config, out=out("broken"), losses=LossWeights(mim=1.0)), progress=False)
+        return str(error.value)
+
+
+def numbers(run: Path) -> list[dict]:
+    rows = checkpoints.read_metrics(run / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in ("seconds", "samples_per_s", "data_wait")} for row in rows]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    last = checkpoints.latest(run)
+    assert last
+    average = {f"average.{k}": v for k, v in read_tensors(last.path / "model.safetensors").items()}
+    return checkpoints.read_state(last)["model"] | average
+
+
+def test_runs_are_those_of_one_process_and_go_on_with_any_number_of_them(run, tmp_path):
+    # A large eps: where a gradient is 0 but for rounding, Adam would make a whole step of it.
+    config = replace(run, steps=4, save_every=2, eval_every=2, eps=1e-3, precision="fp32", out=str(tmp_path / "one"))
+    train(config, evaluate=evaluated, progress=False)
+    cut = replace(config, out=str(tmp_path / "one-cut"))
+    with pytest.raises(Stopped):
+        train(cut, evaluate=evaluated, progress=False, on_step=stop_after(2))
+    broken = on(2, whole_runs, tmp_path / "out", config)
+    named = [set(re.findall(r"p\d\d\d", message.split("batch: ")[1])) for message in broken]
+    assert [len(names) for names in named] == [8, 8], "each process stops, and names its part of the batch"
+    assert not named[0] & named[1]
+    train(replace(config, out=str(tmp_path / "cut")), evaluate=evaluated, progress=False, resume=True)
+    before = {k: v.detach() for k, v in build(config, Table.open(config.data))[0].state_dict().items()}
+    moved = {k: v - before[k.removeprefix("average.")] for k, v in weights(tmp_path / "one").items()}
+    for name in ("two", "cut", "one-cut"):
+        for found, row in zip(numbers(tmp_path / name), numbers(tmp_path / "one"), strict=True):
+            assert found == pytest.approx(row, rel=1e-4), name
+        error = {k: v - before[k.removeprefix("average.")] - moved[k] for k, v in weights(tmp_path / name).items()}
+        far = [k for k, v in moved.items() if error[k].norm() > 1e-4 * v.norm()]
+        assert not far, f"{name}: of how far one process moved them, these are off by more than 1e-4"
