@@ -21,7 +21,7 @@ def chirp(name: str, size: int) -> Tensor:
 
 
 def weight(name: str, shape: tuple[int, ...]) -> Tensor:
-    """A weight by its published name. Norms and LayerScale lie round one half and one, temperatures at 1 / 0.07."""
+    """A weight by its published name. Norms lie round one, LayerScale round one half; temperatures are 1 / 0.07."""
     if name.endswith(("logit_scale", "logit_vl_scale")):
         return torch.full(shape, 2.6592600, dtype=torch.float64)
     size = 1
@@ -65,6 +65,7 @@ MLM_LABELS = torch.full_like(IDS, -100)
 for _row, _column in ((0, 3), (0, 7), (1, 2), (2, 1), (2, 5), (2, 6), (3, 2)):
     MASKED_IDS[_row, _column], MLM_LABELS[_row, _column] = 4, IDS[_row, _column]
 PIXELS = torch.round(127.5 + 127.5 * chirp("pixels", 4 * 3 * 64 * 64)).view(4, 3, 64, 64)  # 0..255
+LARGER = torch.round(127.5 + 127.5 * chirp("larger", 4 * 3 * 80 * 80)).view(4, 3, 80, 80)
 PATCH_MASK = torch.tensor([[i % 4 == b for i in range(16)] for b in range(4)])
 
 

@@ -13,6 +13,7 @@ import importlib.machinery
 import json
 import math
 import sys
+import tempfile
 import types
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from formula import (
     IDS,
+    LARGER,
     MASK,
     MASKED_IDS,
     MLM_LABELS,
@@ -31,6 +33,8 @@ from formula import (
     normalized,
     weights,
 )
+from scipy import interpolate
+from scipy.interpolate import RectBivariateSpline
 from torch import Tensor, nn
 
 WIDTH, HEADS, LAYERS, VOCAB, TEXT, SIZE = 96, 4, 5, 50, 12, 64
@@ -139,7 +143,8 @@ def install(unilm: Path, torchscale: Path) -> dict:
     module("fairscale.nn", checkpoint_wrapper=None, wrap=None)
     module("tensorboardX", SummaryWriter=None)
     module("torch._six", inf=math.inf)
-    module("scipy", interpolate=None)
+    # interp2d, which the published loader calls, left SciPy in 1.14; this is its documented successor
+    interpolate.interp2d = lambda x, y, z, kind: lambda a, b: RectBivariateSpline(y, x, z)(b, a)
     sys.path[:0] = [str(unilm / "vlmo"), str(unilm / "beit"), str(unilm / "beit3"), str(torchscale)]
     Tensor.get_device = lambda self: self.device  # type: ignore[method-assign, assignment]
     Tensor.float = lambda self: self.double()  # type: ignore[method-assign]
@@ -186,9 +191,10 @@ def vlmo(models: dict, absolute: bool) -> dict[str, Any]:
         patch_size=16, embed_dim=WIDTH, depth=LAYERS, num_heads=HEADS, vlffn_start_layer_index=3,
         norm_layer=partial(nn.LayerNorm, eps=1e-6), **(layout if absolute else {}), **options)  # fmt: skip
     names = dict.fromkeys(("itm", "itc", "mlm"), 1) | dict.fromkeys(("textmlm", "vqa", "nlvr2", "irtr"), 0)
-    model = prepared(VLMo({"model_arch": "tiny", "image_size": SIZE, "drop_path_rate": 0.0, "vocab_size": VOCAB,
-                           "max_text_len": TEXT, "max_text_len_of_initckpt": 196, "loss_names": names,
-                           "load_path": "", "test_only": False}))  # fmt: skip
+    config = {"model_arch": "tiny", "image_size": SIZE, "drop_path_rate": 0.0, "vocab_size": VOCAB,
+              "load_path": "", "test_only": False, "max_text_len": TEXT, "max_text_len_of_initckpt": 196,
+              "loss_names": names}  # fmt: skip
+    model = prepared(VLMo(config))
     batch = {"text_ids": IDS, "text_masks": MASK, "text_labels": torch.full_like(IDS, -100),
              "text_ids_mlm": MASKED_IDS, "text_labels_mlm": MLM_LABELS,
              "image": [normalized(PIXELS)]}  # fmt: skip
@@ -205,6 +211,17 @@ def vlmo(models: dict, absolute: bool) -> dict[str, Any]:
     losses = {"itc": itc["itc_loss"], "itm": itm["itm_loss"], "mlm": objectives.compute_mlm(model, batch)["mlm_loss"]}
     out["losses"] = {name: float(loss) for name, loss in losses.items()}
     out["gradients"] = gradients(model, sum(losses.values(), torch.zeros(())))
+
+    with tempfile.TemporaryDirectory() as folder:  # the published loader takes the positions to a larger picture
+        state = model.state_dict()
+        for name in () if absolute else ("relative", "text_relative", "text_imag_relative"):
+            state[f"{name}_position_index"] = getattr(model, f"{name}_position_index")
+        torch.save(state, f"{folder}/model.pt")
+        torch.set_default_dtype(torch.float64)  # or the new table would be cut to float32
+        larger = VLMo(config | {"image_size": 80, "load_path": f"{folder}/model.pt"})
+        torch.set_default_dtype(torch.float32)
+    fused = larger.infer(batch | {"image": [normalized(LARGER)]})
+    out["larger"] = {"pooled": kept(fused["cls_feats"]), "image_states": kept(fused["image_feats"])}
     return out
 
 

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from formula import IDS, MASK, MASKED_IDS, MLM_LABELS, PATCH_MASK, PIXELS, checksum, direction, normalized, weights
+from formula import (
+    IDS,
+    LARGER,
+    MASK,
+    MASKED_IDS,
+    MLM_LABELS,
+    PATCH_MASK,
+    PIXELS,
+    checksum,
+    direction,
+    normalized,
+    weights,
+)
 from torch import Tensor
 
 from omma.models import layouts
@@ -93,6 +105,15 @@ def test_vlmo_features_are_those_of_the_published_code(published):
     for head in ("itc", "itc_vl"):  # projected in float32, whatever the model's precision
         agrees(model.encode_text(IDS, MASK, head), golden[f"{head}_text"], 1e-5)
         agrees(model.encode_image(IMAGES, head), golden[f"{head}_image"], 1e-5)
+
+
+def test_at_a_larger_size_vlmo_is_what_the_published_loader_makes_of_it(published):
+    """4 to 5 patches a side: the relative table by the spline, learned positions bicubically."""
+    _, golden = published
+    model = load_official_vlmo(weights(golden["shapes"]), num_heads=4, image_size=80)
+    fused = model(IDS, MASK, normalized(LARGER))
+    agrees(fused.last_hidden_state[:, 12:], golden["larger"]["image_states"], 1e-6)
+    agrees(fused.pooled, golden["larger"]["pooled"], 1e-6)
 
 
 def test_vlmo_losses_and_every_gradient_are_those_of_the_published_code(published, monkeypatch):

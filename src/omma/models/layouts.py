@@ -229,7 +229,7 @@ def convert_beit(
         image_size=grid * patch_size, patch_size=patch_size, vocab_size=vocab_size, max_text_len=max_text_len,
         hidden_size=width, num_layers=layers, num_heads=heads, num_vl_layers=0, positions=positions,
         mlp_ratio=ratio(tensors, "blocks.0.experts.image.fc1.weight"),
-        final_norm="shared" if "norm.weight" in tensors or not pooled else "none",
+        final_norm="none" if "fc_norm.weight" in state and "norm.weight" not in tensors else "shared",
         layer_scale=0.1 if "blocks.0.gamma_1" in tensors else None, mim_size=rows(tensors, "mim_head.weight") or None,
         classes=labels(tensors, "class_head.fc.weight", classes, where, "classes"))  # fmt: skip
     text_half = ("word_embed.", "text_norm.", "text_positions", *HEAD_NAMES[:5])
