@@ -3,8 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
+from omma.config import apply
 from omma.models.vlmo_config import PRESETS
+from omma.models.weights import read_config, read_tensors
+from omma.training.loop import train
 from omma.training.recipes import RECIPES, by_family, load_recipe
 from omma.training.stage_recipes import PUBLISHED, SIZES, STAGE_RECIPES
 
@@ -61,3 +65,41 @@ def test_recipes_that_differ_in_size_stand_in_one_line():
     assert covered >= set(STAGE_RECIPES)
     assert covered | set(lines) >= set(RECIPES)
     assert all(f"omma train {name} " in (RECIPES[name].__doc__ or "") for name in RECIPES)
+
+
+@pytest.mark.parametrize("size", ["base", "base_plus"])  # relative positions, and learned ones
+def test_the_stages_follow_one_another_in_miniature(size, coloured_table, tmp_path):
+    """Nothing that a stage learned is lost on the way to the next, but the positions of words that are cut off."""
+    (tmp_path / "book.txt").write_text("\n".join(f"a red square on the left of page {i}" for i in range(9)))
+    small = ["steps=1", "warmup=0", "device=cpu", "threads=1", "model.image_size=16", "model.patch_size=8",
+             "model.hidden_size=24", "model.num_layers=3", "model.num_heads=2", "model.vocab_size=60"]  # fmt: skip
+
+    def stage(name: str, *changes: str, init: str = "", sizes: tuple = tuple(small)):
+        init = [f"init={tmp_path / init}"] if init else []
+        batch = [f"batch_size={8 if name != 'mlm' else 4}"]
+        config = apply(load_recipe(f"vlmo-{size}-{name}"), [*sizes, *batch, f"out={tmp_path / name}", *init, *changes])
+        done = train(config, progress=False)
+        return read_tensors(done.path / "model.safetensors"), read_config(done.path)
+
+    pictures = f"data={coloured_table}"
+    seen, _ = stage("mim", pictures, "mim.codes=5")
+    assert seen["mim_head.weight"].shape == (5, 24)
+    read, config = stage("mlm", f"dataset.texts={tmp_path / 'book.txt'}", init="mim")
+    assert (config.max_text_len, config.num_vl_layers) == (196, 0)
+    frozen = ["cls_token", "mask_token", *(name for name in seen if ".attention." in name or ".image." in name)]
+    assert len(frozen) == 2 + 3 * (5 + 6)
+    assert all(torch.equal(read[name], seen[name]) for name in frozen)
+    both, config = stage("vl", pictures, "model.num_vl_layers=1", "model.drop_path=0", "peak_lr=0", init="mlm")
+    assert (config.max_text_len, config.mim_size) == (40, 5)
+    new = {name for name in both if name not in read}
+    assert {name.split(".")[0] if "experts" not in name else "vl" for name in new} == {
+        "vl", "itc_vl_image", "itc_vl_text", "logit_scale_vl"}  # fmt: skip
+    for name in read:
+        kept = read[name][:40] if name == "text_positions" else read[name]
+        assert torch.equal(both[name], kept), name
+    larger = ("steps=1", "warmup=0", "device=cpu", "threads=1", "model.image_size=32", "peak_lr=0")
+    tuned, config = stage("retrieval-coco", pictures, init="vl", sizes=larger)
+    assert (config.image_size, config.hidden_size, config.drop_path) == (32, 24, 0.2)
+    grown = {name for name in both if tuned[name].shape != both[name].shape}
+    assert grown == {"relative_bias.table" if size == "base" else "image_positions"}
+    assert all(torch.equal(tuned[name], both[name]) for name in both if name not in grown)
