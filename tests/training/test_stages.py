@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from omma.models.preprocess import Processor, train_wordpiece
 from omma.models.weights import read_tensors
@@ -103,3 +104,15 @@ def test_fifteen_percent_of_the_words_are_hidden_wherever_they_stand_and_padding
     np.testing.assert_array_equal(hidden[~special], first[~special])  # a piece is hidden with its word's first piece
 
 
+
+
+def test_words_of_a_sentencepiece_vocabulary_are_hidden_whole():
+    """BEiT-3's tokenizer marks where a word starts, BERT's where it goes on."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "\u2581walk", "ing", "\u2581dog", "s"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=3))
+    processor = Processor(tokenizer, image_size=16, max_text_len=12)
+    ids = np.array([[0, 5, 6, 7, 8, 2, 1, 1]] * 200)
+    _, labels = mask_words(ids, np.random.default_rng(0), 0.5, continuation_ids(processor), processor)
+    hidden = labels != IGNORE
+    assert {tuple(row) for row in hidden[:, 1:5].tolist()} == {(True, True, False, False), (False, False, True, True)}
+    assert not hidden[:, [0, 5, 6, 7]].any()

@@ -347,11 +347,13 @@ class Prefetch:
 
 # ---------------------------------------------------------------------------------------------------------- masking
 def continuation_ids(processor: Processor) -> np.ndarray:
-    """(V,) bool: which ids continue a word ("##ing"), so that words are hidden whole."""
+    """(V,) bool: which ids continue a word, so that words are hidden whole: "##ing" of WordPiece, and of SentencePiece
+    all but "▁walk"."""
     vocab = processor.tokenizer.get_vocab()
+    by_start = any(token.startswith("▁") for token in vocab)
     continues = np.zeros(max(vocab.values()) + 1, dtype=bool)
     for token, i in vocab.items():
-        continues[i] = token.startswith("##")
+        continues[i] = not token.startswith("▁") if by_start else token.startswith("##")
     return continues
 
 

@@ -164,13 +164,14 @@ def load_recipe(name: str) -> TrainConfig:
 
 
 def by_family() -> dict[str, str]:
-    """Every recipe's first line by name; those that differ in size stand in one line, as vlmo-SIZE-vl."""
+    """Every recipe's first sentence by name; those that differ in size stand in one line, as vlmo-SIZE-vl."""
     families: dict[object, list[str]] = {}
     for name, make in RECIPES.items():
         families.setdefault(getattr(make, "func", make), []).append(name)
     found = {}
     for names in families.values():
-        about = (RECIPES[names[0]].__doc__ or "").strip().splitlines()[0]
+        paragraph = (RECIPES[names[0]].__doc__ or "").strip().partition("\n\n")[0]
+        about = " ".join(paragraph.split()).partition(". ")[0].rstrip(".") + "."
         if len(names) == 1:
             found[names[0]] = about
         else:
