@@ -28,7 +28,7 @@ from omma.scenes.looks import STYLES, Look
 from omma.scenes.world import Thing, World, generator, sample_attributes, sample_backdrop
 from omma.training.recipes import load_recipe
 
-NAMES = {kind: article(spec.noun) for kind, spec in KINDS.items()}
+NAMES = {kind: article(said.noun) for kind, said in KINDS.items()}
 
 
 def pictures(number: int, style: str, *key: object) -> list[tuple[str, Image.Image]]:
