@@ -112,3 +112,14 @@ def test_a_routed_model_is_saved_and_read_again(tmp_path, batch):
 def test_settings_that_contradict_each_other_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         replace(TINY, **options)
+
+
+def test_experts_are_given_whole_steps_of_rows_so_that_few_shapes_occur():
+    rows = []
+    experts = torch.nn.ModuleDict({name: torch.nn.Identity() for name in ("image", "text")})
+    for expert in experts.values():
+        expert.forward = lambda x, scale: rows.append(len(x)) or x
+    router = Router(4, ("image", "text"), 1, prior=1e4, eps=1e-6)
+    x = torch.randn(3, 100, 4)
+    torch.testing.assert_close(router(x, experts, "vl", 40), x)
+    assert rows == [256, 128]  # of 180 and 120

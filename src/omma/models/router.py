@@ -45,7 +45,11 @@ class Router(nn.Module):
             self.loads.append((counts / (n * k), probabilities.mean(dim=0)))
         order = chosen.flatten().argsort(stable=True)
         pieces = x.reshape(n, D).index_select(0, order // k).split(counts.tolist())
-        given = [expert(piece, scale) for expert, piece in zip(experts.values(), pieces, strict=True) if len(piece)]
+        given = [
+            expert(in_steps(piece), scale)[: len(piece)]
+            for expert, piece in zip(experts.values(), pieces, strict=True)
+            if len(piece)
+        ]
         back = torch.cat(given).index_select(0, order.argsort()).view(n, k, D)
         return (back * gates.to(back.dtype)[..., None]).sum(dim=1).view_as(x)
 
@@ -57,6 +61,12 @@ class Router(nn.Module):
             rows[:text_len], rows[text_len:] = MODALITIES.index("text"), MODALITIES.index("image")
         logits = logits.to(self.prior.dtype) + self.prior.index_select(0, rows)
         return logits.softmax(dim=-1)
+
+
+def in_steps(x: Tensor, step: int = 128) -> Tensor:
+    """x (n, D) with rows of 0 up to a multiple of `step`: a CPU's matrix products are compiled anew for each number of
+    rows, and a router gives another number every time."""
+    return torch.nn.functional.pad(x, (0, 0, 0, -len(x) % step))
 
 
 def balance_loss(shares: Tensor, probabilities: Tensor) -> Tensor:
