@@ -169,7 +169,7 @@ def test_hidden_words_know_the_special_tokens_of_berts_vocabulary():
     rng = np.random.default_rng(0)
     ids = np.array(processor.text_ids([" ".join(rng.choice(WORDS, 6)) for _ in range(2000)]))
     assert set(ids[:, 0]) == {11}
-    masked, labels = mask_words(ids, rng, 0.3, continuation_ids(processor), processor)
+    masked, labels = mask_words(ids, [rng] * len(ids), 0.3, continuation_ids(processor), processor)
     hidden = labels != IGNORE
     assert not hidden[:, [0, -1]].any()  # [CLS] and [SEP]
     written = masked[hidden & (masked != ids)]

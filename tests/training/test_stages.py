@@ -84,7 +84,7 @@ def test_fifteen_percent_of_the_words_are_hidden_wherever_they_stand_and_padding
     texts = [" ".join(rng.choice(words, int(rng.integers(6, 60)))) for _ in range(1500)]
     ids, mask = (t.numpy() for t in processor.texts(texts))
     continues = continuation_ids(processor)
-    _, labels = mask_words(ids, rng, 0.15, continues, processor)
+    _, labels = mask_words(ids, [rng] * len(ids), 0.15, continues, processor)
     hidden = labels != IGNORE
     special = np.isin(ids, [processor.tokenizer.token_to_id(t) for t in ("[CLS]", "[SEP]", "[PAD]")])
     assert (mask == 0).sum() > 30000
@@ -112,7 +112,7 @@ def test_words_of_a_sentencepiece_vocabulary_are_hidden_whole():
     tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=3))
     processor = Processor(tokenizer, image_size=16, max_text_len=12)
     ids = np.array([[0, 5, 6, 7, 8, 2, 1, 1]] * 200)
-    _, labels = mask_words(ids, np.random.default_rng(0), 0.5, continuation_ids(processor), processor)
+    _, labels = mask_words(ids, [np.random.default_rng(0)] * len(ids), 0.5, continuation_ids(processor), processor)
     hidden = labels != IGNORE
     assert {tuple(row) for row in hidden[:, 1:5].tolist()} == {(True, True, False, False), (False, False, True, True)}
     assert not hidden[:, [0, 5, 6, 7]].any()
