@@ -195,16 +195,16 @@ def test_a_small_beit3_learns_from_random_weights():
                   masked_ids=torch.where(mlm > 0, 4, ids), mlm_labels=mlm, patch_mask=torch.zeros(4, 4).bool(),
                   partner=torch.full((4,), -1), texts=[tuple(row) for row in ids.tolist()])  # fmt: skip
     pixels = torch.randn(4, 3, 32, 32)
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=5e-3)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-2)
     history = []
-    for step in range(25):
+    for step in range(16):
         losses = compute_losses(model, batch, pixels, LossWeights(itc=1.0, itm=1.0, mlm=1.0), (step,))
         optimizer.zero_grad()
         sum(losses.values(), torch.zeros(())).backward()
         optimizer.step()
         history.append({name: loss.item() for name, loss in losses.items()})
-    for name, start in history[0].items():
-        assert history[-1][name] < 0.85 * start, name
+    for name, share in (("itc", 0.5), ("mlm", 0.5), ("itm", 0.95)):  # matching falls last: its negatives change
+        assert history[-1][name] < share * history[0][name], name
 
 
 def test_every_combination_trains_both_modalities():
