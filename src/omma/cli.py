@@ -233,9 +233,10 @@ def train_on_folder(changes: list[str], config: Path | None, resume: bool, as_js
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint, run folder or model name.")],
-    task: Annotated[str, typer.Argument(help="retrieval, rerank, statements, patterns, vqa, nlvr2 or caption.")],
+    task: Annotated[str, typer.Argument(help="retrieval, rerank, statements, patterns, vqa, nlvr2, nlvr or caption.")],
     data: Annotated[Path, typer.Option(help="Folder of the tables, or the table that the task reads.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the report and one row per item.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="File for one line an item: id,prediction.")] = None,
     where: Where = None,
     language: Annotated[list[str] | None, typer.Option(help="Captions to use, e.g. en; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many items.")] = None,
@@ -266,6 +267,8 @@ def evaluate(
             seed=seed,
             progress=True,
         )
+        if predictions:
+            report.write_predictions(predictions)
     answer(as_json, report.to_json(), lambda: report)
 
 

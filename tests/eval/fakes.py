@@ -220,8 +220,9 @@ def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=
                 truth = "true" if first[0] == m else "false"
                 told = {"prompt": f"the left one is {m}", "options": ["true", "false"], "answer": truth}
                 shown = [f"p{x}" for x in first]
-                items.append({**base, **told, "id": f"{group}-left-{m}-{first[0]}", "task": "comparison",
-                              "pictures": shown})  # fmt: skip
+                for task in ("comparison", "nlvr"):
+                    name = f"{group}-left-{m}-{first[0]}-{task}"
+                    items.append({**base, **told, "id": name, "task": task, "pictures": shown})
             for said, statement in zip(two, statements, strict=True):
                 truth = {"prompt": statement, "options": ["true", "false"], "answer": "true" if said == m else "false"}
                 items.append({**base, **truth, "id": f"{group}-{m}-{said}", "task": "statement", "pictures": [f"p{m}"]})

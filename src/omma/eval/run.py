@@ -27,6 +27,7 @@ from rich.table import Table as RichTable
 from omma.eval.scorer import Scorer, View
 from omma.eval.task import GREY, METHODS, VARIANTS, Answer, Grid, Item, Task, cells, derangement, finite, sample
 from omma.eval.tasks.caption import CAPTION
+from omma.eval.tasks.nlvr import NLVR
 from omma.eval.tasks.nlvr2 import NLVR2
 from omma.eval.tasks.patterns import PATTERNS
 from omma.eval.tasks.rerank import RERANK
@@ -45,6 +46,7 @@ TASKS: dict[str, Task] = {
     "nlvr2": NLVR2,
     "segmentation": SEGMENTATION,
     "caption": CAPTION,
+    "nlvr": NLVR,
 }
 EMBEDDING = {"itc", "itm"}  # kinds of score for which pictures and texts are embedded
 
@@ -99,6 +101,17 @@ class Report:
         with replacing(folder / "report.json") as path:
             path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return folder
+
+    def write_predictions(self, path: str | Path) -> int:
+        """One line an item, "id,prediction", of what the model said with its own pictures; returns how many.
+
+        An item that could not be scored has no line. NLVR's own metrics script reads this form.
+        """
+        said = [row for row in self.rows.select(["item", "variant", "prediction"]).to_pylist()
+                if row["variant"] == "model" and row["prediction"] is not None]  # fmt: skip
+        with replacing(Path(path)) as part:
+            part.write_text("".join(f"{row['item']},{row['prediction']}\n" for row in said), encoding="utf-8")
+        return len(said)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Report":

@@ -140,18 +140,26 @@ class ConvStem(nn.Module):
 
     A part looks the same wherever it lies within a patch; a linear map has to learn it anew for every offset, which
     takes more data than a small model is given. A 7 x 7 convolution of stride 4, then 3 x 3 ones of stride 2 and twice
-    the width, up to the patch size; no norm between them, one LayerNorm at the end.
+    the width, up to the patch size; a patch of 20 px ends with a 5 x 5 one of stride 5 and four times the width
+    instead. No norm between them, one LayerNorm at the end.
     """
 
     def __init__(self, hidden_size: int, patch_size: int, width: int = 32):
         super().__init__()
         halvings = patch_size.bit_length() - 3
-        if halvings < 0 or 4 * 2**halvings != patch_size:
-            raise ValueError(f"a conv stem needs a patch_size of 4, 8, 16 or 32, not {patch_size}; or take stem=patch")
-        convs = [nn.Conv2d(3, width, 7, stride=4, padding=3)]
-        convs += [nn.Conv2d(width * 2**i, width * 2 ** (i + 1), 3, stride=2, padding=1) for i in range(halvings)]
+        convs: list[nn.Module] = [nn.Conv2d(3, width, 7, stride=4, padding=3)]
+        if patch_size == 20:
+            last = 4 * width
+            convs.append(nn.Conv2d(width, last, 5, stride=5))
+        elif halvings >= 0 and 4 * 2**halvings == patch_size:
+            last = width * 2**halvings
+            convs += [nn.Conv2d(width * 2**i, width * 2 ** (i + 1), 3, stride=2, padding=1) for i in range(halvings)]
+        else:
+            raise ValueError(
+                f"a conv stem needs a patch_size of 4, 8, 16, 20 or 32, not {patch_size}; or take stem=patch"
+            )
         self.convs = nn.ModuleList(convs)
-        self.proj = nn.Conv2d(width * 2**halvings, hidden_size, 1)
+        self.proj = nn.Conv2d(last, hidden_size, 1)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-6)
 
     def init_weights(self) -> None:

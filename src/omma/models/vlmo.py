@@ -402,11 +402,15 @@ class VLMo(nn.Module):
         """
         if self.set_head is None:
             raise ValueError("this model has no set head; build it with VLMoConfig(num_set_classes=2) and fine-tune it")
+        return self.set_head(self.meet(input_ids, attention_mask, pictures))
+
+    def meet(self, input_ids: Tensor, attention_mask: Tensor | None, pictures: Tensor) -> Tensor:
+        """The text with each of its pictures (B, K, 3, height, width) by itself, pooled: (B, K, D)."""
         B, K = pictures.shape[:2]
         text = self.embed_text(input_ids).repeat_interleave(K, dim=0)
         mask = attention_mask.repeat_interleave(K, dim=0) if attention_mask is not None else None
         pooled = self.encode(text, mask, self.embed_image(pictures.flatten(0, 1)), self.grid_of(pictures)).pooled
-        return self.set_head(pooled.view(B, K, -1))
+        return pooled.view(B, K, -1)
 
     def classify(self, pixel_values: Tensor) -> Tensor:
         """Logits over config.classes (B, C) of a picture alone."""

@@ -43,7 +43,8 @@ class DataConfig:
     crop_scale: float = 0.9  # smallest share of the picture's area that a random crop keeps; 1.0: no crop
     jitter: float = 0.1  # brightness and contrast change at random by up to this share
     flip: bool = False  # mirror half of the pictures; wrong wherever a caption says left or right
-    label: str | None = None  # column of a pictures table that holds what losses.classify is to say
+    length_window: int = 0  # items of so many batches are sorted by length among themselves: less padding; 0: none
+    label: str | None = None  # column of a pictures table that holds what losses.classify or losses.tags are to say
     max_labels: int = 3129  # answers or classes to learn, the most frequent ones (VQA v2: those seen nine times)
     mixup: float = 0.0  # alpha of the share of another picture that is laid over one (losses.classify); 0: none
     cutmix: float = 0.0  # the same for a rectangle of another picture; with both, each batch draws one of them

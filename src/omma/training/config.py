@@ -16,6 +16,7 @@ class TrainConfig:
     recipe: str = ""
     data: str = ""  # folder of a pictures table
     out: str = ""  # the run folder
+    words: str | None = None  # table whose texts the tokenizer is learned from; None: data
     init: str | None = None  # model folder or run to start from: every weight whose name and shape fit
     # The model is that of init; only what differs from VLMoConfig() here is set anew, such as a larger image_size.
     inherit: bool = False
@@ -23,6 +24,7 @@ class TrainConfig:
     dataset: DataConfig = field(default_factory=DataConfig)
     losses: LossWeights = field(default_factory=LossWeights)
     mim: MIMConfig = field(default_factory=MIMConfig)
+    vl_from: Literal["", "image"] = ""  # "image": vision-language experts start as init's image experts of their layer
     panels: int | None = None  # a picture is so many panels side by side; None: as init's processor has it
     panel_gap: float = 0.0  # width of the strip between two panels, as a share of the picture's
     prompts: int = 0  # learned vectors before the words (CoOp): with any prompts, all of init stays as it is but these

@@ -13,7 +13,8 @@ from omma.models.positions import fit_positions
 from omma.models.vlmo import VLMo, VLMoConfig
 from omma.training.items import TRUE_FALSE
 
-ITEM_OBJECTIVES = ("answer", "pair", "set", "classify")  # those that want an `ItemBatch`
+PARTS = tuple("0123456789")  # what losses.parts can say of a picture
+ITEM_OBJECTIVES = ("answer", "pair", "set", "parts", "classify", "tags")  # those that want an `ItemBatch`
 
 
 def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -36,8 +37,8 @@ def item_losses(step: Any) -> dict[str, Tensor]:
     """
     model, batch, pictures = step.model, step.batch, step.pixel_values
     losses: dict[str, Tensor] = {}
-    wanted = {"answer": 1, "classify": 1, "pair": 2}
-    for name in [name for name in ITEM_OBJECTIVES if name in step.on]:
+    wanted = {"answer": 1, "classify": 1, "tags": 1, "pair": 2}
+    for name in [name for name in ("answer", "classify", "tags", "pair") if name in step.on]:
         if wanted.get(name, pictures.shape[1]) != pictures.shape[1]:
             raise ValueError(f"losses.{name} takes {wanted[name]} pictures an item; these have {pictures.shape[1]}")
         if name == "answer":
@@ -45,17 +46,46 @@ def item_losses(step: Any) -> dict[str, Tensor]:
             losses[name] = answer_loss(logits, batch.targets)
         elif name == "classify":
             losses[name] = label_loss(model.classify(pictures[:, 0]), batch.targets)
-        elif name == "pair":
+        elif name == "tags":
+            losses[name] = tags_loss(model.classify(pictures[:, 0]), batch.targets)
+        else:
             logits = model.classify_pair(batch.input_ids, batch.attention_mask, pictures[:, 0], pictures[:, 1])
             losses[name] = label_loss(logits, batch.targets)
-        else:
-            losses[name] = label_loss(model.compare(batch.input_ids, batch.attention_mask, pictures), batch.targets)
+    if step.on.keys() & {"set", "parts"}:
+        losses |= set_losses(step)
     return losses
+
+
+def tags_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy, averaged over pictures and tags: logits (B, C) against 0 or 1 (B, C)."""
+    return F.binary_cross_entropy_with_logits(logits.float(), targets)
+
+
+def set_losses(step: Any) -> dict[str, Tensor]:
+    """Sets of pictures: whether the sentence is true, and what it looks for in each of them, from the same passes."""
+    model, batch, losses = step.model, step.batch, {}
+    pooled = model.meet(batch.input_ids, batch.attention_mask, step.pixel_values)
+    if "set" in step.on:
+        losses["set"] = label_loss(model.set_head(pooled), batch.targets)
+    if "parts" in step.on:
+        losses["parts"] = parts_loss(model.answer_head(pooled), batch.parts)
+    return losses
+
+
+def parts_loss(logits: Tensor, parts: Tensor) -> Tensor:
+    """Cross-entropy of a number for each picture: logits (B, K, C) against parts (B, K), below 0 where unknown.
+
+    Zero where none is known.
+    """
+    known = parts >= 0
+    total = F.cross_entropy(logits.float()[known], parts[known], reduction="sum")
+    return total / known.sum().clamp(min=1)
 
 
 def labels_for(config: VLMoConfig, objectives: set[str]) -> tuple[str, ...]:
     """The labels that an item objective's targets stand for. ValueError for objectives that don't share them."""
-    kinds = {"answer": config.answers, "classify": config.classes, "pair": TRUE_FALSE, "set": TRUE_FALSE}
+    kinds = {"answer": config.answers, "classify": config.classes, "tags": config.classes,
+             **dict.fromkeys(("pair", "set", "parts"), TRUE_FALSE)}
     found = {kinds[name] for name in objectives & kinds.keys()}
     if len(found) != 1 or objectives - kinds.keys():
         raise ValueError(f"the objectives {', '.join(sorted(objectives))} can't share a step: their batches hold "
@@ -68,10 +98,12 @@ def with_heads(config: VLMoConfig, objectives: set[str], labels: tuple[str, ...]
     changes: dict[str, Any] = {}
     if "answer" in objectives and not config.answers:
         changes["answers"] = labels
-    if "classify" in objectives and not config.classes:
+    if objectives & {"classify", "tags"} and not config.classes:
         changes["classes"] = labels
     if "pair" in objectives and not config.num_pair_classes:
         changes |= {"num_pair_classes": len(TRUE_FALSE), "num_image_types": 2}
+    if "parts" in objectives and not config.answers:
+        changes["answers"] = PARTS
     if "set" in objectives and not config.num_set_classes:
         changes["num_set_classes"] = len(TRUE_FALSE)
     return changes

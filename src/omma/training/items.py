@@ -32,6 +32,7 @@ class ItemBatch:
     pixels: Tensor  # (B, K, 3, h, w) uint8
     input_ids: Tensor  # (B, T)
     attention_mask: Tensor  # (B, T)
+    parts: Tensor  # (B, K) what the item's column `parts` says of each picture or panel, -1 where it says nothing
     targets: Tensor  # (B, C) float32: share of each label; one of them is 1 unless people disagreed
 
     def to(self, device: torch.device) -> "ItemBatch":
@@ -77,6 +78,7 @@ class ItemBatches:
         self.ids: list[str] = []
         self.shown: list[tuple[str, ...]] = []
         self.targets: list[np.ndarray] = []
+        self.parts: list[list[int] | None] = []
         prompts: list[str] = []
         column = {label: k for k, label in enumerate(self.labels)}
         number = None  # pictures an item
@@ -94,6 +96,7 @@ class ItemBatches:
             self.ids.append(row["id"])
             self.shown.append(tuple(row["pictures"]))
             self.targets.append(target)
+            self.parts.append(row.get("parts"))
             prompts.append(row["prompt"] or "")
         self.prompts = processor.text_ids(prompts) if prompts else []
         self.steps_per_epoch = len(self.ids) // batch_size
@@ -107,9 +110,18 @@ class ItemBatches:
         return len(self.ids)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The epoch's row numbers, shuffled by (seed, epoch)."""
+        """The epoch's row numbers, shuffled by (seed, epoch); texts of one length together as far as config says so."""
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, numpy_generator(self.seed, "order", epoch).permutation(len(self.ids)))
+            rng, n = numpy_generator(self.seed, "order", epoch), self.batch_size
+            order = rng.permutation(len(self.ids))
+            if self.config.length_window > 1:
+                lengths = np.array([len(p) for p in self.prompts])
+                size = self.config.length_window * n
+                parts = [order[k : k + size] for k in range(0, len(order), size)]
+                order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+                whole = order[: len(order) // n * n].reshape(-1, n)
+                order = np.concatenate([rng.permutation(whole).reshape(-1), order[len(whole) * n :]])
+            self._epoch = (epoch, order)
         return self._epoch[1]
 
     def __getitem__(self, step: int) -> ItemBatch:
@@ -119,6 +131,7 @@ class ItemBatches:
         chosen = self.order(epoch)[first : first + own].tolist()
         input_ids, attention_mask = pad([self.prompts[i] for i in chosen], self.processor.max_text_len)
         pixels = np.stack([self._pixels(i, epoch) for i in chosen])
+        parts = [self.parts[i] or [-1] * pixels.shape[1] for i in chosen]
         targets = np.stack([self.targets[i] for i in chosen])
         if self.config.mixup or self.config.cutmix:
             rng = numpy_generator(self.seed, "mix", step)
@@ -129,6 +142,7 @@ class ItemBatches:
             pixels=torch.from_numpy(pixels),
             input_ids=input_ids,
             attention_mask=attention_mask,
+            parts=torch.tensor(parts),
             targets=torch.from_numpy(targets),
         )
 
@@ -187,10 +201,15 @@ def rows_of(table: Table, config: DataConfig) -> Any:
                          "Name the one that holds the labels: dataset.label=COLUMN")  # fmt: skip
     many = "answers" in table.columns and not labelled
     columns = ["id", config.label] if labelled else ["id", "pictures", "prompt", "answer"] + ["answers"] * many
+    if "parts" in table.columns and not labelled:
+        columns.append("parts")
     for record in table.scan(columns, where=config.where):
         for row in record.to_pylist():
             if labelled:
                 label = row[config.label]
+                if isinstance(label, list):
+                    yield {"id": row["id"], "pictures": [row["id"]], "prompt": "", "said": dict.fromkeys(label, 1.0)}
+                    continue
                 yield {"id": row["id"], "pictures": [row["id"]], "prompt": "",
                        "said": {} if label is None else {str(label): 1.0}}  # fmt: skip
                 continue
@@ -198,7 +217,8 @@ def rows_of(table: Table, config: DataConfig) -> Any:
             shares = {answer: min(1.0, 0.3 * n) for answer, n in said.items()}
             if not shares and row["answer"] is not None:
                 shares = {row["answer"]: 1.0}
-            yield {"id": row["id"], "pictures": row["pictures"] or [], "prompt": row["prompt"], "said": shares}
+            yield {"id": row["id"], "pictures": row["pictures"] or [], "prompt": row["prompt"], "said": shares,
+                   "parts": row.get("parts")}
 
 
 def labels_in(table: Table, config: DataConfig, most: int) -> tuple[str, ...]:

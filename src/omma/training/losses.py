@@ -48,7 +48,9 @@ class LossWeights:
     answer: float = 0.0  # questions about a picture: every answer right or wrong (VQA)
     pair: float = 0.0  # a sentence about two pictures: true or false (NLVR2)
     set: float = 0.0  # a sentence about K pictures in any order: true or false
+    parts: float = 0.0  # beside set: what the sentence asks about, as a number, in each of the K pictures
     classify: float = 0.0  # a picture's class
+    tags: float = 0.0  # what is true of a picture, any number of labels at once
     segment: float = 0.0  # a class for every pixel
 
     def only(self, names: frozenset[str]) -> "LossWeights":

@@ -14,6 +14,7 @@ from omma.models.vlmo_config import NANO
 from omma.training.batches import DataConfig
 from omma.training.config import TrainConfig
 from omma.training.losses import LossWeights
+from omma.training.nlvr_recipes import NLVR_RECIPES
 from omma.training.stage_recipes import STAGE_RECIPES
 from omma.training.task_recipes import TASK_RECIPES
 
@@ -150,6 +151,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "prompts": prompts,
     **STAGE_RECIPES,
     **TASK_RECIPES,
+    **NLVR_RECIPES,
 }
 
 

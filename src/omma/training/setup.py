@@ -167,7 +167,8 @@ def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, st
     else:
         folder = stored = None
         no_words = [""] if objectives == {"mim"} else []
-        tokenizer = train_wordpiece(texts_of(config, table) or no_words, config.model.vocab_size)
+        texts = texts_of(config, Table.open(config.words) if config.words else table)
+        tokenizer = train_wordpiece(texts or no_words, config.model.vocab_size)
         processor = Processor(tokenizer, config.model.image_size, config.model.max_text_len)
     if config.panels is not None:
         processor = replace(processor, panels=config.panels, panel_gap=config.panel_gap)
@@ -178,7 +179,8 @@ def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, st
         if stored is not None:  # the labels a head was trained on stay the head's
             kept = {k: getattr(stored, k) for k in ("answers", "classes") if not getattr(model_config, k)}
             model_config = replace(model_config, **kept)
-        wanted = {"answer": model_config.answers, "classify": model_config.classes}
+        classes = model_config.classes
+        wanted = {"answer": model_config.answers, "classify": classes, "tags": classes}
         unknown = any(name in objectives and not labels for name, labels in wanted.items())
         assert table is not None
         labels = labels_in(table, config.dataset, config.dataset.max_labels) if unknown else ()
@@ -201,6 +203,9 @@ def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, st
     model.prompts = prompts_for(model_config.hidden_size, tensors)
     if with_prompts(config):
         model.prompts = Prompts(model_config.hidden_size, config.prompts, config.visual_prompts)
+    if config.vl_from == "image":
+        ours = ".experts.image."
+        tensors |= {name.replace(ours, ".experts.vl."): tensor for name, tensor in tensors.items() if ours in name}
     assert stored is not None
     copied, own = load_matching(model, {name: fitted(model, stored, name, tensor) for name, tensor in tensors.items()})
     if not copied:
