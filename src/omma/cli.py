@@ -208,6 +208,8 @@ def train(
     with working(as_json):
         settings = apply(load_recipe(recipe), changes, toml=config)
         checkpoint = omma.train(settings, resume=resume, progress=True)
+    if int(os.environ.get("RANK", "0")) > 0:  # of several processes the first one answers
+        return
     last = checkpoint.metrics()[-1]
     result = {"recipe": recipe, "checkpoint": str(checkpoint.path), "step": checkpoint.step, "last_metrics": last}
     answer(as_json, {**result, "config": to_dict(settings)}, lambda: facts_table("train", result))
@@ -221,6 +223,9 @@ def train_on_folder(changes: list[str], config: Path | None, resume: bool, as_js
     given = {key: value for key, equals, value in (change.partition("=") for change in changes)
              if equals and key in ("data", "out", "device")}  # fmt: skip
     with working(as_json):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("the recipe vlmo reads, trains and measures in one process; for several, make a table "
+                             "first (omma ingest) and train by another recipe, such as vlmo-nano-vl")  # fmt: skip
         if "data" not in given:
             raise ValueError("no data: give a folder of pictures with captions beside them, data=FOLDER")
         rest = [change for change in changes if change.partition("=")[0] not in given]

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import signal
 import socket
 import traceback
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+import torch.distributed as dist
 
 from omma.models.preprocess import Processor
 from omma.models.vlmo import VLMo
@@ -101,16 +103,45 @@ def assert_close(found: dict, wanted: dict, scale: float = 1.0, rtol: float = 1e
             assert error < rtol, f"{name}: {error:.1e}"
 
 
+def exchanged(world: World) -> dict[str, int]:
+    """Elements that `fetch` sends, where every process asks for three of the four pictures that each holds."""
+    pictures = torch.arange(4 * world.size).float().repeat_interleave(3 * 8 * 8).view(-1, 3, 8, 8)
+    wanted = (torch.arange(3) * world.size + world.rank + 1) % (4 * world.size)
+    sent, real = [], dist.all_to_all_single
+    dist.all_to_all_single = lambda out, x, *sizes: sent.append(x.numel()) or real(out, x, *sizes)
+    got = world.fetch(pictures[world.rows_of(4 * world.size)], wanted)
+    dist.all_to_all_single = real
+    assert torch.equal(got, pictures[wanted])
+    return {"asked": sum(sent[:2]), "sent": sent[2]}
+
+
+def left_sharded(world: World, config: TrainConfig) -> set[tuple[bool, bool]]:
+    """Whether text experts and image experts are sharded while a pass over text runs through the former."""
+    table, seen = Table.open(config.data), set()
+    model, processor, _ = build(config, table)
+    batch = training_set(config, table, model, processor, world)[0]
+    step = spread(model, config, world, CPU)
+    for block in model.blocks:
+        text, image = (block.get_submodule(f"experts.{name}.fc1") for name in ("text", "image"))
+        look = lambda *_, text=text, image=image: seen.add((is_sharded(text.weight), is_sharded(image.weight)))
+        text.register_forward_pre_hook(look)
+    step(batch, processor.normalize(batch.pixels), LossWeights(text_mlm=1.0), (0, 0), world=world, one_length=True)
+    return seen
+
+
 def all_gradients(config: TrainConfig) -> dict:
     with processes(CPU) as world:
         found = {
+            "exchanged": exchanged(world),
             "every": gradients(world, config),
             "near": gradients(world, config, negatives_within=16 // world.size, trim=0.3),
             "published": gradients(world, config, ITC, contrast="published"),
         }
         if world.size == 2:
             found["local"] = gradients(world, config, ITC, contrast="local")
-            found["sharded"] = gradients(world, replace(config, parallel="fsdp"), one_length=True)
+            sharded = replace(config, parallel="fsdp")
+            found["sharded"] = gradients(world, sharded, one_length=True)
+            found["left"] = left_sharded(world, sharded)
         return found
 
 
@@ -123,7 +154,11 @@ def test_losses_and_gradients_are_those_of_one_process(run, tmp_path, size):
     assert near["loss.itm"] != every["loss.itm"], "other negatives"
     outside = {name: itc[name] for name in ("loss.itc", "logit_scale")}
     backbone = {name: value for name, value in itc.items() if name not in outside}
-    for found in on(size, all_gradients, tmp_path / "out", run):
+    started = on(size, all_gradients, tmp_path / "out", run)
+    # Three pictures for each process, where an all_gather would bring it all 4 * size; and a few numbers.
+    assert sum(found["exchanged"]["sent"] for found in started) == 3 * size * (3 * 8 * 8)
+    assert sum(found["exchanged"]["asked"] for found in started) == size * (size + 3)
+    for found in started:
         assert_close(found["every"], every)
         assert_close(found["near"], near)
         # VLMo's code: the loss and the scale's gradient are right, the backbone's is 1 / processes of what it should be
@@ -132,6 +167,7 @@ def test_losses_and_gradients_are_those_of_one_process(run, tmp_path, size):
         assert_close({k: published[k] for k in outside}, outside)
         if size == 2:
             assert_close(found["sharded"], every)
+            assert found["left"] == {(False, True)}, "a text gathers no image expert"
             assert found["local"]["loss.itc"] < 0.9 * itc["loss.itc"], "fewer to tell apart"
 
 
@@ -166,6 +202,24 @@ def whole_runs(config: TrainConfig) -> str:
         with pytest.raises(NonFiniteLoss, match="step 0") as error:
             train(replace(config, out=out("broken"), losses=LossWeights(mim=1.0)), progress=False)
         return str(error.value)
+
+
+def killed(config: TrainConfig) -> None:
+    def on_step(step: int) -> None:
+        if step == 3 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(config, progress=False, on_step=on_step)
+
+
+def test_a_process_that_is_killed_ends_the_others_with_a_message(run, tmp_path):
+    config = replace(run, losses=ITC, steps=6, save_every=2)
+    (first, note), (second, _) = on(2, killed, tmp_path / "out", config, fails=True)
+    assert (first, second) == (3, -signal.SIGKILL)
+    assert "This was process 0 of 2. When one of them ends, the others lose their connection" in note
+    last = checkpoints.latest(config.out)
+    assert last
+    assert last.step == 2
 
 
 def numbers(run: Path) -> list[dict]:
