@@ -105,7 +105,7 @@ def test_a_share_of_the_batch_is_fused_and_all_of_it_contrasted(tiny_run, monkey
 
 def test_texts_in_groups_of_one_length_give_the_losses_of_all_padded_to_the_longest(tiny_run, monkeypatch):
     """Padding is never seen, so what groups save must change nothing but rounding."""
-    weights = LossWeights(itc=1.0, itc_pair=1.0, itm=1.0, itm_pair=1.0, mlm=1.0)
+    weights = LossWeights(text_mlm=1.0, itc=1.0, itc_pair=1.0, itm=1.0, itm_pair=1.0, mlm=1.0)
     config = tiny_run()
     config = replace(config, model=replace(config.model, pool="max"))
     model, processor, _ = build(config, Table.open(config.data))
@@ -124,7 +124,7 @@ def test_texts_in_groups_of_one_length_give_the_losses_of_all_padded_to_the_long
     grouped = compute_losses(model, batch, pixels, weights, (0, 0))
     monkeypatch.setattr("omma.training.losses.by_length", lambda mask: [(torch.arange(len(mask)), mask.shape[1])])
     padded = compute_losses(model, batch, pixels, weights, (0, 0))
-    assert grouped.keys() == padded.keys() == {"itc", "itc_pair", "itm", "itm_pair", "mlm"}
+    assert grouped.keys() == padded.keys() == {"text_mlm", "itc", "itc_pair", "itm", "itm_pair", "mlm"}
     for name in grouped:
         assert grouped[name].item() == pytest.approx(padded[name].item(), rel=1e-5), name
 

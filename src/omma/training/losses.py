@@ -143,10 +143,14 @@ def masked_patches(step: Step) -> dict[str, Tensor]:
 
 def masked_text(step: Step) -> dict[str, Tensor]:
     """Stage 2: a text with hidden words, through the text experts."""
-    hidden = step.model(step.batch.masked_ids, step.batch.attention_mask).last_hidden_state
-    where = step.batch.mlm_labels != objectives.IGNORE  # the vocabulary head sees masked positions only
-    loss = objectives.mlm_loss(step.model.mlm_head(hidden[where]), step.batch.mlm_labels[where])
-    return {"text_mlm": step.world.share(loss, where.sum())}
+    batch, states, words = step.batch, [], []
+    for chosen, T in groups(step, batch.attention_mask):
+        ids, mask, labels = (x[chosen, :T] for x in (batch.masked_ids, batch.attention_mask, batch.mlm_labels))
+        asked = labels != objectives.IGNORE  # the vocabulary head sees masked positions only
+        states.append(step.model(ids, mask).last_hidden_state[asked])
+        words.append(labels[asked])
+    loss = objectives.mlm_loss(step.model.mlm_head(torch.cat(states)), torch.cat(words))
+    return {"text_mlm": step.world.share(loss, (batch.mlm_labels != objectives.IGNORE).sum())}
 
 
 def vision_language(step: Step) -> dict[str, Tensor]:
