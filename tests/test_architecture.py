@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "jobs": ({"table"}, PLAIN | {"rich"}),
     "scenes": ({"table", "jobs", "decode"}, PLAIN | {"rich"}),
     "data": ({"table", "storage", "jobs", "decode"}, PLAIN | {"rich"}),
-    "models": ({"decode"}, TORCH),
+    "models": ({"decode"}, TORCH | {"onnx", "onnxruntime", "onnxscript"}),
     "sparse": ({"decode"}, TORCH),
     "embedding": ({"table", "jobs", "models", "decode"}, TORCH | {"rich"}),
     "training": ({"table", "config", "models", "decode"}, TORCH | {"rich"}),
@@ -82,6 +82,9 @@ ONLY_IN = {
     "transformers": {"omma.models.pretrained", "omma.models.vlm", "omma.sparse.patch"},
     "peft": {"omma.models.vlm"},
     "lance": {"omma.data.export"},
+    "onnx": {"omma.models.deploy"},
+    "onnxruntime": {"omma.models.deploy"},
+    "onnxscript": {"omma.models.deploy"},
 }
 NEVER = {"torchvision", "timm", "trl", "accelerate", "lightning", "pytorch_lightning"}
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.embedding import embed
     from omma.eval.run import Report, evaluate
     from omma.folder import Fit, fit
+    from omma.models.deploy import export_encoder
     from omma.models.pretrained import VLM, Encoder, load_encoder
     from omma.retrieval.index import Hit, search
     from omma.table import Table
@@ -36,6 +37,7 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "export_encoder",
     "fit",
     "ingest",
     "ingest_items",
@@ -57,6 +59,7 @@ _MODULES = {
     "embed": "omma.embedding",
     "evaluate": "omma.eval.run",
     "export": "omma.data.export",
+    "export_encoder": "omma.models.deploy",
     "fit": "omma.folder",
     "ingest": "omma.data.ingest",
     "ingest_items": "omma.data.questions",

@@ -51,6 +51,11 @@ class Experts(StrEnum):
     fresh = "fresh"
 
 
+class Program(StrEnum):
+    onnx = "onnx"
+    torch = "torch"
+
+
 class Preset(StrEnum):
     full = "full"
     tiny = "tiny"
@@ -303,6 +308,27 @@ def convert(
         made = convert_file(source, out, vocab, num_heads=num_heads, image_size=image_size, max_text_len=max_text_len,
                             labels=names, vl_experts=vl_experts.value, num_vl_layers=num_vl_layers)  # fmt: skip
     answer(as_json, made, lambda: facts_table("convert", made))
+
+
+@app.command()
+def deploy(
+    model: Annotated[str, typer.Argument(help="An eye: a name that comes with omma, a run or a model folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to make.")],
+    format: Annotated[Program, typer.Option(help="ONNX files, or torch.export programs.")] = Program.onnx,
+    as_json: Json = False,
+) -> None:
+    """Write an eye's two encoders as programs that need no omma.
+
+    With the tokenizer and the settings of the pictures beside them. What was written is read again and compared.
+
+    \b
+    omma deploy vlmo-nano deployed
+    omma deploy runs/vl deployed --format torch
+    """
+    with working(as_json):
+        done = omma.export_encoder(model, out, format=format.value)
+    result = dataclasses.asdict(done)
+    answer(as_json, result, lambda: facts_table("deploy", result))
 
 
 @app.command()

@@ -20,6 +20,7 @@ class TrainConfig:
     init: str | None = None  # model folder or run to start from: every weight whose name and shape fit
     # The model is that of init; only what differs from VLMoConfig() here is set anew, such as a larger image_size.
     inherit: bool = False
+    teacher: str | None = None  # model folder, run or name of the eye that losses.distill learns from
     model: VLMoConfig = field(default_factory=VLMoConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
     losses: LossWeights = field(default_factory=LossWeights)

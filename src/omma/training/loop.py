@@ -25,6 +25,7 @@ from omma.training.batches import Prefetch
 from omma.training.checkpoint import Checkpoint
 from omma.training.compiling import compile_blocks, compiling
 from omma.training.config import TrainConfig
+from omma.training.distill import load_teacher
 from omma.training.distributed import World, whole
 from omma.training.log import Log, Watch
 from omma.training.optim import EMA, learning_rate, parameter_groups
@@ -146,6 +147,8 @@ def train_in(
                "contrast": config.contrast, "one_length": config.parallel == "fsdp" and world.size > 1}  # fmt: skip
     if target:
         options["mim_target"] = target
+    if config.teacher:
+        options["teacher"] = load_teacher(config.teacher, processor, device)
     batch_stream = Prefetch(batches, start, stop, config.workers)
     with log, deterministic(device), compiling():
         for batch in batch_stream:

@@ -18,6 +18,7 @@ from omma.models.router import balance_loss, routing
 from omma.models.vlmo import VLMo
 from omma.training import objectives
 from omma.training.batches import Batch
+from omma.training.distill import DISTILLED, distilled
 from omma.training.distributed import ALONE, World
 from omma.training.finetune import ITEM_OBJECTIVES, item_losses
 from omma.training.mim import MIMTarget, PixelTarget
@@ -44,6 +45,8 @@ class LossWeights:
     itm_relation: float = 0.0  # each caption above itself with left and right (above and below, ..) exchanged, fusion
     mlm: float = 0.0  # masked language modelling with the picture in sight, fusion
     caption: float = 0.0  # the next word of a caption, from the words before it and the picture
+    distill: float = 0.0  # a teacher's likeness of the batch's pictures and texts
+    distill_features: float = 0.0  # a teacher's vectors
     balance: float = 0.0  # learned routers use their experts alike; beside another objective
     answer: float = 0.0  # questions about a picture: every answer right or wrong (VQA)
     pair: float = 0.0  # a sentence about two pictures: true or false (NLVR2)
@@ -72,7 +75,8 @@ class Step:
     pixel_values: its pixels, normalised; key: of the random draws (hard negatives); negatives_within: hard negatives
     are drawn among so many neighbouring rows of the batch, 0: among all of it; mim_target: what a hidden patch is to be
     guessed as; trim: share of the rows whose captions count as wrong (`objectives.fits_best`); world: who has the other
-    rows of the batch; one_length: all texts of a pass at once, so that every process runs the same passes.
+    rows of the batch; teacher: of the objectives of distill.py; one_length: all texts of a pass at once, so that every
+    process runs the same passes.
     """
 
     model: VLMo
@@ -87,6 +91,7 @@ class Step:
     world: World = ALONE
     contrast: Contrast = "global"
     one_length: bool = False
+    teacher: VLMo | None = None
 
     @property
     def on(self) -> dict[str, float]:
@@ -164,7 +169,7 @@ def vision_language(step: Step) -> dict[str, Tensor]:
     text, image = model.embed_text(batch.input_ids), model.embed_image(pixel_values)
     embeds, everywhere, matching = {}, {}, on.keys() & {"itm", "itm_pair"}
     kept, partner = torch.ones_like(batch.partner, dtype=torch.bool), batch.partner
-    if on.keys() & CONTRASTED:
+    if on.keys() & (CONTRASTED | DISTILLED):
         scale = model.logit_scale.exp().clamp(max=100)  # CLIP's ceiling; the published code has none
         heads = ["itc", *(["itc_vl"] if "itc_vl" in on else [])]
         embeds = contrastive(step, text, mask, image, grid, heads)
@@ -186,6 +191,8 @@ def vision_language(step: Step) -> dict[str, Tensor]:
         if "itc_vl" in on:
             scale_vl = model.logit_scale_vl.exp().clamp(max=100)
             losses["itc_vl"] = contrast(step, embeds["itc_vl"], everywhere["itc_vl"], all_keys, all_kept, scale_vl)
+        if on.keys() & DISTILLED:
+            losses |= distilled(step, embeds["itc"], everywhere["itc"], scale)
 
     rows = fused_rows(len(text), step.fusion_share, world).to(text.device)
     rows_text, rows_mask, rows_image, labels = [], [], [], []
@@ -446,7 +453,7 @@ def as_long(batch: Batch, length: int) -> Batch:
 PASSES: tuple[tuple[frozenset[str], Callable[[Step], dict[str, Tensor]]], ...] = (
     (frozenset({"mim"}), masked_patches),
     (frozenset({"text_mlm"}), masked_text),
-    (frozenset({"itc", "itc_pair", "itc_vl", "itm", "itm_pair", "mlm"}), vision_language),
+    (frozenset({"itc", "itc_pair", "itc_vl", "itm", "itm_pair", "mlm"}) | DISTILLED, vision_language),
     (frozenset({"itm_relation"}), exchanged_relations),
     (frozenset({"caption"}), next_words),
     (frozenset(ITEM_OBJECTIVES), item_losses),

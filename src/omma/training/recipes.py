@@ -120,6 +120,27 @@ def eye_fusion() -> TrainConfig:
     )
 
 
+def vlmo_nano_distill() -> TrainConfig:
+    """A student of half the width and half the layers learns from the shipped eye.
+
+    It moves into its teacher's space: vectors of pictures that the teacher embedded can be searched by the student's
+    vectors of texts. The contrast within minimal pairs goes on beside it.
+
+    omma train vlmo-nano-distill data=TABLE out=runs/student
+    """
+    return TrainConfig(
+        recipe="vlmo-nano-distill",
+        teacher="vlmo-nano",
+        model=replace(EYE, hidden_size=64, num_layers=2, num_heads=2, num_vl_layers=1, embed_dim=EYE.hidden_size),
+        losses=LossWeights(itc=1.0, itc_pair=4.0, distill=1.0, distill_features=2.0),
+        steps=2000,
+        batch_size=64,
+        peak_lr=1.5e-3,
+        warmup=100,
+        weight_decay=0.01,
+    )
+
+
 def prompts() -> TrainConfig:
     """A few learned vectors before the words and the patches of a trained eye, which itself stays as it is.
 
@@ -148,6 +169,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "vlmo-nano-vl": vlmo_nano_vl,
     "eye-contrast": eye_contrast,
     "eye-fusion": eye_fusion,
+    "vlmo-nano-distill": vlmo_nano_distill,
     "prompts": prompts,
     **STAGE_RECIPES,
     **TASK_RECIPES,

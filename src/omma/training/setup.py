@@ -16,6 +16,7 @@ from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.batches import Batches, DataConfig
 from omma.training.config import TrainConfig
+from omma.training.distill import refuse_unfit_teacher, teacher_processor
 from omma.training.distributed import ALONE, World, shard
 from omma.training.finetune import fitted, inherited, is_for_items, labels_for, with_heads
 from omma.training.items import ItemBatches, labels_in, prompts_in
@@ -65,6 +66,7 @@ def check(config: TrainConfig, resume: bool, world: World = ALONE) -> Path:
     if not 0 <= config.trim < 1 or (config.trim and not config.losses.active().keys() & CONTRASTED):
         raise ValueError(f"trim={config.trim}: give a share from 0 to below 1, and one of the losses by which wrong "
                          f"captions are told: {', '.join(sorted(CONTRASTED))}")  # fmt: skip
+    refuse_unfit_teacher(config.teacher, config.model, set(config.losses.active()))
     if config.vl_init != "random" and not config.init:
         raise ValueError(f"vl_init={config.vl_init} copies experts of a trained model: give init=RUN")
     check_parallel(config, world)
@@ -164,6 +166,9 @@ def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, st
         if processor.vocab_size == len(SPECIAL_TOKENS) and objectives - {"mim"}:
             tokenizer = train_wordpiece(texts_of(config, table), config.model.vocab_size)
             processor = replace(processor, tokenizer=tokenizer)
+    elif config.teacher:
+        folder = stored = None
+        processor = teacher_processor(config.teacher, config.model)
     else:
         folder = stored = None
         no_words = [""] if objectives == {"mim"} else []
