@@ -283,5 +283,5 @@ def test_a_conv_stem_gives_the_tokens_of_its_patches_at_any_size():
     moved = torch.randn(1, 3, 64, 64).double()
     tokens, shifted = (model.patch_embed(x) for x in (moved, moved.roll(16, dims=-1)))
     torch.testing.assert_close(shifted[..., 1:-1, 2:-1], tokens[..., 1:-1, 1:-2])  # away from the edges: one further
-    with pytest.raises(ValueError, match="4, 8, 16 or 32, not 12"):
+    with pytest.raises(ValueError, match="4, 8, 16, 20 or 32, not 12"):
         VLMo(replace(TINY, stem="conv", image_size=24, patch_size=12))

@@ -103,7 +103,7 @@ def test_vlmo_features_are_those_of_the_published_code(published):
     agrees(fused.pooled, golden["pooled"])
     agrees(model.match(IDS, MASK, IMAGES), golden["itm_logits"])
     agrees(model.mlm_head(fused.last_hidden_state[:, :12]), golden["mlm_logits"])
-    for head in ("itc", "itc_vl"):  # projected in float32, whatever the model's precision
+    for head in ("itc", "itc_vl"):
         agrees(model.encode_text(IDS, MASK, head), golden[f"{head}_text"], 1e-5)
         agrees(model.encode_image(IMAGES, head), golden[f"{head}_image"], 1e-5)
 
