@@ -32,6 +32,7 @@ import torch
 
 import omma
 from omma.config import apply, to_dict
+from omma.models.vlmo import VLMo
 from omma.models.vlmo_config import NANO, VLMoConfig
 from omma.scenes.kinds import PATTERNS
 from omma.scenes.sources import write_scenes
@@ -404,20 +405,25 @@ def claim(table: str, better: str, worse: str, mine: list[dict], other: list[dic
 def step_times(work: Path, size: Size, turns: int = 7) -> Iterator[str]:
     """CPU time of a step of the last stage, each variant in turn on the same batch, the least of the turns."""
     torch.set_num_threads(1)
-    table, made = omma.Table.open(work / "train"), {}
+    table = omma.Table.open(work / "train")
+    some = replace(chain(VARIANTS["full"], size, 0)[-1], dataset=DataConfig(where="pattern == 'colour'"))
+    _, processor, _ = build(some, table)
+    batches: dict[str | None, Any] = {}  # with minimal pairs, and without
+    made: dict[str, tuple[TrainConfig, VLMo, torch.optim.Optimizer, list[float]]] = {}
     for name, variant in VARIANTS.items():
         if variant.wrong or variant.before:
             continue
         config = chain(variant, size, 0)[-1]
-        model, processor, _ = build(config, table)
-        batches = Batches(table, processor, config.dataset, batch_size=config.batch_size,
-                          patch_size=config.model.patch_size, seed=0)  # fmt: skip
-        batch = batches[0]
-        made[name] = (config, model, batch, processor.normalize(batch.pixels),
-                      torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), [])  # fmt: skip
+        model = VLMo(replace(config.model, vocab_size=processor.vocab_size, max_text_len=processor.max_text_len))
+        group = config.dataset.group
+        if group not in batches:
+            batches[group] = Batches(table, processor, replace(some.dataset, group=group), batch_size=size.batch_size,
+                                     patch_size=config.model.patch_size, seed=0)[0]  # fmt: skip
+        made[name] = (config, model, torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), [])
     for turn in range(turns):
-        for config, model, batch, pixels, optimizer, times in made.values():
-            began = time.process_time()
+        for config, model, optimizer, times in made.values():
+            batch = batches[config.dataset.group]
+            pixels, began = processor.normalize(batch.pixels), time.process_time()
             with torch.autocast("cpu", torch.bfloat16):
                 options = {"fusion_share": config.fusion_share, "negatives_within": config.negatives_within}
                 losses = compute_losses(model, batch, pixels, config.losses, (0, turn), **options)
