@@ -15,7 +15,7 @@ from omma.table import Table
 E = 32
 COLOURS = ("red", "green", "blue", "pink")
 KINDS = ("cup", "fish", "car", "tree", "door", "ball", "drum", "boat")
-EXTRA = pa.schema([("mask", pa.binary()), ("facts", pa.list_(pa.string()))])
+EXTRA = pa.schema([("mask", pa.binary()), ("facts", pa.list_(pa.string())), ("kind", pa.string())])
 
 
 def picture(number: int) -> Image.Image:
@@ -204,7 +204,7 @@ def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=
         if n not in missing:
             facts = [f"colour(o1, {thing(n)[0]})", f"kind(o1, {thing(n)[1]})"]
             rows.append({"id": f"p{n}", "bytes": data, "captions": captions, "status": "ok", "width": 16, "height": 16,
-                         "mask": mask_png(n), "facts": facts})  # fmt: skip
+                         "mask": mask_png(n), "facts": facts, "kind": str(n)})  # fmt: skip
         if n % 2:
             continue
         group, two = f"g-{pattern}-{n}", (n, n + 1)

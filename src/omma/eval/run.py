@@ -27,6 +27,7 @@ from rich.table import Table as RichTable
 from omma.eval.scorer import Scorer, View
 from omma.eval.task import GREY, METHODS, VARIANTS, Answer, Grid, Item, Task, cells, derangement, finite, sample
 from omma.eval.tasks.caption import CAPTION
+from omma.eval.tasks.classify import CLASSIFY
 from omma.eval.tasks.nlvr import NLVR
 from omma.eval.tasks.nlvr2 import NLVR2
 from omma.eval.tasks.patterns import PATTERNS
@@ -47,6 +48,7 @@ TASKS: dict[str, Task] = {
     "segmentation": SEGMENTATION,
     "caption": CAPTION,
     "nlvr": NLVR,
+    "classify": CLASSIFY,
 }
 EMBEDDING = {"itc", "itm"}  # kinds of score for which pictures and texts are embedded
 
@@ -160,6 +162,8 @@ def evaluate(
     out: str | Path | None = None,
     where: str | None = None,
     languages: Sequence[str] = (),
+    label: str | None = None,
+    templates: Sequence[str] = (),
     limit: int | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -170,8 +174,9 @@ def evaluate(
 
     model: an Encoder, or a name or path for load_encoder. task: a name in TASKS. data: a folder with the tables
     pictures and items (what write_scenes makes), one of these tables or its path, or the two tables as a tuple; a View
-    stands for a table. where: rows of the task's table to use. languages: captions to use, all when empty. limit: keep
-    at most so many rows, a seeded sample spread over the patterns, groups whole.
+    stands for a table. where: rows of the task's table to use. languages: captions to use, all when empty. label,
+    templates: of the task classify, the column that names classes and the sentences that a name is put into, such as "a
+    picture of a {}". limit: keep at most so many rows, a seeded sample spread over the patterns, groups whole.
     out: folder for report.json and rows.parquet. Nothing is printed; progress shows bars on stderr.
     Raises ValueError for an unknown task, or data without the table that the task reads.
 
@@ -183,6 +188,12 @@ def evaluate(
     pictures, table = find_tables(data, task)
     if where is not None:
         table = table.select(where)
+    options = {k: v for k, v in (("label", label), ("templates", tuple(templates))) if v}
+    if chosen.made_for is not None:
+        chosen = chosen.made_for(table, **options)
+    elif options:
+        takes = ", ".join(name for name, each in TASKS.items() if each.made_for is not None)
+        raise ValueError(f"task {task!r} takes no {' and no '.join(options)}; {takes} does")
     columns = ["id", "captions"] if chosen.table == "pictures" else [*ITEM_COLUMNS]
     columns += [name for name in chosen.columns if name in table.columns]
     rows = [row for batch in table.scan(columns=columns, where=chosen.where) for row in batch.to_pylist()]
@@ -201,8 +212,8 @@ def evaluate(
     with bars(progress) as tick:
         scorer = Scorer(encoder, pictures, batch_size=batch_size, tick=tick)
         askable = [item for item in items if not item.problem]
-        shown, said = (p for item in askable for p in item.pictures), (t for item in askable for t in item.texts)
-        scorer.load(shown, said, embed=bool(EMBEDDING & set(kinds)))
+        shown, said = (p for item in askable for p in item.pictures), [t for item in askable for t in item.texts]
+        scorer.load(shown, [*said, *chosen.texts], embed=bool(EMBEDDING & set(kinds)))
         unscored = {item.id: reason for item in items if (reason := why_not(item, scorer))}
         good = [item for item in items if item.id not in unscored]
         exchange = derangement(good, seed)

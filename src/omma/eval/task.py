@@ -68,6 +68,8 @@ class Task:
     metrics(rows): result rows (dicts with the columns of rows.parquet) of one variant and kind -> nested dict whose
     leaves of interest are made by metrics.estimate. tables(kind, by_variant) -> grids to print.
     credits: names of the numbers in Answer.credits. headline: for each kind, the path of the metric to show first.
+    texts: what every item is judged by, beside its own texts. made_for(table, label=, templates=): the task with what a
+    run asks for; None where it takes no such options.
     indifferent: the headline of a model that scores everything alike, by the rule for ties; None: its chance.
     """
 
@@ -84,6 +86,8 @@ class Task:
     metrics: Callable[[list[dict]], dict]
     tables: Callable[[str, dict[str, dict]], list[Grid]]
     columns: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    made_for: "Callable[..., Task] | None" = None
 
 
 def sample(rows: list[dict], limit: int | None, seed: int) -> list[dict]:

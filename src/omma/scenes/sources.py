@@ -32,7 +32,9 @@ from omma.scenes.wording import reworded, reworded_pair
 from omma.scenes.world import World, facts, sample_world
 from omma.table import Table
 
-PICTURE_COLUMNS = pa.schema([("world", pa.string()), ("facts", pa.list_(pa.string())), ("group", pa.string())])
+PICTURE_COLUMNS = pa.schema(
+    [("world", pa.string()), ("facts", pa.list_(pa.string())), ("group", pa.string()), ("kind", pa.string())]
+)
 KNOBS = pa.struct(
     [
         ("mode", pa.string()),  # swap | single
@@ -131,10 +133,11 @@ def write_scenes(
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
-    out/pictures has the columns of a pictures table and world (JSON), facts (list of text) and group (the pair, else
-    null). The first caption of a pair's picture is true of it and false of its partner; so are the others, aligned with
-    the partner's. out/items has, for a pair, one "pairs", four "statement" and two "question" items with knobs, and for
-    plain pictures "statement" items whose texts are true of one picture and false of another.
+    out/pictures has the columns of a pictures table and world (JSON), facts (list of text), group (the pair, else null)
+    and kind (of a thing that stands alone, else null). The first caption of a pair's picture is true of it and false of
+    its partner; so are the others, aligned with the partner's. out/items has, for a pair, one "pairs", four "statement"
+    and two "question" items with knobs, and for plain pictures "statement" items whose texts are true of one picture
+    and false of another.
 
     kinds, colours: what may appear (see kinds.py), all when empty; a smaller world is learned from fewer pictures.
 
@@ -282,6 +285,7 @@ def _picture(
         "world": world.to_json(),
         "facts": named(world) if isinstance(world, World) else solid_pairs.named(world),
         "group": group,
+        "kind": world.things[0].kind if isinstance(world, World) and len(world.things) == 1 else None,
     }
 
 
