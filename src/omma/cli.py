@@ -243,7 +243,7 @@ def train_on_folder(changes: list[str], config: Path | None, resume: bool, as_js
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint, run folder or model name.")],
-    task: Annotated[str, typer.Argument(help="retrieval, patterns, ...; an unknown one is told all there are.")],
+    task: Annotated[str, typer.Argument(help="retrieval, patterns, ...; any other word lists them.")],
     data: Annotated[Path, typer.Option(help="Folder of the tables, or the table that the task reads.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the report and one row per item.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="File for one line an item: id,prediction.")] = None,
