@@ -75,8 +75,25 @@ def nlvr() -> TrainConfig:
     )
 
 
+def nlvr_people() -> TrainConfig:
+    """Stage 4: on from there, people's own labels among the others.
+
+    omma train nlvr-people data=FOLDER/items init=runs/nlvr out=runs/people
+    """
+    stage = nlvr()
+    return replace(
+        stage,
+        recipe="nlvr-people",
+        dataset=replace(stage.dataset, where="split == 'train'"),
+        steps=800,
+        peak_lr=6e-4,
+        warmup=30,
+    )
+
+
 NLVR_RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "nlvr-boxes": nlvr_boxes,
     "nlvr-counts": nlvr_counts,
     "nlvr": nlvr,
+    "nlvr-people": nlvr_people,
 }
