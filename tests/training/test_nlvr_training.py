@@ -17,6 +17,7 @@ from omma.models.vlmo import VLMo
 from omma.models.weights import from_pretrained, read_tensors
 from omma.table import Table
 from omma.training.batches import DataConfig
+from omma.training.distributed import ALONE
 from omma.training.finetune import item_losses, labels_for, parts_loss, tags_loss
 from omma.training.items import ItemBatches
 from omma.training.loop import train
@@ -69,7 +70,9 @@ def test_set_and_parts_come_from_one_pass_and_equal_the_heads_called_by_themselv
     pictures, parts = torch.randn(2, 3, 3, 100, 100), torch.tensor([[0, 1, 2], [-1, 3, 9]])
     targets = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     batch = SimpleNamespace(input_ids=ids, attention_mask=mask, targets=targets, parts=parts)
-    step = SimpleNamespace(model=model, batch=batch, pixel_values=pictures, on={"set": 1.0, "parts": 1.0})
+    step = SimpleNamespace(
+        model=model, batch=batch, pixel_values=pictures, on={"set": 1.0, "parts": 1.0}, world=ALONE
+    )
     assert model.answer_head is not None
     with torch.no_grad():
         losses = item_losses(step)

@@ -68,7 +68,8 @@ def set_losses(step: Any) -> dict[str, Tensor]:
     if "set" in step.on:
         losses["set"] = label_loss(model.set_head(pooled), batch.targets)
     if "parts" in step.on:
-        losses["parts"] = parts_loss(model.answer_head(pooled), batch.parts)
+        parts = parts_loss(model.answer_head(pooled), batch.parts)
+        losses["parts"] = step.world.share(parts, (batch.parts >= 0).sum())
     return losses
 
 
