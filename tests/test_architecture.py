@@ -163,3 +163,8 @@ def test_a_public_name_is_never_hidden_by_a_module_of_the_same_name():
             importlib.import_module(MODULES[path])
     for name in omma.__all__:
         assert callable(getattr(omma, name)), f"omma.{name} turned into {getattr(omma, name)!r}"
+
+
+def test_no_two_test_files_have_the_same_name():
+    names = [path.name for path in ROOT.parents[1].glob("tests/**/*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names)), "pytest imports them by their names, as the folders are no packages"
