@@ -15,7 +15,7 @@ import webdataset
 from picture_files import picture, spoken, statuses, write
 from PIL import Image
 
-from omma import cli
+from omma import cli_data
 from omma.data.export import TARGETS, export
 from omma.data.ingest import ingest, summary
 from omma.table import Table
@@ -199,4 +199,4 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing_behind(tmp_path):
 
 
 def test_the_command_line_names_the_targets_there_are():
-    assert [entry.value for entry in cli.Target] == list(TARGETS)
+    assert [entry.value for entry in cli_data.Target] == list(TARGETS)

@@ -14,7 +14,7 @@ import pytest
 from picture_files import picture, problems, spoken, statuses, texts, write, write_tar
 from PIL import Image
 
-from omma import cli
+from omma import cli_data
 from omma.data import ingest as module
 from omma.data.formats import FORMATS, recognise
 from omma.data.ingest import ingest, summary
@@ -498,4 +498,4 @@ def test_spoken_languages_survive_a_list_of_texts_with_languages(tmp_path):
 
 
 def test_the_command_line_names_the_formats_there_are():
-    assert [entry.value for entry in cli.Format] == list(FORMATS)
+    assert [entry.value for entry in cli_data.Format] == list(FORMATS)
