@@ -25,7 +25,6 @@ class TrainConfig:
     dataset: DataConfig = field(default_factory=DataConfig)
     losses: LossWeights = field(default_factory=LossWeights)
     mim: MIMConfig = field(default_factory=MIMConfig)
-    vl_from: Literal["", "image"] = ""  # "image": vision-language experts start as init's image experts of their layer
     panels: int | None = None  # a picture is so many panels side by side; None: as init's processor has it
     panel_gap: float = 0.0  # width of the strip between two panels, as a share of the picture's
     prompts: int = 0  # learned vectors before the words (CoOp): with any prompts, all of init stays as it is but these

@@ -25,7 +25,7 @@ def nlvr_boxes() -> TrainConfig:
     """
     return TrainConfig(
         recipe="nlvr-boxes",
-        model=READER,
+        model=replace(READER, num_vl_layers=0),  # the next stage starts them as copies of the image experts
         losses=LossWeights(tags=1.0),
         dataset=replace(UNCHANGED, label="tags", max_labels=300),
         steps=1500,
@@ -48,7 +48,7 @@ def nlvr_counts() -> TrainConfig:
         losses=LossWeights(parts=1.0),
         dataset=replace(UNCHANGED, length_window=20),
         panels=None,
-        vl_from="image",
+        vl_init="image",
         steps=900,
         batch_size=128,
     )

@@ -208,9 +208,6 @@ def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, st
     model.prompts = prompts_for(model_config.hidden_size, tensors)
     if with_prompts(config):
         model.prompts = Prompts(model_config.hidden_size, config.prompts, config.visual_prompts)
-    if config.vl_from == "image":
-        ours = ".experts.image."
-        tensors |= {name.replace(ours, ".experts.vl."): tensor for name, tensor in tensors.items() if ours in name}
     assert stored is not None
     copied, own = load_matching(model, {name: fitted(model, stored, name, tensor) for name, tensor in tensors.items()})
     if not copied:
