@@ -214,7 +214,10 @@ def masks(
     omma masks tables/ade20k annotations/training --classes names.txt --first 1
     """
     with working(as_json):
-        names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError:
+            raise ValueError(f"{classes} is no text file; give one with a class name a line") from None
         made = omma.add_masks(table, folder, classes=names, first=first)
         known = sum(made.read(["mask"])["mask"].is_valid().to_pylist())
     result = {"table": str(table), "classes": len(names), "pictures": made.num_rows, "with a mask": known}

@@ -248,3 +248,22 @@ def test_every_task_recipe_has_a_command_and_one_kind_of_item(name):
         labels_for(VLMoConfig(answers=("a",), classes=("a",)), set(config.losses.active()))
     make = RECIPES[name]
     assert "omma train vlmo-" in (getattr(make, "func", make).__doc__ or "")
+
+
+def test_a_table_of_pictures_for_a_recipe_on_items_is_refused_with_both_ways_on(folder):
+    with pytest.raises(ValueError, match=r"data=FOLDER/items.*dataset\.label=COLUMN"):
+        labels_in(Table.open(folder / "pictures"), DataConfig(), 9)
+
+
+def test_a_head_that_is_missing_names_its_recipe():
+    model, ids, pixels = VLMo(TINY), torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 3, 16, 16)
+    asked = {
+        "vqa": lambda: model.answer(ids, None, pixels),
+        "nlvr2": lambda: model.classify_pair(ids, None, pixels, pixels),
+        "nlvr2 losses.pair=0 losses.set=1": lambda: model.compare(ids, None, pixels[:, None]),
+        "classify": lambda: model.classify(pixels),
+        "segment": lambda: model.segment(pixels),
+    }
+    for name, ask in asked.items():
+        with pytest.raises(ValueError, match=f"omma train vlmo-nano-{name}"):
+            ask()

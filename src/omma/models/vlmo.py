@@ -370,7 +370,7 @@ class VLMo(nn.Module):
     def answer(self, input_ids: Tensor, attention_mask: Tensor | None, pixel_values: Tensor) -> Tensor:
         """Logits over config.answers (B, A) to question i about picture i."""
         if self.answer_head is None:
-            raise ValueError("this model has no answer head; build it with VLMoConfig(answers=...) and fine-tune it")
+            raise ValueError(headless("answer", "answers=...", "vlmo-nano-vqa"))
         return self.answer_head(self(input_ids, attention_mask, pixel_values).pooled)
 
     def classify_pair(self, input_ids: Tensor, attention_mask: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
@@ -379,9 +379,7 @@ class VLMo(nn.Module):
         NLVR2's two passes, in one batch.
         """
         if self.pair_head is None:
-            raise ValueError(
-                "this model has no pair head; build it with VLMoConfig(num_pair_classes=2, num_image_types=2)"
-            )
+            raise ValueError(headless("pair", "num_pair_classes=2, num_image_types=2", "vlmo-nano-nlvr2"))
         B = len(input_ids)
         text = self.embed_text(input_ids).repeat(2, 1, 1)
         second_type = min(1, self.config.num_image_types - 1)
@@ -401,7 +399,7 @@ class VLMo(nn.Module):
         set head sees what each of them gave.
         """
         if self.set_head is None:
-            raise ValueError("this model has no set head; build it with VLMoConfig(num_set_classes=2) and fine-tune it")
+            raise ValueError(headless("set", "num_set_classes=2", "vlmo-nano-nlvr2 losses.pair=0 losses.set=1"))
         return self.set_head(self.meet(input_ids, attention_mask, pictures))
 
     def meet(self, input_ids: Tensor, attention_mask: Tensor | None, pictures: Tensor) -> Tensor:
@@ -415,7 +413,7 @@ class VLMo(nn.Module):
     def classify(self, pixel_values: Tensor) -> Tensor:
         """Logits over config.classes (B, C) of a picture alone."""
         if self.class_head is None:
-            raise ValueError("this model has no class head; build it with VLMoConfig(classes=...) and fine-tune it")
+            raise ValueError(headless("class", "classes=...", "vlmo-nano-classify dataset.label=COLUMN"))
         return self.class_head(self(pixel_values=pixel_values).last_hidden_state)
 
     def layer_of(self, name: str) -> int:
@@ -447,7 +445,7 @@ class VLMo(nn.Module):
         From four layers spread evenly, as BEiT's segmentation reads them.
         """
         if self.segment_head is None:
-            raise ValueError("this model has no segmentation head; build it with VLMoConfig(segments=...)")
+            raise ValueError(headless("segmentation", "segments=...", "vlmo-nano-segment"))
         return self.segment_head(self.features(pixel_values, even_layers(self.config.num_layers)))
 
     def num_parameters(self, backbone_only: bool = False) -> int:
@@ -467,3 +465,9 @@ class VLMo(nn.Module):
             "mask_token",
         )
         return sum(p.numel() for n, p in self.named_parameters() if not (backbone_only and n.startswith(heads)))
+
+
+def headless(head: str, setting: str, recipe: str) -> str:
+    """What to tell who asks a model for a head that it was not trained with."""
+    return (f"this model has no {head} head. Train one: omma train {recipe} data=TABLE init=MODEL out=RUN, "
+            f"or build the model with VLMoConfig({setting})")  # fmt: skip

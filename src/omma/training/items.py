@@ -196,6 +196,9 @@ def rows_of(table: Table, config: DataConfig) -> Any:
     gives a prediction (Antol et al. 2015), so what is learned is what is rewarded.
     """
     labelled = table.kind == "pictures"
+    if labelled and config.label is None:
+        raise ValueError(f"{table.uri} holds pictures, and this recipe learns from items: give data=FOLDER/items. "
+                         "To learn a picture's class, name the column that holds it: dataset.label=COLUMN")  # fmt: skip
     if labelled and config.label not in table.columns:
         raise ValueError(f"no column {config.label!r} in {table.uri}; it has {', '.join(table.columns)}. "
                          "Name the one that holds the labels: dataset.label=COLUMN")  # fmt: skip
