@@ -17,9 +17,9 @@ training. Twemoji graphics: CC-BY 4.0, (c) Twitter, Inc and other contributors. 
 import argparse
 import io
 import json
-import tarfile
 from collections.abc import Iterator
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ import pyarrow as pa
 from PIL import Image, ImageEnhance, ImageFilter
 
 from omma import Table
+from omma.data.readers import Problems, read_tar
+from omma.decode import DEFAULT_LIMITS
 from omma.jobs import progress_bar
 from omma.scenes.draw import png
 from omma.scenes.kinds import PATTERNS
@@ -98,19 +100,10 @@ def trained_on(world: str, sides: list[Design]) -> bool:
 
 def emoji(path: str) -> Iterator[tuple[dict[str, Any], Image.Image]]:
     """What is known of each emoji of a WebDataset tar, and its picture in RGBA."""
-    with tarfile.open(path) as tar:
-        images: dict[str, Image.Image] = {}
-        about: dict[str, dict[str, Any]] = {}
-        for member in tar:
-            name, kind = member.name.rsplit(".", 1)
-            file = tar.extractfile(member)
-            assert file is not None
-            if kind == "json":
-                about[name] = json.load(file)
-            else:
-                images[name] = Image.open(io.BytesIO(file.read())).convert("RGBA")
-            if name in images and name in about:
-                yield about.pop(name), images.pop(name)
+    for sample in read_tar(Path(path), DEFAULT_LIMITS.max_bytes, Problems()):
+        assert sample.data is not None
+        assert sample.json is not None
+        yield json.loads(sample.json), Image.open(io.BytesIO(sample.data)).convert("RGBA")
 
 
 def held_out(emoji: str) -> bool:

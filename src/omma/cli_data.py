@@ -218,7 +218,7 @@ def masks(
             names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
         except UnicodeDecodeError:
             raise ValueError(f"{classes} is no text file; give one with a class name a line") from None
-        made = omma.add_masks(table, folder, classes=names, first=first)
+        made = omma.add_masks(table, folder, classes=names, first=first, progress=True)
         known = sum(made.read(["mask"])["mask"].is_valid().to_pylist())
     result = {"table": str(table), "classes": len(names), "pictures": made.num_rows, "with a mask": known}
     answer(as_json, result, lambda: facts_table("masks", result))

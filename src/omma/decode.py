@@ -47,6 +47,7 @@ FLAT_STD = 2.0  # grey levels of 255: the standard deviation of the liveliest ch
 TURN = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90}
+UNLABELLED = 255                                          # in a label map: no class is known here
 _warnings_lock = threading.Lock()
 
 
@@ -187,6 +188,30 @@ def _kind(data: bytes) -> str | None:
     if data[4:12] in (b"ftypavif", b"ftypavis") and "AVIF" in READERS:
         return "AVIF"
     return None
+
+
+def label_map(data: bytes, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+    """The numbers of a greyscale or palette PNG as they stand, (h, w) uint8: a class for every pixel, or UNLABELLED.
+
+    Its colours mean nothing. ValueError says why it is none; its size is checked before its pixels, as in `decode`.
+    """
+    if len(data) > limits.max_bytes:
+        raise ValueError(f"{len(data)} bytes, limit {limits.max_bytes}")
+    if _kind(data) != "PNG":
+        raise ValueError(f"no PNG, it starts with {data[:8]!r}")
+    try:
+        file = READERS["PNG"](io.BytesIO(data))
+        # one class everywhere packs better than any photograph, so the ratio of pixels to bytes tells nothing here
+        refused = _refuse(file.width, file.height, file.width * file.height, limits)
+        if refused is None and file.mode in ("L", "P", "1"):
+            file.load()
+    except Exception as error:
+        raise ValueError(f"{_failure(error)}: {_line(error)}") from None
+    if refused:
+        raise ValueError(f"{refused}: {file.width} x {file.height}")
+    if file.mode not in ("L", "P", "1"):
+        raise ValueError(f"mode {file.mode}; labels are greyscale or palette numbers of 8 bits")
+    return np.asarray(file).astype(np.uint8)
 
 
 def _refuse(width: int, height: int, size: int, limits: Limits) -> str | None:

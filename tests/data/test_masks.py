@@ -8,6 +8,7 @@ from PIL import Image
 
 import omma
 from omma.data.masks import add_masks
+from omma.decode import Limits, label_map
 from omma.scenes.draw import render_ids
 from omma.scenes.kinds import KINDS
 from omma.scenes.sources import write_scenes
@@ -65,3 +66,24 @@ def test_a_scene_tells_for_every_pixel_which_kind_of_thing_is_there(tmp_path):
         assert ((values == 0) == (ids == 0)).all()
         for number, thing in enumerate(world.things, 1):
             assert (values[ids == number] == 1 + list(KINDS).index(thing.kind)).all()
+
+
+def png(pixels, mode=None) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels, mode).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_a_label_map_is_its_numbers_or_says_why_not():
+    numbers = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    assert (label_map(png(numbers)) == numbers).all()
+    flat = png(np.zeros((3000, 3000), dtype=np.uint8))  # packs a thousandfold, and is a mask all the same
+    assert label_map(flat).shape == (3000, 3000)
+    colours = png(np.zeros((8, 8, 3), dtype=np.uint8))
+    deep = png(np.full((8, 8), 300, dtype=np.uint16))
+    for data, reason in ((b"GIF89a", "no PNG"), (png(numbers)[:-30], "truncated"), (colours, "mode RGB"),
+                         (deep, "mode I;16")):  # fmt: skip
+        with pytest.raises(ValueError, match=reason):
+            label_map(data)
+    with pytest.raises(ValueError, match="too_many_pixels: 3000 x 3000"):  # told by the header
+        label_map(flat, Limits(max_pixels=1_000_000))

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from omma.decode import decode
+from omma.decode import UNLABELLED, label_map
+from omma.jobs import progress_bar
 from omma.table import Table, some
 
-UNLABELLED = 255
 
-
-def add_masks(table: str | Path | Table, masks: str | Path, *, classes: Sequence[str], first: int = 0) -> Table:
+def add_masks(table: str | Path | Table, masks: str | Path, *, classes: Sequence[str], first: int = 0,
+              progress: bool = False) -> Table:  # fmt: skip
     """Adds the column `mask` to a table of pictures and returns it.
 
     masks: a folder with one .png a picture, found by the picture's path or file name without its suffix; a picture
@@ -38,11 +38,13 @@ def add_masks(table: str | Path | Table, masks: str | Path, *, classes: Sequence
     files = {str(path.relative_to(masks).with_suffix("")): path for path in sorted(masks.rglob("*.png"))}
     by_name = {path.stem: path for path in reversed(files.values())}
     values: list[bytes | None] = []
-    for record in table.scan(["id", "width", "height"]):
-        for row in record.to_pylist():
-            name = Path(row["id"]).with_suffix("")
-            path = files.get(str(name)) or by_name.get(name.name)
-            values.append(None if path is None else read_mask(path, (row["width"], row["height"]), classes, first))
+    with progress_bar("masks", "pictures", progress) as advance:
+        for record in table.scan(["id", "width", "height"]):
+            for row in record.to_pylist():
+                name = Path(row["id"]).with_suffix("")
+                path = files.get(str(name)) or by_name.get(name.name)
+                values.append(None if path is None else read_mask(path, (row["width"], row["height"]), classes, first))
+            advance(len(record), None)
     if not any(values):
         raise ValueError(f"no picture of {table.uri} has a mask in {masks}; there are {some(list(files)) or 'no .png'}")
     table.add_column("mask", pa.array(values, pa.binary()))
@@ -52,11 +54,10 @@ def add_masks(table: str | Path | Table, masks: str | Path, *, classes: Sequence
 
 def read_mask(path: Path, size: tuple[int, int], classes: Sequence[str], first: int) -> bytes:
     """A mask file in the table's form."""
-    opened = decode(path.read_bytes())
-    if opened.image is None:
-        raise ValueError(f"{path} can't be read as a picture ({opened.status})")
-    with Image.open(path) as image:  # palettes keep their numbers, which colours would lose
-        found = np.asarray(image if image.mode in ("L", "P") else image.convert("L")).astype(np.int64)
+    try:
+        found = label_map(path.read_bytes()).astype(np.int64)
+    except ValueError as error:
+        raise ValueError(f"{path} is no mask ({error}); give a greyscale or palette PNG") from None
     if (found.shape[1], found.shape[0]) != size:
         raise ValueError(f"{path} has {found.shape[1]} x {found.shape[0]} pixels, its picture {size[0]} x {size[1]}")
     value = np.where((found < first) | (found == UNLABELLED), UNLABELLED, found - first)

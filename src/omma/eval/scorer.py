@@ -4,7 +4,6 @@ E shared space, n pairs. Pictures are distinct when their pixels are; a bad one 
 """
 
 import hashlib
-import io
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
-from omma.decode import open_picture
+from omma.decode import label_map, open_picture
 from omma.eval.metrics import pair_scores
 from omma.eval.task import GREY, Item, finite
 
@@ -237,7 +236,7 @@ class Scorer:
     def masks(self, ids: Sequence[str]) -> list[np.ndarray]:
         """The true label maps of pictures, from the column mask."""
         rows = {row["id"]: row["mask"] for row in self.pictures.take(sorted(set(ids)), ["id", "mask"]).to_pylist()}
-        return [np.asarray(Image.open(io.BytesIO(rows[name])).convert("L")) for name in ids]
+        return [label_map(rows[name]) for name in ids]
 
 
 class View:

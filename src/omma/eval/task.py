@@ -123,6 +123,26 @@ def group_of(row: dict) -> str:
     return "|".join(row["pictures"]) if row.get("pictures") else row["id"]
 
 
+def judged_items(rows: list[dict], unfit: Callable[[tuple[str, ...]], str]) -> list[Item]:
+    """Rows that ask whether the prompt is true of their pictures -> items. unfit(pictures): why so many can't be judged
+    together, or ""; a row whose answer is neither true nor false can't be scored either."""
+    found = []
+    for row in rows:
+        pictures, answer = tuple(row["pictures"] or ()), row["answer"] or ""
+        problem = "" if answer in ("true", "false") else "no_true_or_false_answer"
+        problem = "no_statement" if not row["prompt"] else unfit(pictures) or problem
+        found.append(
+            Item(row["id"], group_of(row), row["pattern"] or "", pictures, (row["prompt"] or "",), answer, problem)
+        )
+    return found
+
+
+def with_patterns(rows: list[dict], block: Callable[[list[dict]], dict]) -> dict:
+    """block of all result rows, and under "patterns" of those of each pattern."""
+    names = sorted({row["pattern"] for row in rows if row["pattern"]})
+    return block(rows) | {"patterns": {name: block([row for row in rows if row["pattern"] == name]) for name in names}}
+
+
 def derangement(items: Iterable[Item], seed: int) -> dict[str, str]:
     """{picture: another picture}, a seeded one-to-one exchange between groups; {} when there is only one group.
 

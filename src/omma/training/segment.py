@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from omma.decode import open_picture
+from omma.decode import UNLABELLED, label_map
 from omma.models.preprocess import Processor
 from omma.table import Table
 from omma.training.batches import DataConfig, augmented, crop_box, decoded
 from omma.training.items import USABLE, whole_part
 from omma.training.rng import numpy_generator
 
-UNLABELLED = 255  # value of a mask where nothing is known; it carries no loss and is not scored
 MASK = "mask"  # the column: a greyscale PNG whose values are class numbers
 
 
@@ -88,7 +87,10 @@ class MaskBatches:
 
     def _mask(self, row: dict, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """(h, w) int64: the same crop and mirroring as the picture's, from the same draws."""
-        mask = open_mask(row[MASK], row["id"])
+        try:
+            mask = Image.fromarray(label_map(row[MASK]))
+        except ValueError as error:
+            raise ValueError(f"the mask of {row['id']} can't be read ({error}); add it again: omma masks") from None
         if mask.size != size:
             raise ValueError(f"the mask of {row['id']} has {mask.size} pixels, its picture {size}")
         box, mirrored = crop_box(mask, self.config, rng)[:2]
@@ -99,14 +101,6 @@ class MaskBatches:
             raise ValueError(f"the mask of {row['id']} has the value {values[wrong][0]}; there are {len(self.classes)} "
                              f"classes, and {UNLABELLED} stands for none")  # fmt: skip
         return np.ascontiguousarray(values[:, ::-1]) if mirrored else values
-
-
-def open_mask(data: bytes, name: str) -> Image.Image:
-    """A mask's PNG as a greyscale picture. ValueError when it is none."""
-    opened = open_picture(data).image
-    if opened is None:
-        raise ValueError(f"the mask of {name} can't be read as a picture")
-    return opened.convert("L")
 
 
 def mask_classes(table: Table) -> tuple[str, ...]:

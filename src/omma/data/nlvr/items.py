@@ -8,7 +8,6 @@ person is shown with many pictures, and so are sentences from templates.
 import hashlib
 import io
 import json
-import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from omma.data.nlvr.meaning import Meaning
 from omma.data.nlvr.pictures import BOX, GAP, WIDTH, Box, Boxes, is_tower, parse
 from omma.data.nlvr.sentences import Unknown, read
 from omma.data.nlvr.wording import tags, template, things_to_count, vary
+from omma.data.readers import Problems, read_tar
+from omma.decode import DEFAULT_LIMITS
 from omma.jobs import progress_bar
 from omma.table import Table
 
@@ -30,22 +31,14 @@ LARGEST_PART = 9  # a box's number that a head can say; larger ones are left ope
 
 
 def tar_rows(path: str | Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    """(name, PNG bytes, JSON) of each picture of a WebDataset tar; {} for one without JSON."""
-    with tarfile.open(path) as tar:
-        waiting: dict[str, bytes] = {}
-        about: dict[str, dict[str, Any]] = {}
-        for member in tar:
-            name, kind = member.name.rsplit(".", 1)
-            file = tar.extractfile(member)
-            assert file is not None
-            if kind == "json":
-                about[name] = json.load(file)
-            else:
-                waiting[name] = file.read()
-            if name in waiting and name in about:
-                yield name, waiting.pop(name), about.pop(name)
-        for name, data in waiting.items():
-            yield name, data, {}
+    """(name, PNG bytes, JSON) of each picture of a WebDataset tar; {} for one without JSON. ValueError for a tar that
+    is damaged: what is measured must be all of it."""
+    problems = Problems()
+    for sample in read_tar(Path(path), DEFAULT_LIMITS.max_bytes, problems):
+        assert sample.data is not None, f"{sample.key} is larger than any picture of the corpus"
+        yield sample.key, sample.data, json.loads(sample.json or b"{}")
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems.lines())}. Copy it again")
 
 
 def seeded(*key: object) -> np.random.Generator:

@@ -7,23 +7,12 @@ when all of these are judged right.
 import numpy as np
 
 from omma.eval.metrics import by_group, consistency, estimate, estimate_auc
-from omma.eval.task import Answer, Item, Task, group_of, plain_tables
+from omma.eval.task import Answer, Item, Task, judged_items, plain_tables, with_patterns
 
 
 def items(rows: list[dict]) -> list[Item]:
     """Rows of an items table -> items; one whose answer is neither true nor false can't be scored."""
-    found = []
-    for row in rows:
-        pictures, answer = tuple(row["pictures"] or ()), row["answer"] or ""
-        problem = "" if answer in ("true", "false") else "no_true_or_false_answer"
-        if len(pictures) < 2:
-            problem = "not_several_pictures"
-        if not row["prompt"]:
-            problem = "no_statement"
-        found.append(
-            Item(row["id"], group_of(row), row["pattern"] or "", pictures, (row["prompt"] or "",), answer, problem)
-        )
-    return found
+    return judged_items(rows, lambda pictures: "" if len(pictures) > 1 else "not_several_pictures")
 
 
 def score(asked: list[Item], view) -> list[Answer]:
@@ -37,10 +26,7 @@ def score(asked: list[Item], view) -> list[Answer]:
 
 def metrics(rows: list[dict]) -> dict:
     """Accuracy (chance: a coin), consistency, auc; for all, and for each pattern."""
-    out = block(rows)
-    names = sorted({row["pattern"] for row in rows if row["pattern"]})
-    out["patterns"] = {name: block([row for row in rows if row["pattern"] == name]) for name in names}
-    return out
+    return with_patterns(rows, block)
 
 
 def block(rows: list[dict]) -> dict:

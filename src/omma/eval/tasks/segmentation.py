@@ -5,10 +5,9 @@ Intersections and unions are summed over all pictures before they are divided. P
 
 import numpy as np
 
+from omma.decode import UNLABELLED
 from omma.eval.metrics import estimate
 from omma.eval.task import VARIANTS, Answer, Grid, Item, Task, plain_tables
-
-UNLABELLED = 255
 
 
 def items(rows: list[dict]) -> list[Item]:

@@ -9,23 +9,12 @@ import math
 import numpy as np
 
 from omma.eval.metrics import by_group, consistency, estimate, estimate_auc, pairwise
-from omma.eval.task import Answer, Item, Task, group_of, plain_tables
+from omma.eval.task import Answer, Item, Task, judged_items, plain_tables, with_patterns
 
 
 def items(rows: list[dict]) -> list[Item]:
     """Rows of an items table -> items; one whose answer is neither true nor false can't be scored."""
-    found = []
-    for row in rows:
-        pictures, answer = tuple(row["pictures"] or ()), row["answer"] or ""
-        problem = "" if answer in ("true", "false") else "no_true_or_false_answer"
-        if len(pictures) != 1:
-            problem = "not_one_picture"
-        if not row["prompt"]:
-            problem = "no_statement"
-        found.append(
-            Item(row["id"], group_of(row), row["pattern"] or "", pictures, (row["prompt"] or "",), answer, problem)
-        )
-    return found
+    return judged_items(rows, lambda pictures: "" if len(pictures) == 1 else "not_one_picture")
 
 
 def score(asked: list[Item], view) -> list[Answer]:
@@ -46,10 +35,7 @@ def metrics(rows: list[dict]) -> dict:
     every item right; its chance is that of coin flips. pairwise: inside a group, how often a true item scores above a
     false one. The last two count groups, so their interval does too.
     """
-    out = _block(rows)
-    names = sorted({row["pattern"] for row in rows if row["pattern"]})
-    out["patterns"] = {name: _block([row for row in rows if row["pattern"] == name]) for name in names}
-    return out
+    return with_patterns(rows, _block)
 
 
 def _block(rows: list[dict]) -> dict:

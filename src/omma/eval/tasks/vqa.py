@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 
 from omma.eval.metrics import estimate
-from omma.eval.task import Answer, Item, Task, group_of, plain_tables
+from omma.eval.task import Answer, Item, Task, group_of, plain_tables, with_patterns
 
 
 def items(rows: list[dict]) -> list[Item]:
@@ -49,10 +49,7 @@ def credit_of(said: str, item: Item) -> float:
 def metrics(rows: list[dict]) -> dict:
     """Accuracy, beside that of one and the same answer to all (`majority`) and the share that could be answered
     (`answerable`); for all, and for each pattern."""
-    out = block(rows)
-    names = sorted({row["pattern"] for row in rows if row["pattern"]})
-    out["patterns"] = {name: block([row for row in rows if row["pattern"] == name]) for name in names}
-    return out
+    return with_patterns(rows, block)
 
 
 def block(rows: list[dict]) -> dict:
