@@ -1,4 +1,4 @@
-"""Everything a training run depends on, in one dataclass."""
+"""Everything a training run depends on, in one dataclass: what every run has, and what a VLMo's adds."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,44 +10,26 @@ from omma.training.mim import MIMConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything a run depends on. Recipes return one whole; the command line changes it by key=value."""
+class RunConfig:
+    """What every run depends on, whatever it trains."""
 
     recipe: str = ""
     data: str = ""  # folder of a pictures table
     out: str = ""  # the run folder
     words: str | None = None  # table whose texts the tokenizer is learned from; None: data
     init: str | None = None  # model folder or run to start from: every weight whose name and shape fit
-    # The model is that of init; only what differs from VLMoConfig() here is set anew, such as a larger image_size.
-    inherit: bool = False
-    teacher: str | None = None  # model folder, run or name of the eye that losses.distill learns from
-    model: VLMoConfig = field(default_factory=VLMoConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
-    losses: LossWeights = field(default_factory=LossWeights)
-    mim: MIMConfig = field(default_factory=MIMConfig)
-    panels: int | None = None  # a picture is so many panels side by side; None: as init's processor has it
-    panel_gap: float = 0.0  # width of the strip between two panels, as a share of the picture's
-    prompts: int = 0  # learned vectors before the words (CoOp): with any prompts, all of init stays as it is but these
-    visual_prompts: int = 0  # and before the patches
-    # Vision-language experts that init has none of: random, as published, or copies of its other experts.
-    vl_init: Literal["random", "image", "text"] = "random"
     freeze: tuple[str, ...] = ()  # shell patterns over parameter names, or a group such as "vision"
 
     steps: int = 1000
     epochs: float = 0.0  # over 0: that many passes over the data instead of `steps`, the first tenth a warm-up
     batch_size: int = 64  # samples a step, of all processes together; even
-    fusion_share: float = 1.0  # share of a batch that itm and mlm see; the contrast sees all of it
-    negatives_within: int = 0  # itm's hard negatives come from so many neighbouring samples; 0: from the whole batch
-    trim: float = 0.0  # share of a batch whose captions fit worst by contrast and are left out as wrong
-    trim_steps: int = 0  # over so many steps the share grows to `trim`: at the start all captions fit alike
-    contrast: Contrast = "global"  # what itc tells a sample apart from, where several processes share a batch
     parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes hold all weights each, or each a slice of every one
     peak_lr: float = 1e-3
     schedule: Literal["cosine", "linear"] = "cosine"  # from the peak to the end
     final_lr: float = 0.01  # share of the peak that is left at the end
     warmup: int = 50  # steps
     layer_decay: float | None = None  # factor on the rate for each layer further from the top (BEiT); None: one rate
-    head_lr: float = 1.0  # factor on the rate of the heads of a task, which start from random weights
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
@@ -66,3 +48,27 @@ class TrainConfig:
     monitor: str | None = None  # an evaluated number; the checkpoint where it is largest is kept as `best`
     patience: int = 0  # evaluations in a row without a new best after which the run stops; 0: never
     tensorboard: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """Everything a VLMo's run depends on. Recipes return one whole; the command line changes it by key=value."""
+
+    # The model is that of init; only what differs from VLMoConfig() here is set anew, such as a larger image_size.
+    inherit: bool = False
+    teacher: str | None = None  # model folder, run or name of the eye that losses.distill learns from
+    model: VLMoConfig = field(default_factory=VLMoConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+    mim: MIMConfig = field(default_factory=MIMConfig)
+    panels: int | None = None  # a picture is so many panels side by side; None: as init's processor has it
+    panel_gap: float = 0.0  # width of the strip between two panels, as a share of the picture's
+    prompts: int = 0  # learned vectors before the words (CoOp): with any prompts, all of init stays as it is but these
+    visual_prompts: int = 0  # and before the patches
+    # Vision-language experts that init has none of: random, as published, or copies of its other experts.
+    vl_init: Literal["random", "image", "text"] = "random"
+    fusion_share: float = 1.0  # share of a batch that itm and mlm see; the contrast sees all of it
+    negatives_within: int = 0  # itm's hard negatives come from so many neighbouring samples; 0: from the whole batch
+    trim: float = 0.0  # share of a batch whose captions fit worst by contrast and are left out as wrong
+    trim_steps: int = 0  # over so many steps the share grows to `trim`: at the start all captions fit alike
+    contrast: Contrast = "global"  # what itc tells a sample apart from, where several processes share a batch
+    head_lr: float = 1.0  # factor on the rate of the heads of a task, which start from random weights

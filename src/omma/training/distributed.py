@@ -16,9 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from omma.models.multiway import MultiwayBlock
-from omma.models.vlmo import VLMo
-
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
@@ -188,11 +185,11 @@ def collective_device() -> torch.device:
 
 
 # ------------------------------------------------------------------------------------- the weights over the processes
-def shard(step: nn.Module, model: VLMo, device: torch.device) -> None:
+def shard(step: nn.Module, units: Iterable[nn.Module], device: torch.device) -> None:
     """FSDP2: each process keeps a slice of every weight, and gathers the rest when a layer needs it.
 
-    step: the module whose forward runs a whole training step of `model`. Each block's attention and each of its experts
-    is a unit of its own, so a pass over text gathers no image expert. Everything small is gathered once, at the start.
+    step: the module whose forward runs a whole training step. units: its parts that are gathered one at a time, when
+    each is run. Everything else is gathered once, at the start.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -200,10 +197,8 @@ def shard(step: nn.Module, model: VLMo, device: torch.device) -> None:
     # It warns of changes in place to what a unit returns, whether there are any or not. There are none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for block in model.blocks:
-        assert isinstance(block, MultiwayBlock)
-        for part in (block.attentions if block.separate else block.attention, *block.experts.values()):
-            fully_shard(part, mesh=mesh)
+    for unit in units:
+        fully_shard(unit, mesh=mesh)
     fully_shard(step, mesh=mesh)
 
 

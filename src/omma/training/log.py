@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from omma.training.config import TrainConfig
+from omma.training.config import RunConfig
 
 
 class Watch:
@@ -42,7 +42,7 @@ class Log:
     silent: nothing of this, for all processes of a run but one.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, start: int, progress: bool, silent: bool = False):
+    def __init__(self, run: Path, config: RunConfig, start: int, progress: bool, silent: bool = False):
         self.path, self.config, self.silent = run / "metrics.jsonl", config, silent
         progress = progress and not silent
         self.began, self.last_step, self.last_time, self.last_waited = perf_counter(), start, perf_counter(), 0.0

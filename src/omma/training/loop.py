@@ -14,23 +14,23 @@ from typing import Any
 import torch
 
 from omma import config as configuration
-from omma.models.preprocess import Processor
-from omma.models.pretrained import autocast, pick_device
-from omma.models.prompts import prompts_for
-from omma.models.vlmo import VLMo, VLMoConfig
-from omma.models.weights import read_weights, save_pretrained
+from omma.models.pretrained import pick_device
+from omma.models.weights import read_weights
 from omma.training import checkpoint as checkpoints
 from omma.training import distributed
 from omma.training.batches import Prefetch
 from omma.training.checkpoint import Checkpoint
 from omma.training.compiling import compile_blocks, compiling
-from omma.training.config import TrainConfig
-from omma.training.distill import load_teacher
+from omma.training.config import RunConfig, TrainConfig
 from omma.training.distributed import World, whole
+from omma.training.job import Job
 from omma.training.log import Log, Watch
-from omma.training.optim import EMA, learning_rate, parameter_groups
+from omma.training.optim import EMA, learning_rate
 from omma.training.rng import key_seed
-from omma.training.setup import build, check, frozen_by, in_steps, main_table, mim_target, spread, training_set
+from omma.training.vlmo_job import VLMoJob
+
+# What trains by which config.
+JOBS: dict[type[RunConfig], Callable[[Any, bool, World, torch.device], Job]] = {TrainConfig: VLMoJob}
 
 
 class NonFiniteLoss(RuntimeError):
@@ -38,18 +38,19 @@ class NonFiniteLoss(RuntimeError):
 
 
 def train(
-    config: TrainConfig,
+    config: RunConfig,
     *,
-    evaluate: Callable[[VLMo, Processor], dict[str, float]] | None = None,
+    evaluate: Callable[[Any, Any], dict[str, float]] | None = None,
     resume: bool = False,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
 ) -> Checkpoint:
     """Runs the config to its last step and returns the final checkpoint, or with config.monitor the best one.
 
-    evaluate: called every config.eval_every steps and at the end with the averaged model; its numbers are logged as
-    eval.<name>. resume: go on from the run folder's last checkpoint (start afresh where there is none). on_step: called
-    after each step. Raises ValueError for a config that cannot run, NonFiniteLoss with the step and the picture ids.
+    The config's class says what is trained: a `TrainConfig` trains a VLMo. evaluate: called every config.eval_every
+    steps and at the end with the averaged model and its processor; its numbers are logged as eval.<name>. resume: go on
+    from the run folder's last checkpoint (start afresh where there is none). on_step: called after each step. Raises
+    ValueError for a config that cannot run, NonFiniteLoss with the step and the picture ids.
     """
     device = distributed.local_device(pick_device(config.device))
     with distributed.processes(device) as world:
@@ -59,22 +60,17 @@ def train(
 def train_in(
     world: World,
     device: torch.device,
-    config: TrainConfig,
-    evaluate: Callable[[VLMo, Processor], dict[str, float]] | None,
+    config: RunConfig,
+    evaluate: Callable[[Any, Any], dict[str, float]] | None,
     resume: bool,
     progress: bool,
     on_step: Callable[[int], None] | None,
 ) -> Checkpoint:
     """`train` as one process of a world. What is written is written by process 0."""
-    run = check(config, resume, world)
     if config.threads:
         torch.set_num_threads(config.threads)
-    table = main_table(config)
-    model, processor, started_from = build(config, table)
-    size = model.num_parameters()
-    batches = training_set(config, table, model, processor, world)
-    asked, config = config, in_steps(config, batches.steps_per_epoch)
-    frozen = frozen_by(config, model)
+    asked, job = config, JOBS[type(config)](config, resume, world, device)
+    config, run, model, batches = job.config, Path(config.out), job.model, job.batches
     previous = checkpoints.latest(run) if resume else None
     state: dict[str, Any] = checkpoints.read_state(previous) if previous else {"step": 0}
     if previous:
@@ -82,11 +78,12 @@ def train_in(
     model.to(device).train()
     if config.compile:
         compile_blocks(model)
-    training_step = spread(model, config, world, device)
+    size, tensors = sum(p.numel() for p in model.parameters()), list(model.parameters())
+    frozen = sum(not p.requires_grad for p in tensors)
+    training_step = job.spread()
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay, config.layer_decay, config.head_lr),
-        lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True,
-    )  # fmt: skip
+        job.parameter_groups(), lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True
+    )
     average = EMA(model, config.ema) if config.ema else None
     if previous:
         distributed.load_optimizer(optimizer, state["optimizer"])
@@ -94,10 +91,7 @@ def train_in(
             stored = read_weights(previous.path)
             average.state = {k: distributed.laid_out(stored[k], v) for k, v in average.state.items()}
     start = state["step"]
-    target = None
-    if config.losses.mim:
-        with world.one_first():  # it may have a codebook to learn
-            target = mim_target(config, model, average, processor, table)
+    job.begin(average)
     world.wait()  # every process has read what was there
     if world.rank == 0:
         checkpoints.cut_metrics(run / "metrics.jsonl", start)
@@ -108,15 +102,8 @@ def train_in(
         first = world.rank == 0
         state = whole({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, keep=first)
         averaged = whole(average.state, keep=first) if average else state["model"]
-
-        def write_model(folder: Path) -> None:
-            save_pretrained(model, folder, averaged)
-            processor.save(folder)
-            if target:
-                target.save(folder)
-
         if first:
-            checkpoints.write(run, step, write_model, state, best=best)
+            checkpoints.write(run, step, lambda folder: job.save(folder, averaged), state, best=best)
         world.wait()
         return Checkpoint(checkpoints.step_folder(run, step), step)
 
@@ -125,8 +112,7 @@ def train_in(
         averaged = whole(average.state if average else model.state_dict(), keep=world.rank == 0)
         numbers: dict[str, float] = {}
         if world.rank == 0:
-            eye = model_of(model.config, averaged, device)
-            numbers = {f"eval.{k}": v for k, v in evaluate(eye, processor).items()}
+            numbers = {f"eval.{k}": v for k, v in evaluate(job.model_of(averaged), job.processor).items()}
         numbers = world.tell(numbers)
         if config.monitor and f"eval.{config.monitor}" not in numbers:
             raise ValueError(f"monitor={config.monitor!r} is not among what is evaluated: "
@@ -134,21 +120,14 @@ def train_in(
         return numbers
 
     log = Log(run, config, start, progress, silent=world.rank > 0)
-    log.say(f"{config.recipe or 'run'}: {size / 1e6:.1f}M weights ({len(frozen)} of "
-            f"{len(list(model.parameters()))} tensors frozen), {len(batches)} {batches.unit}, "
+    log.say(f"{config.recipe or 'run'}: {size / 1e6:.1f}M weights ({frozen} of "
+            f"{len(tensors)} tensors frozen), {len(batches)} {batches.unit}, "
             f"{batches.steps_per_epoch} steps an epoch, {device.type}"
-            f"{f' x {world.size} ({config.parallel})' if world.size > 1 else ''}{started_from}"
+            f"{f' x {world.size} ({config.parallel})' if world.size > 1 else ''}{job.started_from}"
             f"{f', resumed at step {start}' if previous else ''}")  # fmt: skip
     done = previous
     watch = Watch(config.monitor, config.patience, past)
     stop = start if watch.over else config.steps
-    weights = config.losses.active()
-    options = {"fusion_share": config.fusion_share, "negatives_within": config.negatives_within, "world": world,
-               "contrast": config.contrast, "one_length": config.parallel == "fsdp" and world.size > 1}  # fmt: skip
-    if target:
-        options["mim_target"] = target
-    if config.teacher:
-        options["teacher"] = load_teacher(config.teacher, processor, device)
     batch_stream = Prefetch(batches, start, stop, config.workers)
     with log, deterministic(device), compiling():
         for batch in batch_stream:
@@ -159,13 +138,7 @@ def train_in(
                                  final=config.final_lr, schedule=config.schedule)  # fmt: skip
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("lr_scale", 1.0)  # older checkpoints have none
-            batch = batch.to(device)
-            pixel_values = processor.normalize(batch.pixels)
-            with autocast(device, config.precision):
-                trim = config.trim * min(1.0, (step + 1) / max(1, config.trim_steps))
-                losses = training_step(batch, pixel_values, config.losses, (config.seed, step), trim=trim, **options)
-                total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-            total.backward()
+            total, losses = job.backward(training_step, batch.to(device), step)
             grad_norm = float(distributed.clip_gradients(model.parameters(), config.max_grad_norm or math.inf))
             loss, *parts = world.mean(torch.stack([total, *losses.values()])).tolist()  # of the whole batch
             if not math.isfinite(loss) or not math.isfinite(grad_norm):
@@ -181,8 +154,7 @@ def train_in(
             if evaluate and config.eval_every and finished % config.eval_every == 0 and finished < config.steps:
                 numbers |= run_evaluation()
             if numbers:
-                if "itc" in weights:
-                    numbers["logit_scale"] = float(whole(model.logit_scale.detach()).exp())
+                numbers |= job.numbers()
                 log.write(finished, loss=loss, lr=rate, grad_norm=grad_norm, waited=batch_stream.waited, **numbers)
             log.advance(finished, loss)
             is_best = watch.add(numbers)
@@ -202,15 +174,6 @@ def train_in(
     if done is None or done.step < stop or is_best:
         done = save(stop, is_best)
     return (checkpoints.best(run) or done) if config.monitor else done
-
-
-def model_of(config: VLMoConfig, state: dict[str, torch.Tensor], device: torch.device) -> VLMo:
-    """A model for evaluation that holds these weights, without a copy where they are on the device."""
-    with torch.device("meta"):
-        model = VLMo(config)
-        model.prompts = prompts_for(config.hidden_size, state)
-    model.load_state_dict(state, assign=True)
-    return model.to(device).eval()
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -1,6 +1,5 @@
 """Before the first step: what cannot work is refused, then model, processor and training set are made."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,18 +7,19 @@ import torch
 from torch import nn
 
 from omma import config as configuration
+from omma.models.multiway import MultiwayBlock
 from omma.models.preprocess import SPECIAL_TOKENS, Processor, train_wordpiece
 from omma.models.prompts import PREFIX, Prompts, prompts_for
 from omma.models.vlmo import VLMo
 from omma.models.weights import load_matching, model_folder, read_config, read_weights
 from omma.table import Table
-from omma.training import checkpoint as checkpoints
 from omma.training.batches import Batches, DataConfig
 from omma.training.config import TrainConfig
 from omma.training.distill import refuse_unfit_teacher, teacher_processor
 from omma.training.distributed import ALONE, World, shard
 from omma.training.finetune import fitted, inherited, is_for_items, labels_for, with_heads
 from omma.training.items import ItemBatches, labels_in, prompts_in
+from omma.training.job import check_run
 from omma.training.losses import CONTRASTED, TrainingStep
 from omma.training.mim import FeatureTarget, MIMTarget, PixelTarget, TokenTarget, head_size, own_teacher
 from omma.training.optim import EMA, freeze
@@ -36,8 +36,6 @@ def check(config: TrainConfig, resume: bool, world: World = ALONE) -> Path:
             f"no data for {', '.join(unserved)}: give the folder of a pictures table, data=FOLDER. "
             "Make one: omma scenes FOLDER, or omma ingest PICTURES FOLDER"
         )
-    if not config.out:
-        raise ValueError("no out: give the folder of the run, out=FOLDER")
     if not config.losses.active():
         raise ValueError("every loss weight is 0; set one, e.g. losses.itc=1")
     if config.losses.itc_vl and not config.model.itc_vl:
@@ -49,10 +47,6 @@ def check(config: TrainConfig, resume: bool, world: World = ALONE) -> Path:
                          "model that stays as it is; give init=vlmo-nano, or a run")  # fmt: skip
     if with_prompts(config) and config.freeze:
         raise ValueError("freeze= beside prompts: with these, all else is frozen already; leave it out")
-    if config.steps < 1 or config.warmup > config.steps:
-        raise ValueError(
-            f"steps={config.steps} and warmup={config.warmup}: steps must be at least 1 and at least the warm-up"
-        )
     within = config.negatives_within
     if within and (within < 2 or within % 2 or config.batch_size % within):
         raise ValueError(f"negatives_within={within}: give 0 for the whole batch, or an even number that divides "
@@ -70,17 +64,7 @@ def check(config: TrainConfig, resume: bool, world: World = ALONE) -> Path:
     if config.vl_init != "random" and not config.init:
         raise ValueError(f"vl_init={config.vl_init} copies experts of a trained model: give init=RUN")
     check_parallel(config, world)
-    if config.patience and not (config.monitor and config.eval_every):
-        raise ValueError(f"patience={config.patience} waits for a number: give monitor=NAME and eval_every=STEPS")
-    run = Path(config.out)
-    if checkpoints.latest(run) and not resume:
-        raise ValueError(f"{run} holds a run already (step {checkpoints.latest(run).step}). "  # type: ignore[union-attr]
-                         "Continue it with --resume, or give another out=FOLDER")  # fmt: skip
-    stored = run / "config.json"
-    if resume and checkpoints.latest(run) and stored.is_file():
-        refuse_changes(configuration.from_dict(TrainConfig, json.loads(stored.read_text())), config, run)
-    run.mkdir(parents=True, exist_ok=True)
-    return run
+    return check_run(config, resume)
 
 
 def check_parallel(config: TrainConfig, world: World) -> None:
@@ -99,34 +83,6 @@ def check_parallel(config: TrainConfig, world: World) -> None:
     if units < world.size and config.losses.active().keys() & {"itm", "itm_pair", "itm_relation", "mlm"}:
         raise ValueError(f"fusion_share={config.fusion_share} of batch_size={config.batch_size} is {2 * units} "
                          f"samples, too few for {world.size} processes; raise one of them")  # fmt: skip
-
-
-FREE_ON_RESUME = {
-    "out",
-    "data",
-    "device",
-    "threads",
-    "workers",
-    "log_every",
-    "save_every",
-    "eval_every",
-    "tensorboard",
-    "init",
-    "parallel",
-}
-
-
-def refuse_changes(stored: TrainConfig, config: TrainConfig, run: Path) -> None:
-    """A resumed run with another learning rate or model is another run: say which settings differ."""
-    before, now = configuration.to_dict(stored), configuration.to_dict(config)
-    changed = [
-        f"{k}: {before[k]} -> {now[k]}" for k in before if k not in FREE_ON_RESUME | {"model"} and before[k] != now[k]
-    ]
-    if changed:
-        raise ValueError(
-            f"{run} was started with other settings: {'; '.join(changed)}. Resume with the same ones, or start anew "
-            f"with init={run} out=ANOTHER"
-        )
 
 
 def served_alone(dataset: DataConfig) -> set[str]:
@@ -236,14 +192,6 @@ def copy_experts(model: VLMo, source: str, new: list[str], init: str) -> None:
         state[name].copy_(state[origin])
 
 
-def in_steps(config: TrainConfig, steps_per_epoch: int) -> TrainConfig:
-    """The config with `epochs` told in steps."""
-    if not config.epochs:
-        return config
-    steps = max(1, round(config.epochs * steps_per_epoch))
-    return replace(config, steps=steps, warmup=steps // 10, epochs=0.0)
-
-
 def with_prompts(config: TrainConfig) -> bool:
     """Whether nothing but prompts is learned."""
     return bool(config.prompts or config.visual_prompts)
@@ -337,8 +285,17 @@ def spread(model: VLMo, config: TrainConfig, world: World, device: torch.device)
     if world.size == 1:
         return step
     if config.parallel == "fsdp":
-        shard(step, model, device)
+        shard(step, sharded_units(model), device)
         return step
     # What an objective leaves out, such as another stage's head, gets no gradient.
     on_gpu = [device] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(step, on_gpu, find_unused_parameters=True)
+
+
+def sharded_units(model: VLMo) -> list[nn.Module]:
+    """Each block's attention and each of its experts by itself, so that a pass over text gathers no image expert."""
+    units: list[nn.Module] = []
+    for block in model.blocks:
+        assert isinstance(block, MultiwayBlock)
+        units += [block.attentions if block.separate else block.attention, *block.experts.values()]
+    return units
