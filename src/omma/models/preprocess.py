@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = [PAD, UNK, CLS, SEP, MASK]  # ids 0..4
+RESAMPLE = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
+LARGEST = 1 << 24  # pixels of a picture on its way to a square; a thin strip is cut before it is scaled
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int = 2000, lowercase: bool = True) -> Tokenizer:
@@ -92,27 +95,47 @@ def words_of(tokenizer: Tokenizer, text: str) -> list[str]:
 class Processor:
     """Pictures -> pixel_values and texts -> input_ids, attention_mask, for one model.
 
-    image_size: side of the square the picture is scaled to (bicubic, the whole picture, no crop). max_text_len: tokens,
-    [CLS] and [SEP] included; a longer text is cut at its end. panels: a picture is so many pictures side by side, each
-    scaled by itself, with strips between them of panel_gap times the picture's width (NLVR's three boxes).
+    image_size: side of the square that the model sees. shortest_side: None scales the whole picture to that square; a
+    number scales its shorter side to so many pixels and cuts the square out of the middle. resample: nearest, bilinear,
+    bicubic or lanczos. mean, std: one number, or one for each of red, green and blue.
+    max_text_len: tokens, the special ones at the ends included; a longer text is cut at its end. pad_id, pad_left: with
+    which token shorter texts are filled up, and on which side. read_padding: every text is filled up to max_text_len
+    and the model reads the padding as it reads words (SigLIP), so the mask is all ones.
+    panels: a picture is so many pictures side by side, each scaled by itself, with strips between them of panel_gap
+    times the picture's width (NLVR's three boxes).
     """
 
     tokenizer: Tokenizer
     image_size: int
     max_text_len: int
-    mean: float = 0.5
-    std: float = 0.5
+    mean: float | tuple[float, float, float] = 0.5
+    std: float | tuple[float, float, float] = 0.5
     panels: int = 1
     panel_gap: float = 0.0
+    resample: str = "bicubic"
+    shortest_side: int | None = None
+    pad_id: int = 0
+    pad_left: bool = False
+    read_padding: bool = False
 
     def __post_init__(self):
         if self.panels < 1 or not 0 <= (self.panels - 1) * self.panel_gap < 1:
             raise ValueError(f"panels={self.panels} with gaps of {self.panel_gap} leave no picture; gaps are shares of "
                              "the whole picture's width")  # fmt: skip
+        if self.resample not in RESAMPLE:
+            raise ValueError(f"no resampling {self.resample!r}; there are {', '.join(RESAMPLE)}")
 
     @property
     def vocab_size(self) -> int:
         return self.tokenizer.get_vocab_size()
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """mean and std, of a model that has one number for all colours (VLMo). ValueError for others."""
+        if isinstance(self.mean, tuple) or isinstance(self.std, tuple):
+            raise ValueError(f"the colours have a mean and std of their own, {self.mean} and {self.std}; patch tokens "
+                             "and teachers of hidden patches know one number for all, such as 0.5")  # fmt: skip
+        return self.mean, self.std
 
     @property
     def mask_id(self) -> int:
@@ -150,27 +173,57 @@ class Processor:
         return self._square(image, box)
 
     def _square(self, image: Image.Image, box: tuple[float, float, float, float] | None) -> np.ndarray:
-        size = (self.image_size, self.image_size)
-        if image.size != size or box is not None:
-            image = image.resize(size, Image.Resampling.BICUBIC, box=box)
+        side, filter = self.image_size, RESAMPLE[self.resample]
+        if self.shortest_side is not None and box is None:
+            image = middle(image, self.shortest_side, side, filter)
+        elif image.size != (side, side) or box is not None:
+            image = image.resize((side, side), filter, box=box)
         return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, 3, h, w) -> float32, centred and scaled by the model's mean and std."""
-        return (pixels.float() / 255 - self.mean) / self.std
+        """uint8 (..., 3, h, w) -> float32, centred and scaled by the model's mean and std."""
+        mean, std = (
+            torch.tensor(v, device=pixels.device).view(3, 1, 1) if isinstance(v, tuple) else v
+            for v in (self.mean, self.std)
+        )
+        return (pixels.float() / 255 - mean) / std
 
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """PIL pictures -> pixel_values (B, 3, image_size, image_size) float32; (B, panels, 3, ...) with panels."""
         return self.normalize(torch.from_numpy(np.stack([self.pixels(image) for image in images])))
 
+    def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Token ids of each text, unpadded, and how many texts were longer than max_text_len.
+
+        Those are cut at their ends; where the tokenizer closes a text with a token of its own, they keep it.
+        """
+        found = self.tokenizer.encode_batch(list(texts))
+        rows, limit = [encoding.ids for encoding in found], self.max_text_len
+        long = [i for i, row in enumerate(rows) if len(row) > limit]
+        for i in long:
+            closed = found[i].special_tokens_mask[-1]
+            rows[i] = [*rows[i][: limit - 1], rows[i][-1]] if closed else rows[i][:limit]
+        return rows, len(long)
+
     def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, unpadded, at most max_text_len of them; a text that is cut keeps its [SEP]."""
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
-        return [row if len(row) <= self.max_text_len else [*row[: self.max_text_len - 1], row[-1]] for row in ids]
+        """The rows of `encode`: token ids of each text, unpadded, at most max_text_len of them."""
+        return self.encode(texts)[0]
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than max_text_len tokens, and lose their ends."""
+        return self.encode(texts)[1]
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Rows of `text_ids` -> input_ids, attention_mask (B, T), padded as the model wants it."""
+        if self.read_padding:
+            full = [[self.pad_id] * self.max_text_len]  # a row that makes the others as long as it is
+            ids, _ = pad([*rows, *full], self.max_text_len, self.pad_id, self.pad_left)
+            return ids[:-1], torch.ones_like(ids[:-1])
+        return pad(rows, self.max_text_len, self.pad_id, self.pad_left)
 
     def texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> input_ids, attention_mask (B, T), padded to the longest one, rounded up to a multiple of 8."""
-        return pad(self.text_ids(texts), self.max_text_len)
+        return self.pad(self.text_ids(texts))
 
     # ---- files
     def save(self, folder: Path) -> None:
@@ -188,17 +241,41 @@ class Processor:
                     f"{folder} has no {name}; a model folder of omma holds config.json, model.safetensors, "
                     "preprocessor.json and tokenizer.json"
                 )
-        settings = json.loads((folder / "preprocessor.json").read_text())
+        saved = json.loads((folder / "preprocessor.json").read_text())
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
         return cls(tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")), **settings)
 
 
-def pad(rows: Sequence[Sequence[int]], limit: int, value: int = 0) -> tuple[Tensor, Tensor]:
-    """Rows of ids -> (B, T) ids and their 0/1 mask. T: the longest row, rounded up to 8 (few shapes), at most limit."""
+def middle(image: Image.Image, shortest: int, side: int, filter: Image.Resampling) -> Image.Image:
+    """The picture with its shorter side scaled to `shortest`, and of that the (side, side) in the middle.
+
+    Rounded as torchvision's Resize and Hugging Face's processors do it; where the square is larger than the picture,
+    the rest is black.
+    """
+    w, h = image.size
+    width, height = (shortest, int(shortest * h / w)) if w <= h else (int(shortest * w / h), shortest)
+    if width * height > LARGEST:  # a strip: what the crop would throw away is not worth the memory
+        keep = side * min(w, h) / shortest
+        x, y = max(0.0, (w - keep) / 2), max(0.0, (h - keep) / 2)
+        width, height = min(width, side), min(height, side)
+        image = image.resize((width, height), filter, box=(x, y, w - x, h - y))
+    elif image.size != (width, height):
+        image = image.resize((width, height), filter)
+    left, top = (width - side) // 2, (height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def pad(rows: Sequence[Sequence[int]], limit: int, value: int = 0, left: bool = False) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> (B, T) ids and their 0/1 mask. T: the longest row, rounded up to 8 (few shapes), at most limit.
+
+    left: the padding comes before the ids instead of behind them.
+    """
     longest = max(len(row) for row in rows)
     T = max(longest, min(limit, -8 * (-longest // 8)))
     ids = torch.full((len(rows), T), value, dtype=torch.long)
     mask = torch.zeros(len(rows), T, dtype=torch.long)
     for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[i, : len(row)] = 1
+        place = slice(T - len(row), T) if left else slice(0, len(row))
+        ids[i, place] = torch.tensor(row, dtype=torch.long)
+        mask[i, place] = 1
     return ids, mask

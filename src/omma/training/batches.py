@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from omma.decode import open_picture
-from omma.models.preprocess import Processor, pad
+from omma.models.preprocess import Processor
 from omma.table import Table
 from omma.training.edits import false_texts
 from omma.training.objectives import IGNORE
@@ -217,7 +217,7 @@ class Batches:
                 first = paired and rng.random() < self.config.first_caption
                 rows.append(captions[0] if first else captions[int(rng.random() * len(captions))])
                 pixels.append(self._pixels(i, rng))
-        input_ids, attention_mask = pad(rows, self.processor.max_text_len)
+        input_ids, attention_mask = self.processor.pad(rows)
         masks = [numpy_generator(self.seed, "mask", step, 2 * part * own + row) for row in range(len(rows))]
         masked, labels = mask_words(
             input_ids.numpy(), masks, self.config.mlm_probability, self._continues, self.processor

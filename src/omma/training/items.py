@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omma.models.preprocess import Processor, pad
+from omma.models.preprocess import Processor
 from omma.table import Table
 from omma.training.batches import DataConfig, augmented, decoded
 from omma.training.rng import numpy_generator
@@ -129,7 +129,7 @@ class ItemBatches:
         own = self.batch_size // self.part[1]
         first = k * self.batch_size + self.part[0] * own
         chosen = self.order(epoch)[first : first + own].tolist()
-        input_ids, attention_mask = pad([self.prompts[i] for i in chosen], self.processor.max_text_len)
+        input_ids, attention_mask = self.processor.pad([self.prompts[i] for i in chosen])
         pixels = np.stack([self._pixels(i, epoch) for i in chosen])
         parts = [self.parts[i] or [-1] * pixels.shape[1] for i in chosen]
         targets = np.stack([self.targets[i] for i in chosen])

@@ -62,8 +62,7 @@ class FeatureTarget:
         self.teacher, self.processor = teacher, processor
 
     def loss(self, model: VLMo, hidden: Tensor, batch: Any, pixel_values: Tensor) -> Tensor:
-        scale = (self.processor.mean, self.processor.std)
-        targets = self.teacher.states(pixel_values, model.config.patch_size, *scale)
+        targets = self.teacher.states(pixel_values, model.config.patch_size, *self.processor.scale)
         return objectives.mim_loss(model.mim_head(hidden), targets, batch.patch_mask)
 
     def save(self, folder: Path) -> None:
@@ -101,4 +100,4 @@ def own_teacher(model: VLMo, average: EMA, layers: int, processor: Processor) ->
     """A teacher that is the model's running average: it shares the average's tensors, so it moves with them."""
     copy = deepcopy(model).eval().requires_grad_(False)
     copy.load_state_dict(average.state, assign=True)
-    return Teacher(copy, layers, processor.mean, processor.std)
+    return Teacher(copy, layers, *processor.scale)

@@ -44,7 +44,7 @@ class Teacher:
         """The model in a folder or run, or one that comes with omma."""
         folder = model_folder(place)
         model, processor = from_pretrained(folder, device), Processor.load(folder)
-        return cls(model, layers, processor.mean, processor.std, weights_hash(model.state_dict()))
+        return cls(model, layers, *processor.scale, weights_hash(model.state_dict()))
 
     @torch.no_grad()
     def states(self, pixel_values: Tensor, patch_size: int, mean: float = 0.5, std: float = 0.5) -> Tensor:
@@ -138,7 +138,8 @@ def train_patch_tokens(
     """
     where_to = pick_device(device)
     teacher = Teacher.load(encoder, layers, where_to) if encoder else None
-    config = TokensConfig(patch_size=patch_size, mean=processor.mean, std=processor.std)
+    mean, std = processor.scale
+    config = TokensConfig(patch_size=patch_size, mean=mean, std=std)
     if teacher:
         config = replace(config, encoder=str(encoder), layers=layers, fingerprint=teacher.fingerprint)
     values = sample_patches(table, processor, config, teacher, where, codes * patches_per_code, where_to, seed)

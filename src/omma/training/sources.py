@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omma.models.preprocess import Processor, pad
+from omma.models.preprocess import Processor
 from omma.table import Table
 from omma.training.batches import Batch, Batches, DataConfig, continuation_ids, mask_words
 from omma.training.rng import key_seed, numpy_generator
@@ -112,7 +112,7 @@ class TextBatches:
         first = k * self.batch_size + self.part[0] * own
         chosen = self.order(epoch)[first : first + own].tolist()
         rows = self.processor.text_ids([self.texts[i] for i in chosen])
-        input_ids, attention_mask = pad(rows, self.processor.max_text_len)
+        input_ids, attention_mask = self.processor.pad(rows)
         first_row = self.part[0] * own
         masks = [numpy_generator(self.seed, "mask", step, first_row + row) for row in range(own)]
         masked, labels = mask_words(
