@@ -5,13 +5,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from omma.models.clip import CLIP, CLIPConfig
 from omma.models.official import load_official_beit as load_official_beit
 from omma.models.official import load_official_beit3 as load_official_beit3
 from omma.models.official import load_official_vlmo as load_official_vlmo
@@ -21,7 +22,9 @@ from omma.models.vlmo_config import VLMoConfig
 
 SHIPPED = Path(__file__).parents[1] / "weights"  # model folders inside the package
 PROMPTS_FILE = "prompts.safetensors"  # beside model.safetensors: a few kB, and another task's can take their place
-MODELS = {"vlmo": (VLMo, VLMoConfig)}  # config.json's "model" -> classes
+MODELS = {"vlmo": (VLMo, VLMoConfig), "clip": (CLIP, CLIPConfig)}  # config.json's "model" -> classes
+Model = TypeVar("Model", VLMo, CLIP)
+Config = TypeVar("Config", VLMoConfig, CLIPConfig)
 
 
 def save_pretrained(
@@ -69,8 +72,13 @@ def model_folder(place: str | Path) -> Path:
     return next((place / name for name in ("best", "last") if (place / name).exists()), place)
 
 
-def read_config(folder: str | Path) -> VLMoConfig:
-    """The model's config. ValueError: what is at folder instead, an unknown kind, or keys this version doesn't know."""
+def model_kind(folder: str | Path) -> str:
+    """Which of MODELS a model folder holds. ValueError says what is at folder instead."""
+    return read_settings(folder)[0]
+
+
+def read_settings(folder: str | Path) -> tuple[str, dict[str, Any]]:
+    """The kind of a model folder and the settings in its config.json. Errors as in `read_config`."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         has = ", ".join(sorted(p.name for p in Path(folder).iterdir())[:8]) if Path(folder).is_dir() else "nothing"
@@ -82,30 +90,47 @@ def read_config(folder: str | Path) -> VLMoConfig:
         raise ValueError(f"{folder} is a run of `omma train` that has no checkpoint yet; wait for its first one")
     if kind not in MODELS:
         raise ValueError(f"{path} names the model kind {kind!r}; this version reads {', '.join(MODELS)}")
-    known = {f.name for f in dataclasses.fields(MODELS[kind][1])}
+    return kind, values
+
+
+def read_config(folder: str | Path, cls: type[Config] = VLMoConfig) -> Config:  # type: ignore[assignment]
+    """The model's config, of class cls: that of a VLMo, or CLIPConfig.
+
+    ValueError: what is at folder instead, an unknown kind or another one, or keys this version doesn't know.
+    """
+    kind, values = read_settings(folder)
+    if MODELS[kind][1] is not cls:
+        wanted = next(name for name, (_, config) in MODELS.items() if config is cls)
+        raise ValueError(f"{folder} holds a {kind}, and a {wanted} is wanted here")
+    known = {f.name for f in dataclasses.fields(cls)}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"{path} has settings this version doesn't know: {', '.join(unknown)}")
+        raise ValueError(f"{folder}/config.json has settings this version doesn't know: {', '.join(unknown)}")
     listed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return MODELS[kind][1](**listed)
+    return cls(**listed)
 
 
 def from_pretrained(
-    folder: str | Path, device: str | torch.device = "cpu", prompts: str | Path | None = None
-) -> VLMo:
+    folder: str | Path,
+    device: str | torch.device = "cpu",
+    prompts: str | Path | None = None,
+    kind: type[Model] = VLMo,  # type: ignore[assignment]
+) -> Model:
     """The model in a folder that `save_pretrained` wrote, in eval mode.
 
     prompts: a file of learned prompts, or a folder that has one, to be put on it instead of the folder's own.
-    ValueError lists weights that are missing, left over or of another shape.
+    kind: VLMo or CLIP; `model_kind` tells which a folder holds. ValueError for a folder of the other one; it lists
+    weights that are missing, left over or of another shape.
     """
-    config = read_config(folder)
+    config = read_config(folder, next(config for cls, config in MODELS.values() if cls is kind))
     tensors = read_weights(folder)
     if prompts is not None:
         place = model_folder(prompts)
         learned = read_tensors(place / PROMPTS_FILE if place.is_dir() else place)
         tensors = {k: v for k, v in tensors.items() if not k.startswith(PREFIX)} | learned
     with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
-        model = VLMo(config)
-        model.prompts = prompts_for(config.hidden_size, tensors)
+        model = kind(config)
+        if isinstance(model, VLMo):
+            model.prompts = prompts_for(model.config.hidden_size, tensors)
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     load_strictly(model, tensors, str(folder), assign=True)
     return model.to(device).eval()
