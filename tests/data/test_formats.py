@@ -499,3 +499,11 @@ def test_spoken_languages_survive_a_list_of_texts_with_languages(tmp_path):
 
 def test_the_command_line_names_the_formats_there_are():
     assert [entry.value for entry in cli_data.Format] == list(FORMATS)
+
+
+def test_a_listed_name_too_long_for_a_file_and_a_field_too_long_for_csv_are_rows(tmp_path):
+    name, caption = "n" * 5000, "long " * 40_000
+    write(tmp_path, {"a.png": picture(1), "list.csv": f"file,caption\n{name},x\na.png,{caption}\n"})
+    table = ingest(tmp_path / "list.csv", tmp_path / "out")
+    assert texts(table) == {name: ["x"], "a.png": [caption.strip()]}
+    assert statuses(table)[name] == "empty"

@@ -1,8 +1,11 @@
 """Ingest: every picture of a folder or tar is a row with its captions, and nothing is lost without being told."""
 
+import csv
 import gzip
 import io
 import json
+import os
+import sys
 import tarfile
 
 import numpy as np
@@ -11,6 +14,7 @@ from picture_files import picture, problems, spoken, statuses, texts, write, wri
 from PIL import Image
 
 from omma.data import ingest as module
+from omma.data import readers
 from omma.data.ingest import ingest, summary
 from omma.decode import Limits, open_picture
 from omma.table import Table
@@ -279,7 +283,7 @@ def test_what_cannot_be_ingested_is_refused_and_leaves_nothing_behind(tmp_path):
             ((tmp_path / "gone", "out"), {}, "there is nothing at .*gone; give a folder"),
             ((tmp_path / "*.tar", "out"), {}, "there is nothing at"),
             ((source / "a.png", "out"), {}, "a.png is of no format that omma reads. There are:\n  hf: "),
-            ((tmp_path / "empty", "out"), {}, "no pictures in .*empty"),
+            ((tmp_path / "empty", "out"), {}, r"no pictures in .*empty \(read as folder\)\. Is it another .*--format"),
             ((source, "full"), {}, "there is something at .*full already"),
             ((source, "out"), {"store": "cloud"}, "store='cloud'; a table stores 'bytes' or 'reference'"),
             ((source, "out"), {"fields": "width"}, "extra column 'width' is there already")]:
@@ -309,3 +313,51 @@ def test_an_ingest_that_is_stopped_leaves_no_table_and_one_that_was_killed_can_b
     (tmp_path / "out").mkdir()                                                 # an empty folder is a place to put it
     assert len(ingest(source, tmp_path / "out")) == 5
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out", "photos"]
+
+
+def test_pipes_and_folders_behind_links_are_told_and_not_read(tmp_path):
+    """A pipe that nobody fills is waited for without end; a link to a folder may lead back up."""
+    source = write(tmp_path / "photos", {"a.png": picture(1), "b/c.png": picture(2)})
+    os.mkfifo(source / "pipe.png")
+    os.mkfifo(source / "a.txt")
+    os.mkfifo(source / "captions.csv")
+    (source / "b" / "up").symlink_to(source)
+    table = ingest(source, tmp_path / "out")
+    assert statuses(table) == {"a.png": "ok", "b/c.png": "ok", "pipe.png": "decode_error"}
+    told = problems(table)
+    assert "pipe.png can't be read: it is no file" in told
+    assert "a.txt can't be read: it is no file" in told
+    assert "1 folders are links and are not followed" in told
+
+
+def test_a_listing_takes_fields_and_lines_of_any_length_and_form(tmp_path):
+    long, odd = "word " * 40_000 + "end", "two\u2028lines\x85in\x0bone"
+    source = write(tmp_path / "photos", {
+        "a.png": picture(1), "captions.csv": f"file,caption\na.png,{long}\n",
+        "b/b.png": picture(2), "b/captions.jsonl": json.dumps({"file": "b.png", "text": odd}, ensure_ascii=False)})
+    before = csv.field_size_limit()
+    assert texts(ingest(source, tmp_path / "out")) == {"a.png": [long], "b/b.png": [odd]}
+    assert csv.field_size_limit() == before               # it is the whole process's
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names are Unicode there")
+def test_a_file_whose_name_is_no_unicode_is_stored_where_it_cannot_be_pointed_to(tmp_path):
+    source = write(tmp_path / "photos", {"a.png": picture(1), os.fsdecode(b"b\xff.png"): picture(2)})
+    table = ingest(source, tmp_path / "out", store="reference")
+    rows = {row["id"]: row for row in table.read().to_pylist()}
+    assert (rows["a.png"]["bytes"], rows["b\ufffd.png"]["bytes"]) == (None, picture(2))
+    assert all(open_picture(row).status == "ok" for row in rows.values())
+    assert summary(ingest(source, tmp_path / "out", store="reference"))["known"] == 2
+
+
+def test_a_tar_packed_in_a_packed_tar_is_not_read_above_a_size(tmp_path, monkeypatch):
+    """It would have to be held in memory, and a small file can unpack to any size."""
+    small, large = (write_tar(tmp_path / f"{name}.tar", members).read_bytes() for name, members in (
+        ("small", [("a.png", picture(1, (8, 8)))]), ("large", [("b.png", picture(2)), ("c.txt", b"x" * 20_000)])))
+    write_tar(tmp_path / "outer.tar", [("small.tar", small), ("large.tar", large)])
+    (tmp_path / "outer.tar.gz").write_bytes(gzip.compress((tmp_path / "outer.tar").read_bytes()))
+    monkeypatch.setattr(readers, "PACKED_TAR", len(small))
+    table = ingest(tmp_path / "outer.tar.gz", tmp_path / "out")
+    assert list(statuses(table)) == ["a"]
+    assert f"large.tar has {len(large)} bytes and lies packed in another tar" in problems(table)
+    assert list(statuses(ingest(tmp_path / "outer.tar", tmp_path / "plain"))) == ["a", "b"]

@@ -57,6 +57,23 @@ def test_what_does_not_fit_is_refused(tmp_path, table):
     assert "mask" not in omma.Table.open(table.uri).columns
 
 
+def test_a_mask_is_never_given_to_another_picture_of_the_same_file_name(tmp_path):
+    for folder in ("x", "y", "z"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        Image.effect_noise((12, 8), 50).convert("RGB").save(tmp_path / "photos" / folder / "a.jpg")
+    Image.effect_noise((12, 8), 50).convert("RGB").save(tmp_path / "photos" / "z" / "b.jpg")
+    table = omma.ingest(tmp_path / "photos", tmp_path / "table")
+    (tmp_path / "masks").mkdir()
+    write(tmp_path / "masks" / "x", "a", [[0, 1], [1, 0]])
+    write(tmp_path / "masks" / "others", "b", [[0, 1], [1, 1]])
+    made = add_masks(table, tmp_path / "masks", classes=["wall", "sky"])
+    assert [name for name, mask in zip(made.read(["id"])["id"].to_pylist(), made.read(["mask"])["mask"].to_pylist(),
+                                       strict=True) if mask] == ["x/a.jpg", "z/b.jpg"]  # fmt: skip
+    write(tmp_path / "masks" / "others", "a", [[0, 1], [1, 1]])  # of y's picture or of z's?
+    made = add_masks(table, tmp_path / "masks", classes=["wall", "sky"])
+    assert made.read(["mask"])["mask"].null_count == 2
+
+
 def test_a_scene_tells_for_every_pixel_which_kind_of_thing_is_there(tmp_path):
     pictures, _ = write_scenes(tmp_path / "scenes", pictures=4, pairs=0, size=64, masks=True)
     assert pictures.info["mask_classes"][1:] == list(KINDS)

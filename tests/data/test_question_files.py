@@ -83,10 +83,18 @@ def test_lines_of_ones_own_take_one_picture_or_several(tmp_path, photos):
         ('{"picture": "b.png"}', "its first object has picture"),
         ('{"identifier": "dev-1", "sentence": "s"}', "not split-set-pair-sentence"),
         ('{"image": "nowhere.png", "question": "w"}', "none of the pictures"),
+        ('{"image": "b.png", "question": "w"}\n5', "entry 2 is no object: 5"),
+        ('{"images": "b.png", "question": "w"}', "entry 1: 'images' must be a list"),
+        ('{"image": "b.png", "question": "w", "answers": "cup"}', "entry 1: 'answers' must be a list"),
+        ('{"image": "b.png", "question": 7}', "entry 1: 'question' must be text"),
+        ('{"questions": 5}', "entry 1: 'questions' must be a list"),
+        ('{"questions": [{"question_id": 1, "image_id": 2}]}', "entry 1: 'question' must be text"),
+        ('{"identifier": 5, "sentence": "s"}', "entry 1: 'identifier' must be text"),
+        ('{"image": "b.png", "question": "caf\udce9"}', "is neither UTF-8 nor UTF-16"),
     ],
 )
 def test_what_cannot_be_read_is_refused_and_leaves_nothing(tmp_path, photos, text, message):
-    (tmp_path / "q.jsonl").write_text(text)
+    (tmp_path / "q.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=message):
         ingest_items(tmp_path / "q.jsonl", tmp_path / "out", images=photos)
     assert not (tmp_path / "out").exists()
@@ -98,3 +106,31 @@ def test_a_folder_that_is_filled_is_not_touched(tmp_path, photos):
     with pytest.raises(ValueError, match="out"):
         ingest_items(tmp_path / "q.jsonl", tmp_path / "out", images=photos)
     assert Table.open(tmp_path / "out" / "items").num_rows == 1
+
+
+def test_answers_that_are_no_annotations_are_refused(tmp_path, photos):
+    (tmp_path / "q.json").write_text(json.dumps({"questions": [{"question_id": 1, "image_id": 42, "question": "w"}]}))
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"a.json, entry 1: 'annotations' must be a list"):
+        ingest_items(tmp_path / "q.json", tmp_path / "out", images=photos, answers=tmp_path / "a.json")
+
+
+def test_a_question_holds_any_character_and_a_file_may_begin_with_a_mark(tmp_path, photos):
+    odd = "what\u2028is\x85this"
+    line = json.dumps({"image": "b.png", "question": odd}, ensure_ascii=False)
+    (tmp_path / "q.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n{line}\r\n".encode())
+    _, items = ingest_items(tmp_path / "q.jsonl", tmp_path / "out", images=photos)
+    assert items.read(["prompt"])["prompt"].to_pylist() == [odd, odd]
+
+
+def test_a_name_that_two_pictures_bear_must_be_a_path(tmp_path, photos):
+    (photos / "other").mkdir()
+    Image.effect_noise((16, 16), 70).convert("RGB").save(photos / "other" / "c.jpg")
+    for name, found in (("b", "b.png"), ("deep/c", "deep/c.png"), ("c.jpg", "other/c.jpg"), ("c", None)):
+        (tmp_path / "q.jsonl").write_text(json.dumps({"image": name, "question": "what"}))
+        if found is None:
+            with pytest.raises(ValueError, match=r"about c, and 2 pictures are called so: deep/c\.png, other/c\.jpg"):
+                ingest_items(tmp_path / "q.jsonl", tmp_path / "none", images=photos)
+        else:
+            items = ingest_items(tmp_path / "q.jsonl", tmp_path / name.replace("/", "-"), images=photos)[1]
+            assert items.read(["pictures"])["pictures"].to_pylist() == [[found]]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import csv
 import functools
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omma.data.readers import FILE_COLUMNS, Problems, Sample, Shelf, read_json
+from omma.data.readers import FILE_COLUMNS, Problems, Sample, Shelf, csv_rows, is_file, read_json
 
 FILES = (*FILE_COLUMNS, "path", "filename", "image_path", "local_path")
 URLS = ("url", "image_url", "coco_url")
@@ -60,7 +59,7 @@ def shelf(place: Path, images: Path | None, names: Sequence[Any]) -> Shelf:
     siblings = [entry for entry in sorted(here.parent.iterdir()) if entry.is_dir() and entry.name in place.stem]
     for folder in (here, here / "images", *siblings, *(entry for entry in sorted(here.iterdir()) if entry.is_dir()
                                                         and entry.name in place.stem), here.parent / "images"):
-        if any(isinstance(name, str) and "\0" not in name and (folder / name).is_file() for name in names[:GUESS]):
+        if any(isinstance(name, str) and "\0" not in name and is_file(folder / name) for name in names[:GUESS]):
             return Shelf(folder)
     return Shelf(here)
 
@@ -168,9 +167,7 @@ def read_csv(place: Path, images: Path | None, max_bytes: int, problems: Problem
     if files is None:
         raise ValueError(f"{place} has the columns {', '.join(header)}; nothing is downloaded, so one must name local "
                          f"files: {', '.join(FILES)}")
-    csv.field_size_limit(max(csv.field_size_limit(), 1 << 24))
-    text = _decoded(place.read_bytes())
-    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(place), restkey="beyond"))
+    rows = csv_rows(place, _decoded(place.read_bytes()), _delimiter(place))[1]
     url = next((name for name in URLS if name in header), None)
     own = next((name for name in IDS if name in header), None)
     shelved = shelf(place, images, [row[files] for row in rows])

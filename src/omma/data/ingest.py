@@ -124,7 +124,9 @@ def _fill(table: Table, sources: list[Source], options: _Options, split: str,
         rows = _rows(_identified(samples, known, options, counts, problems), options, workers)
         table.append(_finished(rows, split, split_of, seen, advance))
     if not counts["new"] and not counts["known"]:
-        raise ValueError(f"no pictures in {some([source.place for source in sources])}. {' '.join(problems.lines())}")
+        places = some([f"{source.place} (read as {source.format})" for source in sources])
+        told = "".join(f"; {line}" for line in problems.lines())
+        raise ValueError(f"no pictures in {places}{told}. Is it another place, or another format (--format NAME)?")
     if counts["new"]:
         for name in (*options.captions, *options.fields):
             if not seen[name]:
@@ -292,8 +294,10 @@ def _make_row(sample: Sample, name: str, again: bool, options: _Options) -> tupl
         **{key: said if key == TURNS else _scalar(meta.get(key)) for key in options.columns}}
     if sample.data is not None and (options.store == "bytes" or sample.path is None):
         row["bytes"] = sample.data
-    elif sample.path is not None:
-        row |= {"uri": str(sample.path.resolve()), "offset": sample.offset, "length": sample.length}
+    elif sample.path is not None and (uri := _scalar(str(sample.path.resolve()))) is not None:
+        row |= {"uri": uri, "offset": sample.offset, "length": sample.length}
+    elif sample.data is not None:                         # a name that is no Unicode can't be pointed to
+        row["bytes"] = sample.data
     else:
         row["length"] = sample.length
     return row, [key for key in (*options.captions, *options.fields) if meta.get(key) is not None]

@@ -8,7 +8,9 @@ A mask is a greyscale PNG of its picture's name. In the table, value k stands fo
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
+from os.path import splitext
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,11 @@ def add_masks(table: str | Path | Table, masks: str | Path, *, classes: Sequence
               progress: bool = False) -> Table:  # fmt: skip
     """Adds the column `mask` to a table of pictures and returns it.
 
-    masks: a folder with one .png a picture, found by the picture's path or file name without its suffix; a picture
-    without one gets none. classes: names in the order of the values. first: the value of the first class; what lies
-    below it (ADE20K's 0, with first=1) and 255 are no class. Raises ValueError when no picture has a mask, for a value
-    beyond the classes, or a mask of another size than its picture.
+    masks: a folder with one .png a picture, found by the picture's path without its suffix, or by its file name where
+    one picture and one mask are left of that name; a picture without one gets none. classes: names in the order of the
+    values. first: the value of the first class; what lies below it (ADE20K's 0, with first=1) and 255 are no class.
+    Raises ValueError when no picture has a mask, for a value beyond the classes, or a mask of another size than its
+    picture.
     """
     table = table if isinstance(table, Table) else Table.open(table)
     masks = Path(masks)
@@ -36,13 +39,19 @@ def add_masks(table: str | Path | Table, masks: str | Path, *, classes: Sequence
     if not 1 <= len(classes) <= UNLABELLED:
         raise ValueError(f"{len(classes)} classes; a mask can tell 1 to {UNLABELLED}")
     files = {str(path.relative_to(masks).with_suffix("")): path for path in sorted(masks.rglob("*.png"))}
-    by_name = {path.stem: path for path in reversed(files.values())}
+    named = [splitext(id_)[0] for record in table.scan(["id"]) for id_ in record["id"].to_pylist()]
+    lacking = Counter(Path(name).name for name in named if name not in files)
+    spare = files.keys() - set(named)
+    called = Counter(Path(name).name for name in spare)
+    by_name = {Path(name).name: files[name] for name in spare
+               if called[Path(name).name] == lacking[Path(name).name] == 1}  # among several it may be another's mask
     values: list[bytes | None] = []
     with progress_bar("masks", "pictures", progress) as advance:
+        advance(0, len(named))
         for record in table.scan(["id", "width", "height"]):
             for row in record.to_pylist():
-                name = Path(row["id"]).with_suffix("")
-                path = files.get(str(name)) or by_name.get(name.name)
+                name = splitext(row["id"])[0]
+                path = files.get(name) or by_name.get(Path(name).name)
                 values.append(None if path is None else read_mask(path, (row["width"], row["height"]), classes, first))
             advance(len(record), None)
     if not any(values):

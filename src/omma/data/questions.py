@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from os.path import splitext
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from omma.data.ingest import ingest
+from omma.data.readers import read_text
 from omma.storage import appearing
 from omma.table import Table, some
 
@@ -55,7 +57,7 @@ def ingest_items(source: str | Path, out: str | Path, *, images: str | Path, ans
         known = by_name(pictures)
         lost: list[str] = []
         for row in rows:
-            found = [known.get(name) or known.get(Path(name).stem) for name in row["pictures"]]
+            found = [one_of(known.get(name) or known.get(Path(name).stem), name, source) for name in row["pictures"]]
             lost += [name for name, there in zip(row["pictures"], found, strict=True) if there is None]
             row["pictures"] = [there or name for name, there in zip(row["pictures"], found, strict=True)]
             row["split"] = row.get("split") or split
@@ -69,14 +71,16 @@ def ingest_items(source: str | Path, out: str | Path, *, images: str | Path, ans
 
 def lines(path: Path) -> list[Any]:
     """The JSON of a file: its one object, or the list it is, or one object a line. ValueError names the line."""
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path.read_bytes(), most=None)
+    if text is None:
+        raise ValueError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8")
     try:
         whole = json.loads(text)
         return whole if isinstance(whole, list) else [whole]
     except json.JSONDecodeError:
         pass
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold other ends of lines
         if line.strip():
             try:
                 found.append(json.loads(line))
@@ -98,15 +102,37 @@ def recognise(data: list[Any], source: Path) -> str:
                      f"its first object has {keys}")  # fmt: skip
 
 
-def by_name(pictures: Table) -> dict[str, str]:
-    """Path, file name, and either without its suffix -> id. A file name that two folders share finds the first."""
-    known: dict[str, str] = {}
-    for record in pictures.scan(["id", "status"]):
+def by_name(pictures: Table) -> dict[str, list[str]]:
+    """Path -> the id; where no path is such, path without suffix -> ids; and else file name, with or without it."""
+    paths: dict[str, list[str]] = {}
+    bare: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
+    for record in pictures.scan(["id"]):
         for id_ in record["id"].to_pylist():
-            path = Path(id_)
-            for name in (id_, str(path.with_suffix("")), path.name, path.stem):
-                known.setdefault(name, id_)
-    return known
+            path, name = splitext(id_)[0], Path(id_).name
+            paths[id_] = [id_]
+            bare.setdefault(path, []).append(id_)
+            for each in {name, splitext(name)[0]}:
+                names.setdefault(each, []).append(id_)
+    return names | bare | paths
+
+
+def one_of(found: list[str] | None, name: str, source: Path) -> str | None:
+    if found and len(found) > 1:
+        raise ValueError(f"{source} asks about {name}, and {len(found)} pictures are called so: {some(sorted(found))}. "
+                         "Name it by its path in the folder of pictures")  # fmt: skip
+    return found[0] if found else None
+
+
+def entry_of(entry: Any, source: Path, number: int, **kinds: Any) -> dict[str, Any]:
+    """The entry, when it is an object whose keys hold what they should. ValueError tells its number and what it is."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{source}, entry {number} is no object: {str(entry)[:80]}")
+    for key, kind in kinds.items():
+        if not isinstance(entry.get(key), kind):
+            wanted = "text" if kind is str else "a list" if kind is list else "text or a number"
+            raise ValueError(f"{source}, entry {number}: {key!r} must be {wanted}: {str(entry)[:80]}")
+    return entry
 
 
 # ---- the formats
@@ -114,11 +140,15 @@ def by_name(pictures: Table) -> dict[str, str]:
 
 def vqa(data: list[Any], source: Path, answers: Path | None) -> Iterator[dict[str, Any]]:
     """VQA (Antol et al. 2015; v2, Goyal et al. 2017): pictures are COCO's, ten people answered each question."""
-    asked = data[0]["questions"]
+    asked = entry_of(data[0], source, 1, questions=list)["questions"]
+    asked = [entry_of(entry, source, number, question_id=str | int, image_id=str | int, question=str)
+             for number, entry in enumerate(asked, 1)]  # fmt: skip
     part = data[0].get("data_subtype") or ""
     told: dict[Any, dict] = {}
     if answers is not None:
-        told = {entry["question_id"]: entry for entry in lines(answers)[0]["annotations"]}
+        whole = entry_of(next(iter(lines(answers)), None), answers, 1, annotations=list)
+        told = {entry_of(entry, answers, number, question_id=str | int)["question_id"]: entry
+                for number, entry in enumerate(whole["annotations"], 1)}  # fmt: skip
         if not told.keys() & {entry["question_id"] for entry in asked}:
             raise ValueError(f"no question of {source} is answered in {answers}; take the annotations of this split")
     for entry in asked:
@@ -131,7 +161,7 @@ def vqa(data: list[Any], source: Path, answers: Path | None) -> Iterator[dict[st
             "pictures": [f"COCO_{part}_{image.zfill(12)}" if part and image.isdigit() else image],
             "prompt": entry["question"],
             "answer": answer.get("multiple_choice_answer"),
-            "answers": [a["answer"] for a in answer.get("answers", ())],
+            "answers": [str(a["answer"]) for a in answer.get("answers") or () if isinstance(a, dict) and "answer" in a],
             "group": image,
         }
 
@@ -139,7 +169,7 @@ def vqa(data: list[Any], source: Path, answers: Path | None) -> Iterator[dict[st
 def nlvr2(data: list[Any], source: Path, answers: Path | None) -> Iterator[dict[str, Any]]:
     """NLVR2 (Suhr et al. 2019): identifier split-set-pair-sentence; a sentence stands with several pairs of its set."""
     for number, entry in enumerate(data, 1):
-        parts = entry["identifier"].split("-")
+        parts = entry_of(entry, source, number, identifier=str, sentence=str)["identifier"].split("-")
         if len(parts) != 4:
             raise ValueError(f"{source}, line {number}: the identifier {entry['identifier']!r} is not "
                              "split-set-pair-sentence")  # fmt: skip
@@ -159,8 +189,11 @@ def nlvr2(data: list[Any], source: Path, answers: Path | None) -> Iterator[dict[
 def own(data: list[Any], source: Path, answers: Path | None) -> Iterator[dict[str, Any]]:
     """One's own lines, see the head of this file."""
     for number, entry in enumerate(data, 1):
-        names = entry.get("images") or ([entry["image"]] if entry.get("image") else [])
+        names = entry_of(entry, source, number).get("images") or ([entry["image"]] if entry.get("image") else [])
         prompt = next((entry[key] for key in ("question", "sentence", "prompt") if entry.get(key)), None)
+        for key, value, kind in (("images", names, list), ("question", prompt or "", str),
+                                 ("answers", entry.get("answers") or [], list)):  # fmt: skip
+            entry_of({key: value}, source, number, **{key: kind})
         if not names or not prompt:
             raise ValueError(f"{source}, line {number} has no {'question' if names else 'image'}: {str(entry)[:80]}")
         several = [str(answer) for answer in entry.get("answers") or ()]

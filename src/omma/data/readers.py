@@ -14,6 +14,7 @@ import gzip
 import io
 import json
 import os
+import stat
 import tarfile
 import unicodedata
 import zlib
@@ -26,6 +27,7 @@ from typing import Any
 PICTURE_SUFFIXES = {"png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif"}
 TEXT_SUFFIXES = {"json", "txt"}
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+PACKED_TAR = 1 << 30                                      # bytes of a tar in a packed tar: it is held in memory
 DEPTH = 3                                                 # tars in tars in tars: deeper is an accident or an attack
 LISTINGS = ("captions.csv", "captions.jsonl", "metadata.csv", "metadata.jsonl")
 FILE_COLUMNS = ("file", "file_name", "image")
@@ -80,9 +82,13 @@ def read_folder(folder: Path, max_bytes: int, problems: Problems) -> Iterator[Sa
     listed: dict[str, list[dict[str, Any]]] = {}          # path -> rows of a listing in its folder or one above
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if os.path.islink(os.path.join(place, name)):  # it may lead back up, or anywhere on this machine
+                problems.note("folders are links and are not followed (give them as sources of their own)",
+                              os.path.join(place, name))
         here, present = Path(place), set(names)
         for name in LISTINGS:
-            if name in present:
+            if name in present and is_file(here / name):
                 _read_listing(here / name, listed, problems)
         for name in sorted(names):
             stem, _, suffix = name.rpartition(".")
@@ -99,10 +105,24 @@ def read_folder(folder: Path, max_bytes: int, problems: Problems) -> Iterator[Sa
         problems.append(f"{len(listed)} files of a listing are not there, such as {next(iter(listed))}")
 
 
-def read_file(path: Path, most: int, problems: Problems) -> tuple[bytes | None, int]:
-    """(bytes, size); bytes are None for a picture above most, and a text is cut there."""
+def is_file(path: Path) -> bool:
+    """As path.is_file(), which raises for a name that is too long to be one."""
     try:
-        size = path.stat().st_size
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
+def read_file(path: Path, most: int, problems: Problems) -> tuple[bytes | None, int]:
+    """(bytes, size); bytes are None for a picture above most, and a text is cut there. A pipe is no file."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):               # opening a pipe waits for whoever fills it
+            problems.append(f"{path} can't be read: it is no file")
+            return None, 0
+        size = found.st_size
         with open(path, "rb") as file:
             return (None if size > most and path.suffix[1:] not in TEXT_SUFFIXES else file.read(most)), size
     except OSError as error:
@@ -125,7 +145,7 @@ class Shelf:
         if path is not None and self.root.resolve() not in path.resolve().parents:
             problems.note(f"files lie outside {self.root} and are not read", str(name))
             path = None
-        if path is None or not path.is_file():
+        if path is None or not is_file(path):
             if path is not None:
                 problems.note(f"files are not there in {self.root}", str(name))
             return Sample(key, source, path, 0, 0, b"", listed=rows, bad_text=bad_text)
@@ -138,13 +158,11 @@ def _read_listing(path: Path, listed: dict[str, list[dict[str, Any]]], problems:
     if text is None:
         raise ValueError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8")
     if path.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        rows: list[Any] = list(reader)
-        found = list(reader.fieldnames or ())
+        found, rows = csv_rows(path, text)
         if not any(name in found for name in FILE_COLUMNS):
             raise ValueError(f"{path} has the columns {', '.join(found)}; one must be {' or '.join(FILE_COLUMNS)}")
     else:
-        rows = [read_json(line) for line in text.splitlines() if line.strip()]
+        rows = [read_json(line) for line in text.split("\n") if line.strip()]  # JSON may hold other ends of lines
     wrong = 0
     for row in rows:
         name = next((row[column] for column in FILE_COLUMNS if isinstance(row, dict) and row.get(column)), None)
@@ -154,6 +172,19 @@ def _read_listing(path: Path, listed: dict[str, list[dict[str, Any]]], problems:
             wrong += 1
     if wrong:
         problems.append(f"{path}: {wrong} of {len(rows)} lines name no file under {' or '.join(FILE_COLUMNS)}")
+
+
+def csv_rows(path: Path, text: str, delimiter: str = ",") -> tuple[list[str], list[Any]]:
+    """The header and the rows of a .csv; what a row has beyond the header is under "beyond". ValueError for no CSV."""
+    before = csv.field_size_limit(max(len(text), 1))      # a field is never longer; the limit is the whole process's
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="beyond")
+        rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV ({error}); save it again, with quotes round fields of many lines") from None
+    finally:
+        csv.field_size_limit(before)
+    return list(reader.fieldnames or ()), rows
 
 
 @dataclass(slots=True)
@@ -215,6 +246,10 @@ def _read_tar(file: Any, name: str, path: Path | None, start: int, max_bytes: in
         inner = shard.rpartition("/")[2]
         whole = path is not None and not is_packed(inner)
         if path is None:                                  # going back in a packed file means unpacking it once more
+            if length > PACKED_TAR:
+                problems.append(f"{name}: {inner} has {length} bytes and lies packed in another tar, where "
+                                f"{PACKED_TAR} are read; unpack the outer one first")
+                continue
             file.seek(offset)
             window: Any = io.BytesIO(file.read(length))
         else:
