@@ -19,8 +19,9 @@ from omma.models.vlmo import VLMo
 from omma.models.weights import read_tensors
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
+from omma.training.batches import Batches, decoded
 from omma.training.config import TrainConfig
-from omma.training.distributed import ALONE, World, is_sharded, processes, whole
+from omma.training.distributed import ALONE, FailedElsewhere, World, is_sharded, processes, whole
 from omma.training.loop import NonFiniteLoss, train
 from omma.training.losses import LossWeights
 from omma.training.setup import build, spread, training_set
@@ -201,6 +202,14 @@ def whole_runs(config: TrainConfig) -> str:
             Processor.normalize = lambda self, pixels: torch.full(pixels.shape, torch.nan)
         with pytest.raises(NonFiniteLoss, match="step 0") as error:
             train(replace(config, out=out("broken"), losses=LossWeights(mim=1.0)), progress=False)
+        assert "It began on process 1 of 2." in str(error.value)
+        if world.rank == 1:
+            gone_row = {"id": "p7", "bytes": None, "uri": "gone.png", "offset": None, "length": None}
+            Batches.__getitem__ = lambda self, step: decoded(gone_row, Path(config.out))
+        with pytest.raises((ValueError, FailedElsewhere)) as gone:
+            train(replace(config, out=out("gone")), progress=False)
+        text = "picture 'p7' is in "
+        assert str(gone.value).startswith(text if world.rank else f"process 1 of 2 failed: ValueError: {text}")
         return str(error.value)
 
 
@@ -210,6 +219,23 @@ def killed(config: TrainConfig) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     train(config, progress=False, on_step=on_step)
+
+
+def broken(config: TrainConfig) -> None:
+    def on_step(step: int) -> None:
+        if step == 3 and os.environ["RANK"] == "0":
+            raise OSError("no space left on device")
+
+    train(config, progress=False, on_step=on_step)
+
+
+def test_an_error_of_one_process_is_told_by_the_others(run, tmp_path):
+    config = replace(run, losses=ITC, steps=6, save_every=2)
+    (first, own), (second, told) = on(2, broken, tmp_path / "out", config, fails=True)
+    assert (first, second) == (3, 3)
+    assert "OSError: no space left on device\nThis was process 0 of 2" in own
+    assert "This was process 1 of 2" in told
+    assert "Process 0 of 2 failed first: OSError: no space left on device" in told
 
 
 def test_a_process_that_is_killed_ends_the_others_with_a_message(run, tmp_path):

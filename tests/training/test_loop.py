@@ -1,6 +1,8 @@
 """The loop: it learns, it resumes bit for bit, and it stops before a bad step."""
 
 import json
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -353,3 +355,29 @@ def test_tensorboard_is_written_when_asked_for(tiny_run):
     done = train(tiny_run(tensorboard=True, steps=2), progress=False)
     assert list((done.run / "tensorboard").glob("events.*"))
     json.loads((done.run / "config.json").read_text())
+
+
+def test_the_same_numbers_go_to_weights_and_biases_under_one_id(tiny_run, monkeypatch):
+    seen = []
+
+    class Session:
+        def __init__(self, **settings):
+            seen.append(settings)
+
+        def log(self, numbers, step):
+            seen.append((step, numbers))
+
+        def finish(self):
+            seen.append("finished")
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"log=wandb needs the package: pip install omma\[wandb\]"):
+        train(tiny_run(log="wandb", steps=2), progress=False)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=Session))
+    done = train(tiny_run(log="wandb", steps=2), progress=False)
+    first = seen[0]
+    assert (first["project"], first["name"], first["config"]["steps"]) == ("omma", "run", 2)
+    assert [(row["step"], row["loss"]) for row in done.metrics()] == [(k, n["loss"]) for k, n in seen[1:3]]
+    assert seen[3] == "finished"
+    train(tiny_run(log="wandb", steps=2), progress=False, resume=True)
+    assert seen[4]["id"] == first["id"]

@@ -47,7 +47,8 @@ class RunConfig:
     eval_every: int = 0  # 0: no evaluation during training
     monitor: str | None = None  # an evaluated number; the checkpoint where it is largest is kept as `best`
     patience: int = 0  # evaluations in a row without a new best after which the run stops; 0: never
-    tensorboard: bool = False
+    log: Literal["jsonl", "tensorboard", "wandb"] = "jsonl"  # where the numbers go beside metrics.jsonl
+    tensorboard: bool = False  # the same as log=tensorboard
 
 
 @dataclass(frozen=True, kw_only=True)

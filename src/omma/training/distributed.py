@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -103,6 +104,38 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def hear(self, thing: Any) -> list[Any]:
+        """What every process has, by rank, on all of them. The thing: whatever pickles."""
+        if self.size == 1:
+            return [thing]
+        things: list[Any] = [None] * self.size
+        dist.all_gather_object(things, thing)
+        return things
+
+    def agree(self, error: Exception | None = None) -> None:
+        """Goes on where no process has an error. Otherwise each raises: its own, or `FailedElsewhere` with theirs."""
+        if self.largest(int(error is not None)):
+            errors = self.hear(None if error is None else described(error))
+            if error is None:
+                raise FailedElsewhere("; ".join(f"process {rank} of {self.size} failed: {text}"
+                                                for rank, text in enumerate(errors) if text))  # fmt: skip
+        if error is not None:
+            raise error
+
+    def together(self, items: Iterable[Any]) -> Iterator[Any]:
+        """Each process's items in step. Where making one fails on any process, all of them raise, and none waits."""
+        each = iter(items)
+        while True:
+            item, error = None, None
+            try:
+                item = next(each, None)
+            except Exception as failure:
+                error = failure
+            self.agree(error)
+            if item is None:
+                return
+            yield item
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.size > 1:
@@ -119,6 +152,14 @@ class World:
 
 
 ALONE = World()
+
+
+class FailedElsewhere(RuntimeError):
+    """Another process of the run has failed; the message says which and how."""
+
+
+def described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def gathered(x: Tensor) -> list[Tensor]:
@@ -144,10 +185,11 @@ class GatherRows(torch.autograd.Function):
 
 # ---------------------------------------------------------------------------------------------------- start and end
 @contextlib.contextmanager
-def processes(device: torch.device) -> Iterator[World]:
+def processes(device: torch.device, run: Path | None = None) -> Iterator[World]:
     """The processes of this run, connected until the end of the block: those that torchrun started, or this one.
 
-    A process group that the caller has made is used and left as found.
+    run: a folder that all of them see, where the first to fail leaves a note, so that the others, which lose their
+    connection to it, can say why. A process group that the caller has made is used and left as found.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if dist.is_initialized():
@@ -158,18 +200,37 @@ def processes(device: torch.device) -> Iterator[World]:
         return
     if device.type == "mps":
         raise ValueError("several processes can't share device=mps; use device=cpu, or start one process")
+    note = None if run is None else run / "failed.txt"
+    if note is not None and int(os.environ.get("RANK", "0")) == 0:
+        note.unlink(missing_ok=True)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     world = World(dist.get_rank(), dist.get_world_size())
     try:
         yield world
     except Exception as error:
-        error.add_note(
-            f"This was process {world.rank} of {world.size}. When one of them ends, the others lose their connection "
-            "to it and end too: look for the first error. The run goes on from its last checkpoint with --resume."
-        )
+        explain(error, world, note)
         raise
     finally:
         dist.destroy_process_group()
+
+
+def explain(error: Exception, world: World, note: Path | None) -> None:
+    """Adds to an error which process it ended, and which process failed first where this one only lost its connection.
+
+    Otherwise it is noted down for the others.
+    """
+    lost = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+    first = ""
+    if note is not None and lost and note.is_file():
+        first = f" {note.read_text()}"
+    elif note is not None and not lost and not isinstance(error, FailedElsewhere) and note.parent.is_dir():
+        with contextlib.suppress(FileExistsError), note.open("x") as file:
+            file.write(f"Process {world.rank} of {world.size} failed first: {described(error)}")
+    error.add_note(
+        f"This was process {world.rank} of {world.size}. When one of them ends, the others lose their connection "
+        f"to it and end too{':' if first else ': look for the first error.'}{first} The run goes on from its last "
+        "checkpoint with --resume."
+    )
 
 
 def local_device(device: torch.device) -> torch.device:

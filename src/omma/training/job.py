@@ -49,6 +49,10 @@ class Job(Protocol):
         process's, whose mean with the others' is the whole batch's. batch: on the model's device."""
         ...
 
+    def finite(self) -> bool:
+        """Whether the last step's numbers of this process were finite, before they met those of the others."""
+        ...
+
     def numbers(self) -> dict[str, float]:
         """What is logged beside losses. Collective."""
         ...
@@ -98,6 +102,7 @@ FREE_ON_RESUME = {
     "save_every",
     "eval_every",
     "tensorboard",
+    "log",
     "init",
     "parallel",
 }

@@ -4,14 +4,17 @@ import json
 import math
 import os
 import sys
+import uuid
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from omma.config import to_dict
 from omma.training.config import RunConfig
 
 
@@ -37,7 +40,7 @@ class Watch:
 
 
 class Log:
-    """metrics.jsonl, a progress bar on stderr with throughput and time left, and TensorBoard when asked for.
+    """metrics.jsonl, a progress bar on stderr with throughput and time left, and one of BOARDS when asked for.
 
     silent: nothing of this, for all processes of a run but one.
     """
@@ -52,13 +55,8 @@ class Log:
                    TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn()]  # fmt: skip
         self.bar = Progress(*columns, console=self.console, disable=not progress)
         self.task = self.bar.add_task(config.recipe or "train", total=config.steps, completed=start, note="")
-        self.board: Any = None
-        if config.tensorboard and not silent:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise ValueError("tensorboard=true needs the package: pip install omma[tensorboard]") from None
-            self.board = SummaryWriter(str(run / "tensorboard"))
+        chosen = "tensorboard" if config.tensorboard else config.log
+        self.board: Board | None = BOARDS[chosen](run, config) if chosen in BOARDS and not silent else None
 
     def __enter__(self) -> "Log":
         self.bar.start()
@@ -99,6 +97,53 @@ class Log:
             file.flush()
             os.fsync(file.fileno())
         if self.board:
-            for name, value in row.items():
-                if name != "step":
-                    self.board.add_scalar(name, value, step)
+            self.board.add({name: value for name, value in row.items() if name != "step"}, step)
+
+
+# --------------------------------------------------------------------------------- other places for the same numbers
+class Board(Protocol):
+    """Where the numbers of a line go beside metrics.jsonl."""
+
+    def add(self, numbers: dict[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    def __init__(self, run: Path, config: RunConfig):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError("log=tensorboard needs the package: pip install omma[tensorboard]") from None
+        self.writer = SummaryWriter(str(run / "tensorboard"))
+
+    def add(self, numbers: dict[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """One run there for one run folder: its id lies in wandb_id.txt, and a resumed run goes on under it."""
+
+    def __init__(self, run: Path, config: RunConfig):
+        try:
+            import wandb  # type: ignore[import-not-found]
+        except ImportError:
+            raise ValueError("log=wandb needs the package: pip install omma[wandb]") from None
+        kept = run / "wandb_id.txt"
+        if not kept.is_file():
+            kept.write_text(uuid.uuid4().hex[:12])
+        self.session = wandb.init(project="omma", name=run.name, id=kept.read_text().strip(), resume="allow",
+                                  dir=str(run), config=to_dict(config))  # fmt: skip
+
+    def add(self, numbers: dict[str, float], step: int) -> None:
+        self.session.log(numbers, step=step)
+
+    def close(self) -> None:
+        self.session.finish()
+
+
+BOARDS: dict[str, Callable[[Path, RunConfig], Board]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}

@@ -53,7 +53,7 @@ def train(
     ValueError for a config that cannot run, NonFiniteLoss with the step and the picture ids.
     """
     device = distributed.local_device(pick_device(config.device))
-    with distributed.processes(device) as world:
+    with distributed.processes(device, Path(config.out) if config.out else None) as world:
         return train_in(world, device, config, evaluate, resume, progress, on_step)
 
 
@@ -130,7 +130,7 @@ def train_in(
     stop = start if watch.over else config.steps
     batch_stream = Prefetch(batches, start, stop, config.workers)
     with log, deterministic(device), compiling():
-        for batch in batch_stream:
+        for batch in world.together(batch_stream):
             # ---- one training step
             step = batch.step
             torch.manual_seed(dropout_seed(config.seed, step, world.rank))
@@ -143,7 +143,7 @@ def train_in(
             loss, *parts = world.mean(torch.stack([total, *losses.values()])).tolist()  # of the whole batch
             if not math.isfinite(loss) or not math.isfinite(grad_norm):
                 values = dict(zip(losses, parts, strict=True))
-                raise NonFiniteLoss(non_finite_message(run, batch.ids, step, values, grad_norm))
+                raise NonFiniteLoss(non_finite_message(run, batch.ids, step, values, grad_norm, culprits(world, job)))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if average:
@@ -192,10 +192,22 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def non_finite_message(run: Path, ids: list[str], step: int, losses: dict[str, float], grad_norm: float) -> str:
+def culprits(world: World, job: Job) -> str:
+    """Whose pictures and texts were not finite, as a sentence; "" for one process."""
+    if world.size == 1:
+        return ""
+    broken = [str(rank) for rank, fine in enumerate(world.hear(job.finite())) if not fine]
+    if not broken:
+        return f" It is in what all {world.size} processes share: the weights, or the scale of the logits."
+    return f" It began on process {', '.join(broken)} of {world.size}."
+
+
+def non_finite_message(
+    run: Path, ids: list[str], step: int, losses: dict[str, float], grad_norm: float, where: str = ""
+) -> str:
     values = ", ".join(f"{k} {v:.4g}" for k, v in losses.items())
     return (
-        f"step {step}: the loss or its gradient is not finite ({values}, gradient norm {grad_norm:.4g}). "
+        f"step {step}: the loss or its gradient is not finite ({values}, gradient norm {grad_norm:.4g}).{where} "
         f"The step was not applied. Pictures of the batch: {', '.join(ids)}. The last checkpoint in {run} is "
         "untouched; lower peak_lr or look at these pictures, then --resume"
     )

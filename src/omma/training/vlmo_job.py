@@ -11,9 +11,10 @@ from omma.models.prompts import prompts_for
 from omma.models.vlmo import VLMo
 from omma.models.weights import save_pretrained
 from omma.training.config import TrainConfig
-from omma.training.distill import load_teacher
+from omma.training.distill import DISTILLED, load_teacher
 from omma.training.distributed import World, whole
 from omma.training.job import in_steps, weighted_sum
+from omma.training.losses import CONTRASTED
 from omma.training.mim import MIMTarget
 from omma.training.optim import EMA, parameter_groups
 from omma.training.setup import build, check, frozen_by, main_table, mim_target, spread, training_set
@@ -55,11 +56,17 @@ class VLMoJob:
         c = self.config
         trim = c.trim * min(1.0, (step + 1) / max(1, c.trim_steps))
         pixel_values = self.processor.normalize(batch.pixels)
+        self.seen = [pixel_values]
         with autocast(self.device, c.precision):
             losses = spread(batch, pixel_values, c.losses, (c.seed, step), trim=trim, **self.options)
             total = weighted_sum(losses, self.weights)
+        self.seen += [loss for name, loss in losses.items() if name not in CONTRASTED | DISTILLED]
         total.backward()
         return total, losses
+
+    def finite(self) -> bool:
+        # A contrast is left out: it is of all processes' samples.
+        return all(bool(x.isfinite().all()) for x in self.seen)
 
     def numbers(self) -> dict[str, float]:
         return {"logit_scale": float(whole(self.model.logit_scale.detach()).exp())} if "itc" in self.weights else {}
