@@ -8,7 +8,7 @@ averaged, so they are the whole batch's too.
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -44,7 +44,9 @@ class World:
             return x
         if gradient and x.requires_grad:
             return GatherRows.apply(x)
-        rows = gathered(x)
+        if not x.requires_grad:
+            return everyones(x)
+        rows = list(everyones(x).chunk(self.size))
         rows[self.rank] = x
         return torch.cat(rows)
 
@@ -87,6 +89,13 @@ class World:
             dist.all_reduce(x)
             x /= self.size
         return x
+
+    def each(self, numbers: Sequence[int]) -> list[tuple[int, ...]]:
+        """The numbers of every process, by rank. As many numbers on each."""
+        if self.size == 1:
+            return [tuple(numbers)]
+        own = torch.tensor(numbers, device=collective_device())
+        return [tuple(row) for row in everyones(own[None]).tolist()]
 
     def largest(self, number: int) -> int:
         """The largest of the processes' numbers."""
@@ -162,10 +171,22 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def gathered(x: Tensor) -> list[Tensor]:
-    rows = [torch.empty_like(x, requires_grad=False) for _ in range(dist.get_world_size())]
-    dist.all_gather(rows, x.detach().contiguous())
+def everyones(x: Tensor) -> Tensor:
+    """(b, ...) of each process -> (B, ...), by rank, without a gradient."""
+    size = dist.get_world_size()
+    rows = x.new_empty(size * len(x), *x.shape[1:])
+    dist.all_gather(list(rows.chunk(size)), x.detach().contiguous())
     return rows
+
+
+def reduce_rows(x: Tensor, world: World) -> Tensor:
+    """(B, ...) of each process -> (b, ...): the sum over the processes, of which each gets its own rows."""
+    if world.size == 1:
+        return x
+    parts = [part.contiguous() for part in x.chunk(world.size)]
+    own = torch.empty_like(parts[0])
+    dist.reduce_scatter(own, parts)
+    return own
 
 
 class GatherRows(torch.autograd.Function):
@@ -173,14 +194,11 @@ class GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.cat(gathered(x))
+        return everyones(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        parts = [part.contiguous() for part in gradients[0].chunk(dist.get_world_size())]
-        own = torch.empty_like(parts[0])
-        dist.reduce_scatter(own, parts)
-        return own
+        return reduce_rows(gradients[0], World(dist.get_rank(), dist.get_world_size()))
 
 
 # ---------------------------------------------------------------------------------------------------- start and end

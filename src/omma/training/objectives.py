@@ -29,8 +29,8 @@ def itc_loss(
     image_embeds, text_embeds: (b, E), L2-normalised; logit_scale: > 0; same: (b, B) bool, True where text j also
     belongs to picture i: but for picture i's own such pairs are left out of the denominator, since they are no
     negatives. kept: (b,) bool, False for samples that are negatives of others only. against: pictures and texts (B, E)
-    of the whole batch, when those b are its rows from `first` on; None: they are all of it. Raises ValueError when the
-    batches differ.
+    of the whole batch, when those b are its rows from `first` on; None: they are all of it. Holds (b, B) logits; for
+    batches of thousands there is `contrastive.info_nce`, which doesn't. Raises ValueError when the batches differ.
     """
     if image_embeds.shape != text_embeds.shape:
         raise ValueError(
