@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ FLAT_STD = 2.0  # grey levels of 255: the standard deviation of the liveliest ch
 TURN = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90}
+SCAN = b"\xff\xda"
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")       # of a JPEG: neither a stuffed FF nor a restart
+MAX_SCANS = 100
 UNLABELLED = 255                                          # in a label map: no class is known here
 _warnings_lock = threading.Lock()
 
@@ -54,7 +58,7 @@ _warnings_lock = threading.Lock()
 @dataclass(frozen=True)
 class Limits:
     """What a picture may be. Pixels and sides are counted before decoding; max_pixels_per_byte is of the compressed
-    file."""
+    file, which is suspicious_ratio above it, as is a JPEG of more than MAX_SCANS passes over its pixels."""
 
     max_bytes: int = 64 << 20
     max_pixels: int = 64_000_000
@@ -99,6 +103,8 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, target: int | None = No
     if kind is None:
         return Decoded("not_an_image", note=f"starts with {data[:8]!r}")
     reader, name = READERS[kind], kind
+    if kind == "JPEG" and data.count(SCAN) > MAX_SCANS and _scans(data) > MAX_SCANS:
+        return Decoded("suspicious_ratio", format=name, note=f"more than {MAX_SCANS} scans")
     if kind == "WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
         return Decoded("truncated", format=name, note="shorter than its header says")
     frames = 1
@@ -124,7 +130,10 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, target: int | None = No
         if mode == "LAB":
             return Decoded("unsupported_mode", None, width, height, name, mode, frames, "LAB has no agreed conversion")
         try:
-            frames = frames if kind == "GIF" else getattr(file, "n_frames", 1)
+            if kind == "TIFF":                            # its reader's own count takes a hundred times longer
+                frames = max(1, sum(1 for _ in _until_cut(tiff_directories(data))))
+            elif kind != "GIF":
+                frames = getattr(file, "n_frames", 1)
             if kind == "JPEG" and target is not None:
                 file.draft(None, (target, target))
             file.load()
@@ -159,19 +168,23 @@ def open_picture(row: Mapping[str, Any] | bytes, root: Path | None = None, limit
     if isinstance(row, bytes):
         return decode(row, limits, target)
     data = row.get("bytes")
-    return decode(data if data is not None else _fetch(row, root), limits, target)
+    return decode(data if data is not None else _fetch(row, root, limits), limits, target)
 
 
-def _fetch(row: Mapping[str, Any], root: Path | None) -> bytes:
+def read_bounded(path: Path, limits: Limits = DEFAULT_LIMITS, offset: int = 0, length: int | None = None) -> bytes:
+    """The bytes of a file, and of one that is too large for the limits no more than it takes to be told so."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(limits.max_bytes + 1 if length is None else min(length, limits.max_bytes + 1))
+
+
+def _fetch(row: Mapping[str, Any], root: Path | None, limits: Limits) -> bytes:
     uri = row.get("uri")
     if not uri:
         return b""
     path = Path(uri) if root is None else Path(root) / uri
     try:
-        with open(path, "rb") as file:
-            file.seek(row.get("offset") or 0)
-            length = row.get("length")
-            return file.read(-1 if length is None else length)
+        return read_bounded(path, limits, row.get("offset") or 0, row.get("length"))
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
@@ -287,6 +300,43 @@ def orientation_in(exif: bytes | None) -> int:
     except struct.error:                                  # a cut-off directory says nothing
         pass
     return 1
+
+
+def tiff_directories(data: bytes) -> Iterator[list[int]]:
+    """The tags of each page of a TIFF, as its chain of directories has them; a chain that leads back ends there.
+
+    Raises struct.error where the data ends within it.
+    """
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    head, entry, link = ("Q", 20, "Q") if big else ("H", 12, "I")
+    seen: set[int] = set()
+    while at and at not in seen:
+        seen.add(at)
+        (entries,) = struct.unpack_from(order + head, data, at)
+        first = at + struct.calcsize(head)
+        (at,) = struct.unpack_from(order + link, data, first + entry * entries)
+        yield [struct.unpack_from(order + "H", data, first + entry * i)[0] for i in range(entries)]
+
+
+def _until_cut(found: Iterator[Any]) -> Iterator[Any]:
+    with suppress(struct.error):
+        yield from found
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG up to its end, MAX_SCANS + 1 when there are more: each is a pass over all pixels in some twenty
+    bytes, so a small file of many takes hours to decode. No encoder writes more than a few dozen."""
+    at = found = 0
+    while found <= MAX_SCANS:
+        marker = MARKER.search(data, at)
+        if marker is None or data[marker.start() + 1] == 0xD9:
+            break
+        at, kind = marker.end(), data[marker.start() + 1]
+        found += kind == 0xDA
+        if kind not in (0x01, 0xD8):                      # all others have a length
+            at += int.from_bytes(data[at : at + 2], "big")
+    return found
 
 
 def _walk_gif(data: bytes) -> tuple[int, tuple[int, int] | None]:

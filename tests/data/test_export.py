@@ -4,6 +4,7 @@ import builtins
 import gc
 import io
 import json
+import os
 import tarfile
 
 import datasets
@@ -18,6 +19,7 @@ from PIL import Image
 from omma import cli_data
 from omma.data.export import TARGETS, export
 from omma.data.ingest import ingest, summary
+from omma.decode import Limits
 from omma.table import Table
 
 SAID = {"a.b.png": [("en", "a cat, sitting"), ("ko", "고양이")], "c/d.png": [("en", "a dog")], "e.jpg": [],
@@ -200,3 +202,17 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing_behind(tmp_path):
 
 def test_the_command_line_names_the_targets_there_are():
     assert [entry.value for entry in cli_data.Target] == list(TARGETS)
+
+
+def test_a_picture_that_ingest_would_not_read_is_not_read_for_an_export(tmp_path):
+    made = table(tmp_path)
+    (tmp_path / "photos" / "huge.png").write_bytes(picture(4))
+    limits = Limits(max_bytes=len(picture(4)) - 1)
+    huge = ingest(tmp_path / "photos", tmp_path / "huge", limits=limits, store="reference")
+    refused = sum(status == "too_many_bytes" for status in statuses(huge).values())
+    assert refused
+    (tmp_path / "photos" / "huge.png").unlink()
+    os.truncate(tmp_path / "photos" / "a.b.png", 1 << 40)   # to read it would take more memory than there is
+    done = export(huge, tmp_path / "out", to="webdataset")
+    assert (done.read, done.rows + sum(done.left_out.values())) == (made.num_rows + 1, made.num_rows + 1)
+    assert done.left_out["no usable picture"] >= refused

@@ -10,7 +10,7 @@ import pytest
 from corpus import PICTURE, encoded, jpeg_that_claims, png
 from PIL import Image, features
 
-from omma.decode import STATUSES, Limits, decode
+from omma.decode import STATUSES, Limits, decode, open_picture
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else [])]
 
@@ -141,3 +141,42 @@ def test_refusing_a_bomb_costs_no_memory():
     for data in bombs:
         assert decode(data).status == "too_many_pixels"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before < 20 << 20     # decoded: 700 MB
+
+
+def test_a_jpeg_of_many_scans_is_turned_down_before_it_is_decoded():
+    """Each scan of some twenty bytes is a pass over all pixels: a megabyte of them keeps a decoder busy for minutes."""
+    data = encoded(PICTURE, "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda"):-2]
+    few, many = (data[:-2] + scan * number + b"\xff\xd9" for number in (20, 100))
+    assert decode(few).status == "ok"
+    assert (decode(many).status, decode(many).note) == ("suspicious_ratio", "more than 100 scans")
+    assert decode(data + scan * 100).status == "ok"        # what follows the end of the picture is none of it
+    block = b"\xff\xe1" + struct.pack(">H", 802) + b"\xff\xda" * 400
+    assert decode(data[:2] + block + data[2:]).status == "ok"
+
+
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])   # Pillow opens no fourth
+def test_pages_of_a_tiff_are_counted_also_when_their_chain_leads_back_or_out(order, big):
+    """As Pillow counts them, at a hundredth of the time: a file of 64 MB can hold millions."""
+    size, head, link = ("Q", "Q", "Q") if big else ("I", "H", "I")
+    start = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)
+    start += struct.pack(order + "HHQ", 8, 0, 16) if big else struct.pack(order + "I", 8)
+    tags = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 4000), (277, 1), (278, 8), (279, 64)]
+    entries = b"".join(struct.pack(order + "HH" + size * 2, tag, 16 if big else 4, 1, value) for tag, value in tags)
+    page = len(entries) + struct.calcsize(order + head + link)
+    for last, pages in ((0, 3), (len(start), 3), (10**6, 3)):
+        chain = [len(start) + page * (i + 1) for i in range(2)] + [last]
+        data = start + b"".join(struct.pack(order + head, len(tags)) + entries + struct.pack(order + link, after)
+                                for after in chain)
+        data = data.ljust(4000, b"\0") + bytes(range(0, 256, 4))
+        found = decode(data)
+        assert (found.status, found.frames, found.image.size) == ("ok", pages, (8, 8)), last
+
+
+def test_of_a_file_that_is_too_large_no_more_is_read_than_tells_it(tmp_path):
+    with open(tmp_path / "a.png", "wb") as file:
+        file.write(small("PNG"))
+        file.truncate(1 << 40)                             # takes no room on the disk, and none in memory
+    for length in (None, 1 << 40):
+        found = open_picture({"uri": "a.png", "length": length}, tmp_path, Limits(max_bytes=5000))
+        assert (found.status, found.note) == ("too_many_bytes", "5001 bytes, limit 5000")

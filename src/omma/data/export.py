@@ -41,7 +41,8 @@ SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}
 class Exported:
     """What an export wrote: rows, files, bytes of pictures. read = rows + the sum of left_out.
 
-    without_picture: rows that are there with no picture, since its bytes are not in the table, gone, or damaged.
+    without_picture: rows that are there with no picture, since its bytes are not in the table, gone, damaged, or more
+    than ingest would read.
     """
 
     to: str
@@ -71,8 +72,8 @@ class _Job:
 
     def read(self) -> Iterator[tuple[pa.RecordBatch, list[bytes | None]]]:
         """Batches of the columns, and the picture of each row, None where there is none."""
-        for batch in self.rows.scan([*self.columns, *PLACE], batch_rows=BATCH_ROWS):
-            places = batch.select(list(PLACE)).to_pylist()
+        for batch in self.rows.scan([*self.columns, *PLACE, "status"], batch_rows=BATCH_ROWS):
+            places = batch.select([*PLACE, "status"]).to_pylist()
             self.done.read += batch.num_rows
             self.advance(batch.num_rows, None)
             pictures = [_bytes_of(place, self.rows.uri) for place in places]
@@ -136,6 +137,8 @@ def export(table: Table | View | str | Path, out: str | Path, *, to: str, where:
 def _bytes_of(row: dict[str, Any], root: Path) -> bytes | None:
     if row["bytes"] is not None or not row["uri"]:
         return row["bytes"]
+    if row["status"] == "too_many_bytes":                 # that may be more than fits in memory
+        return None
     try:
         with open(root / row["uri"], "rb") as file:
             file.seek(row["offset"] or 0)

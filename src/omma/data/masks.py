@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from omma.decode import UNLABELLED, label_map
+from omma.decode import UNLABELLED, label_map, read_bounded
 from omma.jobs import progress_bar
 from omma.table import Table, some
 
@@ -64,7 +64,7 @@ def add_masks(table: str | Path | Table, masks: str | Path, *, classes: Sequence
 def read_mask(path: Path, size: tuple[int, int], classes: Sequence[str], first: int) -> bytes:
     """A mask file in the table's form."""
     try:
-        found = label_map(path.read_bytes()).astype(np.int64)
+        found = label_map(read_bounded(path)).astype(np.int64)
     except ValueError as error:
         raise ValueError(f"{path} is no mask ({error}); give a greyscale or palette PNG") from None
     if (found.shape[1], found.shape[0]) != size:

@@ -9,22 +9,24 @@ the second pictures that phones append. Pixels, orientation and colour profile s
 from __future__ import annotations
 
 import io
-import re
 import struct
 import zlib
 
 from PIL import Image
 
-from omma.decode import decode, orientation_in
+from omma.decode import MARKER, decode, orientation_in, tiff_directories
 
 JPEG, PNG, BMP = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"
 GIF, TIFF = (b"GIF87a", b"GIF89a"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in the compressed part: neither a stuffed FF nor a restart
 SHOWN = {b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT", b"pHYs", b"bKGD", b"hIST", b"acTL", b"fcTL",
          b"fdAT"}  # PNG chunks that say how pixels look  # fmt: skip
+REPEATS = b"\xff\x0bNETSCAPE2.0\x03\x01"  # how often an animation of a GIF is shown
 DRAWN = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}  # likewise of WebP
-NOTES = ("exif", "xmp", "photoshop", "comment", "XML:com.adobe.xmp")  # as Pillow names them in a picture's `info`
-TIFF_NOTES = (700, 33723, 34377, 34665, 34853, 37510, 269, 270, 271, 272, 285, 305, 306, 315, 316)
+PAGE = {  # TIFF tags that say how pixels lie and look (TIFF 6.0; 34675 is the colour profile)
+    254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 286, 287,
+    290, 291, 292, 293, 296, 297, 301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 332, 334, 336, 338, 339, 340, 341,
+    342, 347, 529, 530, 531, 532, 34675,
+}  # fmt: skip
 
 
 def without_metadata(data: bytes) -> bytes | None:
@@ -72,7 +74,11 @@ def _jpeg(data: bytes) -> bytes | None:
             if (turned := orientation_in(body)) != 1:
                 small = _only_orientation(turned)
                 out.append(b"\xff\xe1" + struct.pack(">H", len(small) + 2) + small)
-        elif kind in (0xE0, 0xEE) or (kind == 0xE2 and body.startswith(b"ICC_PROFILE\0")):
+        elif kind == 0xE0 and body.startswith(b"JFIF\0") and length >= 16:
+            out.append(b"\xff\xe0\0\x10" + body[:12] + b"\0\0")  # its small picture may show what was cut off
+        elif kind == 0xEE and body.startswith(b"Adobe") and length >= 14:
+            out.append(b"\xff\xee\0\x0e" + body[:12])
+        elif kind == 0xE2 and body.startswith(b"ICC_PROFILE\0"):
             out.append(segment)
         elif not (0xE0 <= kind <= 0xEF or kind == 0xFE):
             out.append(segment)
@@ -137,13 +143,32 @@ def _only_orientation(number: int) -> bytes:
 
 
 def _says_nothing(data: bytes) -> bool:
-    """Whether Pillow finds no metadata in a TIFF, AVIF or GIF. False where it can't open it."""
+    """Whether a TIFF, GIF or AVIF holds nothing beside its pixels. False where that can't be told."""
     try:
-        with Image.open(io.BytesIO(data), formats=("TIFF", "AVIF", "GIF")) as image:
-            tags = getattr(image, "tag_v2", {})
-            return not any(image.info.get(note) for note in NOTES) and not any(tag in tags for tag in TIFF_NOTES)
-    except Exception:  # any reader may fail in its own way on damaged data; then it is decoded, or left out
+        if data.startswith(GIF):
+            return _bare_gif(data)
+        if data.startswith(TIFF):
+            return all(PAGE.issuperset(tags) for tags in tiff_directories(data))
+        with Image.open(io.BytesIO(data), formats=("AVIF",)) as image:
+            return not image.info.get("exif") and not image.info.get("xmp")
+    except Exception:  # a reader may fail in its own way on damaged data; then it is decoded, or left out
         return False
+
+
+def _bare_gif(data: bytes) -> bool:
+    """Whether its blocks are pictures, how long each is shown and how often all are, and nothing follows them."""
+    at = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
+    while data[at] != 0x3B:
+        if data[at] == 0x2C:
+            at += 11 + (3 << ((data[at + 9] & 7) + 1) if data[at + 9] & 0x80 else 0)
+        elif data[at] == 0x21 and (data[at + 1] == 0xF9 or data[at + 1 : at + 16] == REPEATS):
+            at += 2
+        else:
+            return False
+        while data[at]:
+            at += data[at] + 1
+        at += 1
+    return at + 1 == len(data)
 
 
 def _as_png(data: bytes) -> bytes | None:
