@@ -297,20 +297,23 @@ def convert(
     labels: Annotated[Path | None, typer.Option(help="What its classifier chooses among, one a line.")] = None,
     vl_experts: Annotated[Experts, typer.Option(help="For a stage-2 VLMo, which has none.")] = Experts.none,
     num_vl_layers: Annotated[int | None, typer.Option(help="Top layers that get them.")] = None,
+    settings: Annotated[Path | None, typer.Option(help="A CLIP's config file; else the one beside it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a model of a released VLMo, BEiT or BEiT-3 file.
+    """Make a model of a released VLMo, BEiT, BEiT-3 or CLIP file.
 
     \b
     omma convert vlmo_base_patch16_224.pt vlmo-base --vocab vocab.txt
     omma convert vlmo_base_patch16_480_vqa.pt vlmo-vqa --vocab vocab.txt --labels answers.txt
+    omma convert clip-vit-base-patch32/model.safetensors clip --vocab clip-vit-base-patch32/tokenizer.json
     """
     from omma.models.official import convert as convert_file
 
     names = None if labels is None else labels.read_text(encoding="utf-8").splitlines()
     with working(as_json):
         made = convert_file(source, out, vocab, num_heads=num_heads, image_size=image_size, max_text_len=max_text_len,
-                            labels=names, vl_experts=vl_experts.value, num_vl_layers=num_vl_layers)  # fmt: skip
+                            labels=names, vl_experts=vl_experts.value, num_vl_layers=num_vl_layers,
+                            settings=settings)  # fmt: skip
     answer(as_json, made, lambda: facts_table("convert", made))
 
 

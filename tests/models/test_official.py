@@ -14,11 +14,20 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from omma import cli, load_encoder
+from omma.models.clip import CLIP, CLIPConfig
+from omma.models.clip_layouts import hf_settings, open_clip_settings, to_layout
 from omma.models.official import convert
 from omma.models.preprocess import Processor, read_tokenizer
+from omma.models.towers import TextConfig, VisionConfig
 from omma.models.vlmo import VLMo
 from omma.models.vlmo_config import PRESETS
-from omma.models.weights import from_pretrained, load_official_beit, load_official_beit3, load_official_vlmo
+from omma.models.weights import (
+    from_pretrained,
+    load_clip,
+    load_official_beit,
+    load_official_beit3,
+    load_official_vlmo,
+)
 from omma.training.finetune import fitted
 
 D, LAYERS, VOCAB = 24, 3, 20
@@ -322,7 +331,70 @@ def test_a_vocabulary_or_files_of_another_model_are_refused_with_the_fix(tmp_pat
         load_encoder(tmp_path / "eye", device="cpu")
 
 
-def test_a_file_of_none_of_the_three_kinds_is_shown_what_it_begins_with(tmp_path, vocab):
-    torch.save({"visual.conv1.weight": torch.ones(2)}, tmp_path / "clip.pt")
-    with pytest.raises(ValueError, match=r"no released VLMo, BEiT or BEiT-3.*has visual.conv1.weight \(1 "):
+def test_a_file_of_none_of_the_kinds_is_shown_what_it_begins_with(tmp_path, vocab):
+    torch.save({"backbone.conv1.weight": torch.ones(2)}, tmp_path / "resnet.pt")
+    with pytest.raises(ValueError, match=r"no released VLMo, BEiT, BEiT-3 or CLIP.*has backbone.conv1.weight \(1 "):
+        convert(tmp_path / "resnet.pt", tmp_path / "eye", vocab)
+
+
+# ------------------------------------------------------------------------------------------------------------ CLIP
+CLIP_CONFIG = CLIPConfig(
+    vision=VisionConfig(image_size=16, patch_size=8, hidden_size=16, num_layers=1, num_heads=2,
+                        activation="quick_gelu"),
+    text=TextConfig(vocab_size=VOCAB, max_text_len=12, hidden_size=16, num_layers=1, num_heads=4, pool="eos",
+                    activation="quick_gelu"),
+    embed_dim=8)  # fmt: skip
+
+
+def test_a_clip_file_becomes_a_model_folder_by_the_config_beside_it(tmp_path, vocab):
+    model = CLIP(CLIP_CONFIG).eval()
+    save_file(to_layout(model, "hf"), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(hf_settings(CLIP_CONFIG)))
+    made = convert(tmp_path / "model.safetensors", tmp_path / "eye", vocab, image_size=24, max_text_len=10)
+    assert (made["kind"], made["image_size"], made["max_text_len"]) == ("clip", 24, 10)
+    again, processor = from_pretrained(tmp_path / "eye", kind=CLIP), Processor.load(tmp_path / "eye")
+    assert again.config == replace(CLIP_CONFIG, vision=replace(CLIP_CONFIG.vision, image_size=24))
+    torch.testing.assert_close(again.encode_text(IDS), model.encode_text(IDS))
+    assert (processor.shortest_side, processor.max_text_len, len(processor.mean)) == (24, 10, 3)
+
+
+def test_open_clips_settings_of_pictures_are_taken_over(tmp_path, vocab):
+    torch.save(to_layout(CLIP(CLIP_CONFIG), "open_clip"), tmp_path / "open_clip.pt")
+    pictures = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    settings = {"model_cfg": open_clip_settings(CLIP_CONFIG), "preprocess_cfg": pictures}
+    (tmp_path / "said.json").write_text(json.dumps(settings))
+    convert(tmp_path / "open_clip.pt", tmp_path / "eye", vocab, settings=tmp_path / "said.json")
+    found = Processor.load(tmp_path / "eye")
+    assert (found.mean, found.std, found.resample, found.shortest_side) == ((0.5,) * 3, (0.25,) * 3, "bilinear", None)
+    assert from_pretrained(tmp_path / "eye", kind=CLIP).config == CLIP_CONFIG
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_openais_archives_are_read_without_running_them(tmp_path):
+    config = replace(CLIP_CONFIG, vision=replace(CLIP_CONFIG.vision, hidden_size=64, num_heads=1),
+                     text=replace(CLIP_CONFIG.text, hidden_size=64, num_heads=1))  # fmt: skip
+    state = to_layout(CLIP(config), "open_clip") | {"input_resolution": torch.tensor(16)}
+    root = torch.nn.Module()
+    for name, value in state.items():
+        *parents, last = name.split(".")
+        part = root
+        for parent in parents:
+            if parent not in dict(part.named_children()):
+                part.add_module(parent, torch.nn.Module())
+            part = part.get_submodule(parent)
+        part.register_buffer(last, value)
+    torch.jit.save(torch.jit.script(root), tmp_path / "ViT.pt")
+    assert load_clip(tmp_path / "ViT.pt").config == config
+
+
+def test_a_clip_file_with_what_does_not_fit_it_is_refused(tmp_path, vocab):
+    torch.save(to_layout(CLIP(CLIP_CONFIG), "open_clip"), tmp_path / "clip.pt")
+    with pytest.raises(ValueError, match=r"how many attention heads\?"):
         convert(tmp_path / "clip.pt", tmp_path / "eye", vocab)
+    (tmp_path / "config.json").write_text(json.dumps(open_clip_settings(CLIP_CONFIG)))
+    with pytest.raises(ValueError, match="it has no labels and no experts"):
+        convert(tmp_path / "clip.pt", tmp_path / "eye", vocab, labels=["a"])
+    with pytest.raises(ValueError, match=r"max_text_len=13, but .* holds positions for 12"):
+        convert(tmp_path / "clip.pt", tmp_path / "eye", vocab, max_text_len=13)
+    with pytest.raises(ValueError, match="is not JSON"):
+        convert(tmp_path / "clip.pt", tmp_path / "eye", vocab, settings=vocab)

@@ -1,9 +1,12 @@
-"""Released VLMo, BEiT and BEiT-3 files as models of omma: other names, the same numbers.
+"""Released VLMo, BEiT, BEiT-3 and CLIP files as models of omma: other names, the same numbers.
 
-layouts.py knows the files' names; here they are read, checked against the model, and made into model folders.
+layouts.py and clip_layouts.py know the files' names; here they are read, checked against the model, and made into model
+folders.
 """
 
+import json
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +14,18 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
+from omma.models.clip import CLIP
+from omma.models.clip_layouts import convert_clip, layout_of
 from omma.models.layouts import HEAD_NAMES, Converted, Experts, convert_beit, convert_beit3, convert_vlmo, refuse
 from omma.models.preprocess import Processor, read_tokenizer
 from omma.models.vlmo import VLMo
 
 Kind = Literal["vlmo", "beit", "beit3"]
 STAGE_1 = ("mask_token", "mim_head")  # only masked image modelling reads them
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's, of a colour
 
 
 class Loaded(NamedTuple):
@@ -99,6 +106,45 @@ def load_official_beit3(
     return told(finish(converted, where, image_size, max_text_len), where)
 
 
+def load_clip(
+    source: str | Path | Mapping[str, Any],
+    settings: str | Path | Mapping[str, Any] | None = None,
+    *,
+    quick_gelu: bool | None = None,
+    image_size: int | None = None,
+) -> CLIP:
+    """A CLIP of open_clip, OpenAI or Hugging Face (Radford et al. 2021), from its file or state dict, in eval mode.
+
+    settings: open_clip's or Hugging Face's config.json, or what it holds; None: the one beside the file, where there is
+    one. The other arguments, and what is assumed without settings: `clip_layouts.convert_clip` and
+    `CLIP.at_resolution`. ValueError lists what is missing and what is unexpected when the state dict is no such CLIP's.
+    """
+    state, where = read_state(source)
+    converted = convert_clip(state, where, clip_settings(source, settings), quick_gelu)
+    with torch.device("meta"):
+        model = CLIP(converted.config)
+    model.load_state_dict(converted.tensors, assign=True)
+    if image_size not in (None, model.config.vision.image_size):
+        model = model.at_resolution(image_size)
+    return model.eval()
+
+
+def clip_settings(source: object, settings: str | Path | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a CLIP's config file holds: as given, or of the file beside the weights; None where there is none."""
+    if isinstance(settings, Mapping):
+        return dict(settings)
+    place = None if settings is None else Path(settings)
+    if place is None and isinstance(source, str | Path):
+        beside = (Path(source).parent / name for name in ("open_clip_config.json", "config.json"))
+        place = next((path for path in beside if path.is_file()), None)
+    if place is None:
+        return None
+    try:
+        return json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{place} is not JSON ({error}); give the model's config.json") from None
+
+
 def finish(converted: Converted, where: str, image_size: int | None = None, max_text_len: int | None = None) -> Loaded:
     """The model of a converted file in eval mode, for pictures of image_size px and texts of max_text_len tokens.
 
@@ -150,13 +196,15 @@ def convert(
     labels: Sequence[str] | None = None,
     vl_experts: Experts = "none",
     num_vl_layers: int | None = None,
+    settings: str | Path | None = None,
 ) -> dict[str, Any]:
-    """A released file of any of the three kinds and its vocabulary -> a model folder that `omma.load_encoder` reads.
+    """A released file of any of the kinds and its vocabulary -> a model folder that `omma.load_encoder` reads.
 
     vocab: as in `preprocess.read_tokenizer`: bert-base-uncased's vocab.txt for VLMo, any for BEiT, whose text half is
-    still to be trained, and a tokenizer.json of beit3.spm for BEiT-3. labels: what the classifier of a fine-tuned file
-    chooses among. The other arguments and errors are those of the loaders. Returns what was made: folder, kind, weights
-    in millions, what was left out of the file, and which heads start from random weights.
+    still to be trained, a tokenizer.json of beit3.spm for BEiT-3, and a CLIP's own tokenizer.json. labels: what the
+    classifier of a fine-tuned file chooses among. settings: a CLIP's config file. The other arguments and errors are
+    those of the loaders. Returns what was made: folder, kind, weights in millions, what was left out of the file, and
+    which heads start from random weights.
     """
     from omma.models.weights import save_pretrained
 
@@ -166,6 +214,11 @@ def convert(
     tokenizer = read_tokenizer(vocab)
     words = tokenizer.get_vocab_size()
     state, where = read_state(source)
+    if layout_of(state):
+        if labels is not None or vl_experts != "none" or num_vl_layers is not None or num_heads is not None:
+            raise ValueError(f"{where} is a CLIP: it has no labels and no experts, and its heads stand in its config "
+                             "file")  # fmt: skip
+        return clip_folder(state, where, folder, tokenizer, clip_settings(source, settings), image_size, max_text_len)
     kind = kind_of(state, where)
     if kind == "vlmo":
         converted = convert_vlmo(state, where, num_heads, 196, labels, vl_experts, num_vl_layers)
@@ -188,6 +241,38 @@ def convert(
             "max_text_len": config.max_text_len, "left_out": loaded.left_out, "fresh": loaded.fresh}  # fmt: skip
 
 
+def clip_folder(
+    state: Mapping[str, Tensor],
+    where: str,
+    folder: Path,
+    tokenizer: Tokenizer,
+    settings: dict[str, Any] | None,
+    image_size: int | None,
+    max_text_len: int | None,
+) -> dict[str, Any]:
+    """A CLIP's state dict as a model folder; arguments and result as in `convert`."""
+    from omma.models.weights import save_pretrained
+
+    model = load_clip(state, settings or {}, image_size=image_size)
+    text = model.config.text
+    if tokenizer.get_vocab_size() > text.vocab_size:
+        raise ValueError(f"the vocabulary has {tokenizer.get_vocab_size()} tokens, but {where} holds vectors for "
+                         f"{text.vocab_size}; give the tokenizer.json of this model")  # fmt: skip
+    if max_text_len is not None and max_text_len > text.max_text_len:
+        raise ValueError(f"max_text_len={max_text_len}, but {where} holds positions for {text.max_text_len} tokens")
+    side, length = model.config.vision.image_size, max_text_len or text.max_text_len
+    said = (settings or {}).get("preprocess_cfg", {})  # of open_clip
+    squash = said.get("resize_mode") == "squash"
+    mean, std = tuple(said.get("mean", CLIP_MEAN)), tuple(said.get("std", CLIP_STD))
+    processor = Processor(tokenizer, side, length, mean, std, resample=said.get("interpolation", "bicubic"),
+                          shortest_side=None if squash else side)  # fmt: skip
+    save_pretrained(model, folder)
+    processor.save(folder)
+    millions = round(model.num_parameters() / 1e6, 1)
+    return {"folder": str(folder), "kind": "clip", "millions": millions, "image_size": side, "max_text_len": length,
+            "left_out": [], "fresh": []}  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------------------- files
 def read_state(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
     """The tensors of a .pth, .pt or .safetensors file, or of a dict, out of what wraps them, and what to call it.
@@ -201,8 +286,7 @@ def read_state(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor
         if not path.is_file():
             raise ValueError(f"no file at {path}; give a released .pth, .pt or .safetensors file")
         try:
-            safe = path.suffix == ".safetensors"
-            loaded = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+            loaded = read_file(path)
         except Exception as error:  # pickle, zip, safetensors and torch each have errors of their own for damage
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{path} can't be read as a file of tensors ({said}); download it again, or, if you "
@@ -221,6 +305,18 @@ def read_state(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor
     return {key: value.float() if value.dtype in half else value for key, value in loaded.items()}, where
 
 
+def read_file(path: Path) -> Any:
+    """What a .safetensors file, a PyTorch file or, as OpenAI published CLIP, a TorchScript archive holds."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            scripted = any(name.endswith("/constants.pkl") for name in archive.namelist())
+        if scripted:
+            return torch.jit.load(path, map_location="cpu").state_dict()
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def kind_of(state: Mapping[str, Tensor], where: str) -> Kind:
     """Which of the three a state dict is of. ValueError shows what it begins with when of none."""
     begins: dict[str, Kind] = {"transformer.patch_embed.proj.weight": "vlmo", "patch_embed.proj.weight": "beit",
@@ -228,5 +324,6 @@ def kind_of(state: Mapping[str, Tensor], where: str) -> Kind:
     for key, kind in begins.items():
         if key in state:
             return kind
-    raise ValueError(f"{where} is no released VLMo, BEiT or BEiT-3: each holds a patch_embed.proj or vision_embed.proj "
-                     f"of its own; this has {', '.join(sorted(state)[:6])} ({len(state)} tensors)")  # fmt: skip
+    raise ValueError(f"{where} is no released VLMo, BEiT, BEiT-3 or CLIP: each holds a patch_embed.proj, "
+                     "vision_embed.proj, visual.conv1 or vision_model of its own; this has "
+                     f"{', '.join(sorted(state)[:6])} ({len(state)} tensors)")  # fmt: skip

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from omma.models.clip import CLIP, CLIPConfig
+from omma.models.official import load_clip as load_clip
 from omma.models.official import load_official_beit as load_official_beit
 from omma.models.official import load_official_beit3 as load_official_beit3
 from omma.models.official import load_official_vlmo as load_official_vlmo
