@@ -80,7 +80,7 @@ BESIDE_PUBLIC = {
 }
 ONLY_IN = {
     "transformers": {"omma.models.pretrained", "omma.models.vlm", "omma.sparse.patch"},
-    "peft": {"omma.models.vlm"},
+    "peft": {"omma.models.lora", "omma.models.vlm"},
     "wandb": {"omma.training.log"},
     "lance": {"omma.data.export"},
     "onnx": {"omma.models.deploy"},

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from omma.models.clip import CLIP, CLIPConfig
+from omma.models.lora import merged
 from omma.models.official import load_clip as load_clip
 from omma.models.official import load_official_beit as load_official_beit
 from omma.models.official import load_official_beit3 as load_official_beit3
@@ -33,8 +34,9 @@ def save_pretrained(
 ) -> Path:
     """Writes config.json and model.safetensors into folder, made where missing.
 
-    state: other weights for it (EMA). dtype: of the file's floating-point weights, their own by default; float16 halves
-    a file that is to be passed on. `from_pretrained` computes in float32 either way.
+    state: other weights for it (EMA). Adapters (LoRA) are added to the weights they belong to. dtype: of the file's
+    floating-point weights, their own by default; float16 halves a file that is to be passed on. `from_pretrained`
+    computes in float32 either way.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +45,7 @@ def save_pretrained(
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tensors = {
         k: v.detach().to((v.is_floating_point() and dtype) or v.dtype).contiguous().cpu()
-        for k, v in (state or model.state_dict()).items()
+        for k, v in merged(model, state).items()
     }
     prompts = {k: tensors.pop(k) for k in list(tensors) if k.startswith(PREFIX)}
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
