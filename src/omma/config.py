@@ -10,6 +10,7 @@ value means.
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -81,6 +82,16 @@ def keys(config: Any, prefix: str = "") -> list[str]:
         elif isinstance(value, Mapping):
             out += [f"{prefix}{field.name}.{name}" for name in value]
     return out
+
+
+def refuse_outside(config: Any, limits: Mapping[str, tuple[float, float]]) -> None:
+    """ValueError for a number that is not within its limits, (lowest, highest) by name; either may be infinite. None is
+    no number. For a dataclass's __post_init__."""
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
+            wanted = f"a number from {low} to {high}" if math.isfinite(high) else f"{low} or more"
+            raise ValueError(f"{name}={value}: give {wanted}")
 
 
 # ---- changes: a tree of dicts whose leaves are strings from the command line or values from TOML and Python

@@ -156,5 +156,10 @@ def test_the_shipped_eye_rests_its_answer_on_the_patches_that_are_told():
     assert one.patches.shape == (6, 6)
     assert 0 < one.patches.sum() + sum(share for _, share in one.words) < 1 + 1e-5
     eye.processor = replace(eye.processor, panels=3)
-    with pytest.raises(ValueError, match="as 3 panels, each on its own"):
-        eye.explain(pictures[0], "a cup")
+    uses = [lambda: eye.explain(pictures[0], "a cup"), lambda: eye.encode_image(pictures),
+            lambda: eye.match(pictures[:1], ["a cup"]), lambda: eye.caption(pictures)]  # fmt: skip
+    for use in uses:
+        with pytest.raises(ValueError, match=r"as 3 panels, each on its own, so it .* only compares them"):
+            use()
+    with pytest.raises(ValueError, match="lists of 1, 2 pictures; give as many with each sentence"):
+        eye.compare([pictures[:1], pictures[:2]], ["a", "b"])

@@ -1,6 +1,7 @@
 """Encoders as programs: the same vectors at every size, and files that say all that a user needs."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -77,6 +78,9 @@ def test_the_folder_says_how_words_and_pictures_become_numbers(model, deployed):
 def test_what_cannot_be_deployed_leaves_nothing(model, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no format 'tflite'; there are torch, onnx"):
         export_encoder(model, tmp_path / "out", "tflite")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"has a learned router .* deploy a model with router=modality"):
+        export_encoder(tiny_model(tmp_path / "eye", router="top1"), tmp_path / "out", "torch")
+    shutil.rmtree(tmp_path / "eye")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"ONNX needs the package onnxscript: pip install 'omma\[onnx\]'"):
         export_encoder(model, tmp_path / "out", "onnx")

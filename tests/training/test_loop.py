@@ -56,7 +56,7 @@ def test_a_run_stops_by_its_best_and_keeps_it(tiny_run):
     assert checkpoints.best(done.run) == done
     best, of_the_run = (load_encoder(place, device="cpu") for place in (done.path, done.run))
     assert (of_the_run.fingerprint, of_the_run.name) == (best.fingerprint, "run"), "a run is used by its best"
-    plain = train(tiny_run("plain", **STOPPING | {"monitor": None, "patience": 0, "steps": 12}), progress=False)
+    plain = train(tiny_run("plain", steps=12, save_every=3), progress=False)
     assert plain.step == 12
 
 

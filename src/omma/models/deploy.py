@@ -82,6 +82,9 @@ def export_encoder(place: str | Path, out: str | Path, format: Format = "onnx") 
     eye = load_encoder(place, device="cpu")
     if eye.processor.panels > 1:
         raise ValueError(f"{place} takes pictures of {eye.processor.panels} panels; deploy knows single pictures")
+    if eye.model.config.router != "modality":
+        raise ValueError(f"{place} has a learned router ({eye.model.config.router}): how many tokens an expert gets "
+                         "depends on the picture, which a program can't hold; deploy a model with router=modality")
     examples = example_inputs(eye.processor)
     new = out.with_name(f".new-{out.name}-{os.getpid()}")
     new.mkdir(parents=True)

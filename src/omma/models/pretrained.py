@@ -116,6 +116,7 @@ class VLMoEncoder:
 
     def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> np.ndarray:
         """RGB pictures -> (n, embed_dim) float32, L2-normalised."""
+        self._refuse_panels("has no vector of a picture")
         step = lambda part: self.model.encode_image(self.processor.images(images[part]).to(self.device))
         return self._batched(len(images), batch_size, step, (self.embed_dim,))
 
@@ -133,6 +134,8 @@ class VLMoEncoder:
 
         Raises ValueError when the lists differ in length.
         """
+
+        self._refuse_panels("can't match one picture with a text")
 
         def step(part: slice) -> Tensor:
             model, some = self.model, list(images[part])
@@ -181,6 +184,9 @@ class VLMoEncoder:
         is nothing; by the pair head (NLVR2), which takes two, where there is no set head.
         """
         model = self.model
+        if len(numbers := {len(shown) for shown in images}) > 1 or 0 in numbers:
+            raise ValueError(f"lists of {', '.join(map(str, sorted(numbers)))} pictures; give as many with each "
+                             "sentence, one or more")  # fmt: skip
 
         def step(part: slice) -> Tensor:
             ids, mask = (t.to(self.device) for t in self.processor.texts(sentences[part]))
@@ -196,6 +202,7 @@ class VLMoEncoder:
 
         beams: as in `captions.write`.
         """
+        self._refuse_panels("can't write a caption")
         token = {name: self.processor.tokenizer.token_to_id(name) or 0 for name in SPECIAL_TOKENS}
         ends = {"begin": token[CLS], "end": token[SEP], "forbidden": tuple(token[n] for n in (PAD, UNK, CLS, MASK))}
         texts: list[str] = []
@@ -211,9 +218,7 @@ class VLMoEncoder:
 
         kind: itm, the fusion head, or itc, the cosine of the two encoders. method: relevance or rollout.
         """
-        if self.processor.panels > 1:
-            raise ValueError(f"this eye takes a picture as {self.processor.panels} panels, each on its own; explain "
-                             "shows one picture; give it to an eye without panels")  # fmt: skip
+        self._refuse_panels("can't explain what it says of a picture")
         encoding = self.processor.tokenizer.encode(text)
         ids, mask = (t.to(self.device) for t in self.processor.texts([text]))
         pixels = self.processor.images([image]).to(self.device)
@@ -236,6 +241,11 @@ class VLMoEncoder:
             return resized(logits, (side, side)).argmax(dim=1)
 
         return self._batched(len(images), batch_size, step, (side, side)).astype(np.uint8)
+
+    def _refuse_panels(self, so: str) -> None:
+        if self.processor.panels > 1:
+            raise ValueError(f"this eye takes a picture as {self.processor.panels} panels, each on its own, so it {so} "
+                             "but only compares them with sentences. Take an eye without panels")  # fmt: skip
 
     def _pictures(self, columns: Sequence[Sequence[Image.Image]]) -> Tensor:
         """K columns of n pictures -> pixel_values (n, K, 3, h, w); of pictures with panels, n of K * panels."""

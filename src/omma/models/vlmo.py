@@ -143,7 +143,7 @@ class VLMo(nn.Module):
             limit = self.config.relative_text_len
         if limit < T:
             raise ValueError(
-                f"a text of {T} tokens, but this model holds {limit}; cut it with Processor.text(max_len={limit})"
+                f"a text of {T} tokens, but this model holds {limit}; a Processor with max_text_len={limit} cuts it"
             )
         x = self.word_embed(input_ids) + self.text_segment
         if self.relative_bias is None:

@@ -51,12 +51,28 @@ class VLMoConfig:
     num_set_classes: int = 0  # size of the set head: a sentence about K pictures in any order; 0 for none
 
     def __post_init__(self):
+        counts = {"image_size": 1, "patch_size": 1, "vocab_size": 1, "max_text_len": 2, "hidden_size": 1,
+                  "num_layers": 1, "num_heads": 1, "mlp_ratio": 1, "relative_text_len": 2, "embed_dim": 1,
+                  "mim_size": 1, "num_image_types": 1, "segment_width": 1, "num_pair_classes": 0,
+                  "num_set_classes": 0}  # fmt: skip
+        for name, least in counts.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name}={value}: give {least} or more")
+        for name in ("drop_path", "text_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give a probability from 0 to below 1")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} does not divide by num_heads {self.num_heads}")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} does not divide by patch_size {self.patch_size}")
         if not 0 <= self.num_vl_layers <= self.num_layers:
             raise ValueError(f"num_vl_layers {self.num_vl_layers} is not within 0..num_layers {self.num_layers}")
+        if self.itc_vl and not self.num_vl_layers:
+            raise ValueError("itc_vl=True stands on layers of the vision-language expert; set num_vl_layers, or "
+                             "itc_vl=False")  # fmt: skip
+        if self.positions == "relative" and self.max_text_len > self.relative_text_len:
+            raise ValueError(f"max_text_len={self.max_text_len}, but the relative table is for texts of "
+                             f"relative_text_len={self.relative_text_len}; lower the first or raise the second")
         if self.router == "modality" and self.num_experts is not None:
             raise ValueError(f"num_experts={self.num_experts} needs a learned router: router=top1 or router=top2")
         if self.router != "modality" and self.experts == "single":

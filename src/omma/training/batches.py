@@ -4,6 +4,7 @@ An epoch is a keyed permutation of units of two samples: the two pictures of a m
 each is the other's hardest negative; the rest is paired up at random. B batch, T text tokens, N patches.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from omma.config import refuse_outside
 from omma.decode import open_picture
 from omma.models.preprocess import Processor
 from omma.table import Table
@@ -60,6 +62,14 @@ class DataConfig:
     texts_where: str | None = None
     text_share: float = 1.0
     patch_codes: str | None = None  # column with one visual token a patch (DALL-E's, say), for mim.target=tokens
+
+    def __post_init__(self):
+        shares = ("first_caption", "jitter", "mlm_probability", "mim_ratio")
+        counts = {"max_labels": 1, "mim_smallest": 1, "length_window": 0}
+        amounts = ("mixup", "cutmix", "image_share", "text_share")
+        refuse_outside(self, dict.fromkeys(shares, (0.0, 1.0)) | {"crop_scale": (0.001, 1.0)})
+        refuse_outside(self, {name: (low, math.inf) for name, low in counts.items()})
+        refuse_outside(self, dict.fromkeys(amounts, (0.0, math.inf)))
 
 
 @dataclass(frozen=True, kw_only=True)

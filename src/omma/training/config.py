@@ -1,8 +1,10 @@
 """Everything a training run depends on, in one dataclass: what every run has, and what a VLMo's adds."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from omma.config import refuse_outside
 from omma.models.vlmo_config import VLMoConfig
 from omma.training.batches import DataConfig
 from omma.training.losses import Contrast, LossWeights
@@ -50,6 +52,13 @@ class RunConfig:
     log: Literal["jsonl", "tensorboard", "wandb"] = "jsonl"  # where the numbers go beside metrics.jsonl
     tensorboard: bool = False  # the same as log=tensorboard
 
+    def __post_init__(self):
+        counts = {"batch_size": 1, "log_every": 1, "save_every": 1, "warmup": 0, "workers": 0, "eval_every": 0,
+                  "patience": 0, "threads": 0}  # fmt: skip
+        factors = ("epochs", "peak_lr", "final_lr", "weight_decay", "eps", "max_grad_norm")
+        refuse_outside(self, {name: (low, math.inf) for name, low in counts.items()})
+        refuse_outside(self, dict.fromkeys(factors, (0.0, math.inf)) | {"ema": (0.0, 1.0)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
@@ -73,3 +82,8 @@ class TrainConfig(RunConfig):
     trim_steps: int = 0  # over so many steps the share grows to `trim`: at the start all captions fit alike
     contrast: Contrast = "global"  # what itc tells a sample apart from, where several processes share a batch
     head_lr: float = 1.0  # factor on the rate of the heads of a task, which start from random weights
+
+    def __post_init__(self):
+        super().__post_init__()
+        refuse_outside(self, {"fusion_share": (0.0, 1.0), "head_lr": (0.0, math.inf), "trim_steps": (0, math.inf),
+                              "panels": (1, math.inf), "panel_gap": (0.0, 1.0)})  # fmt: skip

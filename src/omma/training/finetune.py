@@ -87,6 +87,7 @@ def labels_for(config: VLMoConfig, objectives: set[str]) -> tuple[str, ...]:
     """The labels that an item objective's targets stand for. ValueError for objectives that don't share them."""
     kinds = {"answer": config.answers, "classify": config.classes, "tags": config.classes,
              **dict.fromkeys(("pair", "set", "parts"), TRUE_FALSE)}
+    objectives = objectives - {"balance"}  # it has no samples of its own
     found = {kinds[name] for name in objectives & kinds.keys()}
     if len(found) != 1 or objectives - kinds.keys():
         raise ValueError(f"the objectives {', '.join(sorted(objectives))} can't share a step: their batches hold "

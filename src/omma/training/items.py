@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -86,9 +87,15 @@ class ItemBatches:
             known = {a: n for a, n in row["said"].items() if a in column}
             missing = [p for p in row["pictures"] if p not in self.pictures]
             number = number or len(row["pictures"])
-            if missing or not known or len(row["pictures"]) != number:
-                reason = unusable.get(missing[0], "no such picture") if missing else "another number of pictures"
-                self.skipped[reason if known else "no answer that is a label"] += 1
+            reason = None if known else "no answer that is a label"
+            if not row["pictures"]:
+                reason = reason or "no picture"
+            if missing:
+                reason = reason or unusable.get(missing[0], "no such picture")
+            if len(row["pictures"]) != number:
+                reason = reason or "another number of pictures"
+            if reason:
+                self.skipped[reason] += 1
                 continue
             target = np.zeros(len(self.labels), dtype=np.float32)
             for answer, share in known.items():
@@ -96,7 +103,8 @@ class ItemBatches:
             self.ids.append(row["id"])
             self.shown.append(tuple(row["pictures"]))
             self.targets.append(target)
-            self.parts.append(row.get("parts"))
+            parts = row.get("parts")
+            self.parts.append(parts if len(parts or ()) == number * processor.panels else None)
             prompts.append(row["prompt"] or "")
         self.prompts = processor.text_ids(prompts) if prompts else []
         self.steps_per_epoch = len(self.ids) // batch_size
@@ -202,6 +210,9 @@ def rows_of(table: Table, config: DataConfig) -> Any:
     if labelled and config.label not in table.columns:
         raise ValueError(f"no column {config.label!r} in {table.uri}; it has {', '.join(table.columns)}. "
                          "Name the one that holds the labels: dataset.label=COLUMN")  # fmt: skip
+    if labelled and not is_label(kind := table.schema.field(config.label).type):
+        raise ValueError(f"column {config.label!r} of {table.uri} holds {kind}; labels are texts, whole numbers or "
+                         "true and false, or lists of them. Name another column: dataset.label=COLUMN")  # fmt: skip
     many = "answers" in table.columns and not labelled
     columns = ["id", config.label] if labelled else ["id", "pictures", "prompt", "answer"] + ["answers"] * many
     if "parts" in table.columns and not labelled:
@@ -210,11 +221,8 @@ def rows_of(table: Table, config: DataConfig) -> Any:
         for row in record.to_pylist():
             if labelled:
                 label = row[config.label]
-                if isinstance(label, list):
-                    yield {"id": row["id"], "pictures": [row["id"]], "prompt": "", "said": dict.fromkeys(label, 1.0)}
-                    continue
-                yield {"id": row["id"], "pictures": [row["id"]], "prompt": "",
-                       "said": {} if label is None else {str(label): 1.0}}  # fmt: skip
+                said = {str(one): 1.0 for one in (label if isinstance(label, list) else [label]) if one is not None}
+                yield {"id": row["id"], "pictures": [row["id"]], "prompt": "", "said": said}
                 continue
             said = Counter(row["answers"] or ()) if many else {}
             shares = {answer: min(1.0, 0.3 * n) for answer, n in said.items()}
@@ -222,6 +230,14 @@ def rows_of(table: Table, config: DataConfig) -> Any:
                 shares = {row["answer"]: 1.0}
             yield {"id": row["id"], "pictures": row["pictures"] or [], "prompt": row["prompt"], "said": shares,
                    "parts": row.get("parts")}
+
+
+def is_label(kind: pa.DataType) -> bool:
+    """Whether a column of this type can say what a picture is."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    is_one_of = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)
+    return any(is_one(kind) for is_one in is_one_of)
 
 
 def labels_in(table: Table, config: DataConfig, most: int) -> tuple[str, ...]:

@@ -52,6 +52,9 @@ def train(
     from the run folder's last checkpoint (start afresh where there is none). on_step: called after each step. Raises
     ValueError for a config that cannot run, NonFiniteLoss with the step and the picture ids.
     """
+    if evaluate is None and (config.eval_every or config.monitor):
+        raise ValueError(f"eval_every={config.eval_every} monitor={config.monitor}: there is nothing that evaluates. "
+                         "Give omma.train(config, evaluate=FUNCTION), or measure the run afterwards: omma eval RUN")
     device = distributed.local_device(pick_device(config.device))
     with distributed.processes(device, Path(config.out) if config.out else None) as world:
         return train_in(world, device, config, evaluate, resume, progress, on_step)

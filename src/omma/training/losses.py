@@ -6,6 +6,7 @@ of the whole batch.
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from omma.config import refuse_outside
 from omma.models.router import balance_loss, routing
 from omma.models.vlmo import VLMo
 from omma.training import objectives
@@ -55,6 +57,9 @@ class LossWeights:
     classify: float = 0.0  # a picture's class
     tags: float = 0.0  # what is true of a picture, any number of labels at once
     segment: float = 0.0  # a class for every pixel
+
+    def __post_init__(self):
+        refuse_outside(self, {f.name: (0.0, math.inf) for f in fields(self)})
 
     def only(self, names: frozenset[str]) -> "LossWeights":
         """These weights with every other objective left out."""
@@ -106,7 +111,11 @@ class TrainingStep(nn.Module):
         self.model = model
 
     def forward(self, *arguments: Any, **options: Any) -> dict[str, Tensor]:
-        return compute_losses(self.model, *arguments, **options)
+        losses = compute_losses(self.model, *arguments, **options)
+        if torch.is_grad_enabled() and not any(loss.requires_grad for loss in losses.values()):
+            raise ValueError(f"no weight that {', '.join(losses)} reach is trained: freeze less, or give prompts to "
+                             "the side that they read (prompts=8 words, visual_prompts=8 pictures)")  # fmt: skip
+        return losses
 
 
 def compute_losses(
@@ -244,7 +253,7 @@ def exchanged_relations(step: Step) -> dict[str, Tensor]:
     rows = fused_rows(len(batch.ids), step.fusion_share, step.world).to(batch.relation_rows.device)
     kept = torch.nonzero(torch.isin(batch.relation_rows, rows))[:, 0]
     if len(kept) == 0 and step.world.size == 1:
-        return {"itm_relation": step.pixel_values.sum() * 0.0}
+        return {"itm_relation": model.itm_head.weight.sum() * 0.0}
     if len(kept):
         ids, mask = (t.index_select(1, kept).flatten(0, 1) for t in (batch.relation_ids, batch.relation_mask))
         pixel_values = step.pixel_values.index_select(0, batch.relation_rows[kept])

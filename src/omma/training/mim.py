@@ -3,6 +3,7 @@
 B batch, N patches, M hidden patches of the batch, D width, F values of a target, K codes.
 """
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from omma.config import refuse_outside
 from omma.models.preprocess import Processor
 from omma.models.vlmo import VLMo, VLMoConfig
 from omma.models.weights import model_folder, read_config
@@ -30,6 +32,9 @@ class MIMConfig:
     # the table has a column of codes (dataset.patch_codes)
     tokens: str | None = None
     codes: int = 512  # tokens: entries of the codebook; BEiT's tokenizer has 8192
+
+    def __post_init__(self):
+        refuse_outside(self, {"layers": (1, math.inf), "codes": (1, math.inf)})
 
 
 class MIMTarget(Protocol):
@@ -77,6 +82,9 @@ class TokenTarget:
 
     def loss(self, model: VLMo, hidden: Tensor, batch: Any, pixel_values: Tensor) -> Tensor:
         codes = batch.patch_codes if self.tokens is None else self.tokens.codes(pixel_values)
+        if self.tokens is None and not 0 <= int(codes.min()) <= int(codes.max()) < model.mim_head.out_features:
+            raise ValueError(f"the table's patch codes reach from {int(codes.min())} to {int(codes.max())}, and the "
+                             f"model guesses 0 to {model.mim_head.out_features - 1}; set mim.codes to their number")
         where = batch.patch_mask  # a word of the picture: the head sees hidden patches only, as that of mlm
         return objectives.mlm_loss(model.mim_head(hidden[where]), codes[where])
 

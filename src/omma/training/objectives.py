@@ -78,6 +78,8 @@ def fits_best(logits: Tensor, same: Tensor, share: float) -> Tensor:
     kept = torch.ones_like(own, dtype=torch.bool)
     kept[losses.topk(round(share * len(own))).indices] = False
     return kept
+
+
 def own_columns(same: Tensor, first: int = 0) -> Tensor:
     """(b, B) bool like `same`: True at column first + i of row i, where a row meets what it belongs to."""
     b, B = same.shape

@@ -17,7 +17,7 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
     "vision": as much of it as this model has. ValueError for a pattern that matches nothing: a misspelt freeze would
     silently train everything.
     """
-    names = [name for name, _ in model.named_parameters()]
+    names, patterns = [name for name, _ in model.named_parameters()], list(patterns)
     groups: dict[str, tuple[str, ...]] = getattr(model, "FREEZE_GROUPS", {})
     frozen: set[str] = set()
     for pattern in patterns:
@@ -27,6 +27,8 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
                 f"freeze pattern {pattern!r} matches no parameter; names look like {', '.join(names[:3])}, {names[-1]}"
             )
         frozen.update(hits)
+    if len(frozen) == len(names):
+        raise ValueError(f"freeze={','.join(patterns)} leaves nothing to train; freeze less")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     return sorted(frozen)

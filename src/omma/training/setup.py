@@ -11,6 +11,7 @@ from omma.models.multiway import MultiwayBlock
 from omma.models.preprocess import SPECIAL_TOKENS, Processor, train_wordpiece
 from omma.models.prompts import PREFIX, Prompts, prompts_for
 from omma.models.vlmo import VLMo
+from omma.models.vlmo_config import VLMoConfig
 from omma.models.weights import load_matching, model_folder, read_config, read_weights
 from omma.table import Table
 from omma.training.batches import Batches, DataConfig
@@ -38,15 +39,19 @@ def check(config: TrainConfig, resume: bool, world: World = ALONE) -> Path:
         )
     if not config.losses.active():
         raise ValueError("every loss weight is 0; set one, e.g. losses.itc=1")
+    if config.inherit and not config.init:
+        raise ValueError(f"{config.recipe or 'this run'} goes on from a trained model: give init=RUN or a model folder")
+    if min(config.prompts, config.visual_prompts) < 0 or (with_prompts(config) and not config.init):
+        raise ValueError(f"prompts={config.prompts} visual_prompts={config.visual_prompts}: how many to learn on a "
+                         "model that stays as it is; give init=vlmo-nano, or a run")  # fmt: skip
+    asked, config = config, replace(config, model=starting_model(config))
     if config.losses.itc_vl and not config.model.itc_vl:
         raise ValueError("losses.itc_vl needs the heads for it: model.itc_vl=true")
     if config.losses.balance and (config.model.router == "modality" or len(config.losses.active()) == 1):
         raise ValueError("losses.balance is for a learned router beside another objective: model.router=top1, or 0")
-    if min(config.prompts, config.visual_prompts) < 0 or (with_prompts(config) and not config.init):
-        raise ValueError(f"prompts={config.prompts} visual_prompts={config.visual_prompts}: how many to learn on a "
-                         "model that stays as it is; give init=vlmo-nano, or a run")  # fmt: skip
     if with_prompts(config) and config.freeze:
         raise ValueError("freeze= beside prompts: with these, all else is frozen already; leave it out")
+    refuse_unused(config)
     within = config.negatives_within
     if within and (within < 2 or within % 2 or config.batch_size % within):
         raise ValueError(f"negatives_within={within}: give 0 for the whole batch, or an even number that divides "
@@ -64,7 +69,27 @@ def check(config: TrainConfig, resume: bool, world: World = ALONE) -> Path:
     if config.vl_init != "random" and not config.init:
         raise ValueError(f"vl_init={config.vl_init} copies experts of a trained model: give init=RUN")
     check_parallel(config, world)
-    return check_run(config, resume)
+    return check_run(asked, resume)
+
+
+def starting_model(config: TrainConfig) -> VLMoConfig:
+    """The model's settings before its data are known: the config's, or as far as it says so those of init."""
+    if config.init and (config.inherit or with_prompts(config)):
+        stored = read_config(model_folder(config.init))
+        return stored if with_prompts(config) else inherited(stored, config.model)
+    return config.model
+
+
+def refuse_unused(config: TrainConfig) -> None:
+    """ValueError for settings that no objective of the run would read."""
+    on, dataset = config.losses.active().keys(), config.dataset
+    readers = {"images": {"mim"}, "texts": {"text_mlm"}, "mixup": {"classify", "tags"}, "cutmix": {"classify", "tags"}}
+    for name, wanted in readers.items():
+        if getattr(dataset, name) and not on & wanted:
+            set_one = " or ".join(f"losses.{loss}=1" for loss in sorted(wanted))
+            raise ValueError(f"dataset.{name}={getattr(dataset, name)} is for {set_one}, and this run learns from "
+                             f"{', '.join(on)}; set one of them, or leave dataset.{name} out")  # fmt: skip
+
 
 
 def check_parallel(config: TrainConfig, world: World) -> None:
@@ -96,6 +121,10 @@ def main_table(config: TrainConfig) -> Table | None:
     return Table.open(place) if place else None
 
 
+# Of a model's settings, those that make its heads.
+HEADS = ("answers", "classes", "segments", "num_pair_classes", "num_set_classes", "mim_size")
+
+
 def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, str]:
     """Model and processor: fresh ones, or those of config.init, with its weights wherever name and shape fit.
 
@@ -103,23 +132,17 @@ def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, st
     the captions.
     """
     objectives = set(config.losses.active())
-    if with_prompts(config):
-        assert config.init is not None  # `check` asks for it
-        config = replace(config, model=read_config(model_folder(config.init)))
+    config = replace(config, model=starting_model(config))
     if table is not None and table.kind != "pictures" and not is_for_items(objectives):
         raise ValueError(f"{table.uri} is a table of {table.kind}; {', '.join(sorted(objectives))} learn from pictures "
                          "with captions. Give that table, or an objective on items, e.g. losses.answer=1")  # fmt: skip
-    if config.inherit and not config.init:
-        raise ValueError(f"{config.recipe or 'this run'} goes on from a trained model: give init=RUN or a model folder")
     if config.init:
         folder = model_folder(config.init)
         stored = read_config(folder)
         processor = Processor.load(folder)
-        if config.inherit:
-            config = replace(config, model=inherited(stored, config.model))
         size, length = config.model.image_size, config.model.max_text_len
         processor = replace(processor, image_size=size, max_text_len=min(length, stored.max_text_len))
-        if processor.vocab_size == len(SPECIAL_TOKENS) and objectives - {"mim"}:
+        if processor.vocab_size == len(SPECIAL_TOKENS) and objectives - {"mim", "balance"}:
             tokenizer = train_wordpiece(texts_of(config, table), config.model.vocab_size)
             processor = replace(processor, tokenizer=tokenizer)
     elif config.teacher:
@@ -127,7 +150,7 @@ def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, st
         processor = teacher_processor(config.teacher, config.model)
     else:
         folder = stored = None
-        no_words = [""] if objectives == {"mim"} else []
+        no_words = [""] if objectives <= {"mim", "balance"} else []
         texts = texts_of(config, Table.open(config.words) if config.words else table)
         tokenizer = train_wordpiece(texts or no_words, config.model.vocab_size)
         processor = Processor(tokenizer, config.model.image_size, config.model.max_text_len)
@@ -156,6 +179,9 @@ def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, st
         if model_config.segments != mask_classes(table):
             raise ValueError(f"the model tells {len(model_config.segments)} classes of pixels apart, not those of the "
                              f"masks of {table.uri} ({len(mask_classes(table))})")  # fmt: skip
+    if with_prompts(config) and (new := [k for k in HEADS if getattr(model_config, k) != getattr(config.model, k)]):
+        raise ValueError(f"{config.init} has no head that was trained for {', '.join(sorted(objectives))} ({new[0]}), "
+                         "and beside prompts nothing else is learned; train it for that first")  # fmt: skip
     torch.manual_seed(key_seed(config.seed, "init"))
     model = VLMo(model_config)
     if folder is None:
@@ -227,7 +253,10 @@ def training_set(
 ) -> Batches | TextBatches | MixedBatches | ItemBatches | MaskBatches:
     """The batches of a run, this process's part of each: of pictures with captions and what stands beside them, or of
     items or masks where an objective is about these."""
-    objectives, part = set(config.losses.active()), (world.rank, world.size)
+    objectives, part = set(config.losses.active()) - {"balance"}, (world.rank, world.size)  # it has no samples
+    if processor.panels > 1 and (single := sorted(objectives - {"pair", "set", "parts"})):
+        raise ValueError(f"a picture is {processor.panels} panels here (panels, or those of init), and "
+                         f"{', '.join(single)} learn from single pictures; set panels=1")  # fmt: skip
     if "segment" in objectives:
         if len(objectives) > 1:
             raise ValueError(f"{', '.join(sorted(objectives - {'segment'}))} can't share a step with segment")
@@ -236,8 +265,12 @@ def training_set(
     if is_for_items(objectives):
         assert table is not None
         labels = labels_for(model.config, objectives)
-        return ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed,
-                           part=part)  # fmt: skip
+        items = ItemBatches(table, processor, config.dataset, labels, batch_size=config.batch_size, seed=config.seed,
+                            part=part)  # fmt: skip
+        if "parts" in objectives and not any(items.parts):
+            raise ValueError(f"no item of {table.uri} has one number in its column parts for each of its pictures or "
+                             "panels, which losses.parts learns; add them, or leave it out")  # fmt: skip
+        return items
     return sources(objectives, config.dataset, table, processor, batch_size=config.batch_size,
                    patch_size=model.config.patch_size, seed=config.seed, relations="itm_relation" in objectives,
                    part=part)  # fmt: skip
