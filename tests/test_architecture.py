@@ -79,7 +79,10 @@ BESIDE_PUBLIC = {
     },
 }
 ONLY_IN = {
-    "transformers": {"omma.models.pretrained", "omma.models.vlm", "omma.sparse.patch"},
+    "transformers": {
+        *("omma.models.hf", "omma.models.hf_encoder", "omma.models.hf_preprocess"),
+        *("omma.models.vlm", "omma.sparse.patch"),
+    },
     "peft": {"omma.models.lora", "omma.models.vlm"},
     "wandb": {"omma.training.log"},
     "lance": {"omma.data.export"},

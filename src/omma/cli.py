@@ -170,7 +170,10 @@ def explain(
     """
     with working(as_json):
         image = read_picture(picture)
-        told = omma.load_encoder(encoder, device=device.value).explain(image, text, kind.value, method.value)
+        model = omma.load_encoder(encoder, device=device.value)
+        if not hasattr(model, "explain"):
+            raise ValueError(f"{encoder} is no VLMo, and explain reads a VLMo's layers; vlmo-nano comes with omma")
+        told = model.explain(image, text, kind.value, method.value)
         if out is not None:
             told.draw(image).save(out)
     row, column = divmod(int(told.patches.argmax()), told.patches.shape[1])

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from omma.models.preprocess import Processor
-from omma.models.pretrained import load_encoder
+from omma.models.pretrained import VLMoEncoder, load_encoder
 from omma.models.vlmo import VLMo
 
 Format = Literal["torch", "onnx"]
@@ -80,6 +80,8 @@ def export_encoder(place: str | Path, out: str | Path, format: Format = "onnx") 
     if format == "onnx":
         onnx_runtime()
     eye = load_encoder(place, device="cpu")
+    if not isinstance(eye, VLMoEncoder):
+        raise ValueError(f"{place} is no VLMo; deploy makes programs of VLMos only")
     if eye.processor.panels > 1:
         raise ValueError(f"{place} takes pictures of {eye.processor.panels} panels; deploy knows single pictures")
     if eye.model.config.router != "modality":

@@ -3,9 +3,10 @@
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -85,25 +86,11 @@ def autocast(device: torch.device, precision: str = "auto") -> contextlib.Abstra
     return contextlib.nullcontext()
 
 
-# ---------------------------------------------------------------------------------------------------------- VLMo
-class VLMoEncoder:
-    """A VLMo with its processor: pictures and texts in, numpy out.
+class Batched:
+    """What encoders share: a device, a precision, and batches."""
 
-    precision: fp32 by default, since an evaluation must not depend on the machine's fast types; "auto" or "bf16" for
-    bulk work.
-    """
-
-    def __init__(self, model: VLMo, processor: Processor, name: str, device: str = "auto", precision: str = "fp32"):
-        self.device = pick_device(device)
-        self.model, self.processor, self.name, self.precision = model.to(self.device).eval(), processor, name, precision
-        self.embed_dim = model.config.shared_dim
-        self.logit_scale = float(model.logit_scale.detach().exp())  # what the contrast multiplied cosines by
-        settings = json.dumps([processor.tokenizer.to_str(), processor.image_size, processor.max_text_len, precision])
-        if processor.panels > 1:
-            settings += json.dumps([processor.panels, processor.panel_gap])
-        self.fingerprint = hashlib.blake2b(
-            (weights_hash(model.state_dict()) + settings).encode(), digest_size=8
-        ).hexdigest()
+    def __init__(self, device: str = "auto", precision: str = "fp32"):
+        self.device, self.precision = pick_device(device), precision
 
     @torch.inference_mode()
     def _batched(self, n: int, batch_size: int, step: Callable[[slice], Tensor], shape: tuple[int, ...]) -> np.ndarray:
@@ -113,6 +100,27 @@ class VLMoEncoder:
             with autocast(self.device, self.precision):
                 out[part] = step(part).float().cpu().numpy()
         return out
+
+
+# ---------------------------------------------------------------------------------------------------------- VLMo
+class VLMoEncoder(Batched):
+    """A VLMo with its processor: pictures and texts in, numpy out.
+
+    precision: fp32 by default, since an evaluation must not depend on the machine's fast types; "auto" or "bf16" for
+    bulk work.
+    """
+
+    def __init__(self, model: VLMo, processor: Processor, name: str, device: str = "auto", precision: str = "fp32"):
+        super().__init__(device, precision)
+        self.model, self.processor, self.name = model.to(self.device).eval(), processor, name
+        self.embed_dim = model.config.shared_dim
+        self.logit_scale = float(model.logit_scale.detach().exp())  # what the contrast multiplied cosines by
+        settings = json.dumps([processor.tokenizer.to_str(), processor.image_size, processor.max_text_len, precision])
+        if processor.panels > 1:
+            settings += json.dumps([processor.panels, processor.panel_gap])
+        self.fingerprint = hashlib.blake2b(
+            (weights_hash(model.state_dict()) + settings).encode(), digest_size=8
+        ).hexdigest()
 
     def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> np.ndarray:
         """RGB pictures -> (n, embed_dim) float32, L2-normalised."""
@@ -263,14 +271,22 @@ def same_number(images: Sequence, texts: Sequence) -> int:
 # ---------------------------------------------------------------------------------------------------------- loaders
 def load_encoder(
     name_or_path: str | Path, device: str = "auto", precision: str = "fp32", prompts: str | Path | None = None
-) -> VLMoEncoder:
-    """An eye by folder (a model folder, or a run folder of `omma train`: its best checkpoint, else its last) or by
-    name: "vlmo-nano" comes with omma.
+) -> Any:
+    """An `Encoder` by folder (a model folder, or a run folder of `omma train`: its best checkpoint, else its last) or
+    by name: "vlmo-nano" comes with omma. Also a CLIP, SigLIP, BLIP, DINO or ViT in a Hugging Face model folder, or by
+    its name on the hub, such as "openai/clip-vit-base-patch32".
 
+    What it can do beside embedding depends on the model: a VLMoEncoder also matches, answers and explains.
     prompts: a file of prompts that were learned on this very model, or a folder that has one (`omma train prompts`); a
     folder's own prompts are used unasked. ValueError says what is at the path and what would be an encoder.
     """
     folder = model_folder(name_or_path)
+    if is_hugging_face(folder) or (not folder.is_dir() and is_hub_name(name_or_path)):
+        if prompts is not None:
+            raise ValueError(f"prompts are learned on models of omma; {name_or_path} is a Hugging Face model")
+        from omma.models.hf_encoder import load_hf_encoder  # transformers takes a second to load
+
+        return load_hf_encoder(folder if folder.is_dir() else str(name_or_path), device, precision)
     if not folder.is_dir():
         raise ValueError(
             f"no encoder {str(name_or_path)!r}: no folder of this name, and what comes with omma is "
@@ -281,6 +297,24 @@ def load_encoder(
     model, processor = from_pretrained(folder, prompts=prompts), Processor.load(folder)
     check_fits(model, processor, folder)
     return VLMoEncoder(model, processor, name, device, precision)
+
+
+def is_hugging_face(folder: Path) -> bool:
+    """Whether a folder holds a Hugging Face model: its config.json names a model_type, and no model of omma."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return False
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(values, dict) and "model_type" in values and "model" not in values
+
+
+def is_hub_name(place: str | Path) -> bool:
+    """Whether this can only be a name on the Hugging Face hub: owner/name, and nothing here bears the owner's."""
+    name = str(place)
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None and not Path(name).parent.exists()
 
 
 def check_fits(model: VLMo, processor: Processor, folder: Path) -> None:
