@@ -257,6 +257,9 @@ def failing_verb(monkeypatch, error: BaseException) -> None:
     [
         (ValueError("no column 'x'"), 2, "omma: no column 'x'\n"),
         (FileNotFoundError(2, "No such file or directory", "a.png"), 2, "omma: No such file or directory: a.png\n"),
+        (IsADirectoryError(21, "Is a directory", "photos"), 2, "omma: Is a directory: photos\n"),
+        (FileExistsError(17, "File exists", "a.txt"), 2, "omma: File exists: a.txt\n"),
+        (OSError(36, "File name too long", "aa"), 2, "omma: File name too long: aa\n"),
         (FileNotFoundError("a has no tokenizer.json"), 2, "omma: a has no tokenizer.json\n"),
         (KeyboardInterrupt(), 130, "omma: interrupted\n"),
     ],
@@ -340,3 +343,24 @@ def test_explain_tells_words_and_patches_and_draws_the_heat(capsys, tmp_path):
         assert heat.size == (40, 30)
     assert "cups" in omma_says(capsys, *given, "--kind", "itc", "--method", "rollout")[1]
     assert omma_says(capsys, "explain", "vlmo-nano", tmp_path / "none.png", "a cup")[0] == 2
+    for out, words in (("heat.pgn", "no kind of picture ends in '.pgn'"), ("gone/heat.png", "there is no folder")):
+        code, _, err = omma_says(capsys, *given[:4], "--out", tmp_path / out)
+        assert (code, words in err) == (2, True), err
+
+
+def test_a_file_of_words_that_is_no_text_is_named(capsys, tmp_path):
+    (tmp_path / "words").write_bytes(b"\x89PNG")
+    for command in (["scenes", tmp_path / "s", "--split-design", "fresh", "--secret-file", tmp_path / "words"],
+                    ["masks", tmp_path, tmp_path, "--classes", tmp_path / "words"],
+                    ["convert", "a", "b", "--vocab", "c", "--labels", tmp_path / "words"]):  # fmt: skip
+        code, _, err = omma_says(capsys, *command)
+        assert (code, "words is no text in UTF-8; save it as that" in err) == (2, True), err
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_the_work(capsys, monkeypatch, tmp_path, coloured_table):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(omma, "load_encoder", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("omma.models.pretrained.load_encoder", lambda *_, **__: pytest.fail("the work began"))
+    for option in (["--out", tmp_path / "file"], ["--predictions", tmp_path / "file" / "said.csv"]):
+        code, _, err = omma_says(capsys, "eval", "eye", "retrieval", "--data", coloured_table, *option)
+        assert (code, "Traceback" in err) == (2, False), err

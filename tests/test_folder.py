@@ -76,6 +76,9 @@ def test_too_little_to_train_on_is_said(tmp_path):
         fit(pictures, tmp_path / "out", progress=False)
     with pytest.raises(ValueError, match="no data at"):
         fit(tmp_path / "nowhere", tmp_path / "out2", progress=False)
+    with pytest.raises(ValueError, match="unknown key 'sceps'"):
+        fit(pictures, tmp_path / "out3", changes=["sceps=1"], progress=False)
+    assert not (tmp_path / "out3").exists(), "it is told before anything is read"
 
 
 def test_the_command_says_what_it_did_also_with_fewer_steps_than_the_warm_up(tmp_path, capsys):

@@ -12,7 +12,7 @@ import typer
 
 import omma
 from omma import cli_data
-from omma.cli_parts import Batch, Device, Json, On, Seed, Where, working
+from omma.cli_parts import Batch, Device, Json, On, Seed, Where, read_words, working
 from omma.failures import INTERRUPTED, OK, tell
 from omma.views import answer, demo_tables, explanation_tables, facts_table, hits_table, shown
 
@@ -169,6 +169,8 @@ def explain(
     omma explain vlmo-nano picture.png "two red cups" --out heat.png
     """
     with working(as_json):
+        if out is not None:
+            check_picture_name(out)
         image = read_picture(picture)
         model = omma.load_encoder(encoder, device=device.value)
         if not hasattr(model, "explain"):
@@ -268,7 +270,11 @@ def evaluate(
     omma eval runs/vl patterns --data scenes/test/items --out reports/patterns
     omma eval runs/vl retrieval --data scenes/test/pictures
     """
+    from omma.storage import make_folder
+
     with working(as_json):
+        if predictions:  # not after hours of work
+            make_folder(predictions.parent)
         report = omma.evaluate(
             model,
             task,
@@ -312,8 +318,8 @@ def convert(
     """
     from omma.models.official import convert as convert_file
 
-    names = None if labels is None else labels.read_text(encoding="utf-8").splitlines()
     with working(as_json):
+        names = None if labels is None else read_words(labels).splitlines()
         made = convert_file(source, out, vocab, num_heads=num_heads, image_size=image_size, max_text_len=max_text_len,
                             labels=names, vl_experts=vl_experts.value, num_vl_layers=num_vl_layers,
                             settings=settings)  # fmt: skip
@@ -380,14 +386,24 @@ def options(
 
 
 def read_picture(path: Path) -> Any:
-    from omma.decode import decode
+    from omma.decode import decode, read_bounded
 
     if not path.is_file():
-        raise ValueError(f"no picture at {path}")
-    picture = decode(path.read_bytes())
+        raise ValueError(f"no picture at {path}; give the file of one")
+    picture = decode(read_bounded(path))
     if picture.image is None:
         raise ValueError(f"{path} can't be used as a picture: {picture.status} {picture.note or ''}".rstrip())
     return picture.image
+
+
+def check_picture_name(path: Path) -> None:
+    """ValueError when no picture can be written under this name."""
+    from PIL import Image
+
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"no kind of picture ends in {path.suffix!r}, as {path} does; end it in .png or .jpg")
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} to write {path.name} to; make it first")
 
 
 def without_bytes(row: dict[str, Any]) -> dict[str, Any]:

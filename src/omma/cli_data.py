@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import omma
-from omma.cli_parts import Json, Seed, Where, Workers, working
+from omma.cli_parts import Json, Seed, Where, Workers, read_words, working
 from omma.views import answer, facts_table
 
 
@@ -96,7 +96,7 @@ def scenes(
             kinds=tuple(kind or ()),
             colours=tuple(colour or ()),
             split_design=split_design,
-            secret=secret_file.read_text(encoding="utf-8").strip() if secret_file else None,
+            secret=read_words(secret_file).strip() if secret_file else None,
             together=[company(text) for text in together or ()],
             world=world,
             look=Look.parse(dict(setting(text) for text in look or ())),
@@ -214,10 +214,7 @@ def masks(
     omma masks tables/ade20k annotations/training --classes names.txt --first 1
     """
     with working(as_json):
-        try:
-            names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except UnicodeDecodeError:
-            raise ValueError(f"{classes} is no text file; give one with a class name a line") from None
+        names = [line.strip() for line in read_words(classes).splitlines() if line.strip()]
         made = omma.add_masks(table, folder, classes=names, first=first, progress=True)
         known = sum(made.read(["mask"])["mask"].is_valid().to_pylist())
     result = {"table": str(table), "classes": len(names), "pictures": made.num_rows, "with a mask": known}

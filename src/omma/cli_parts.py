@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,3 +37,11 @@ def working(as_json: bool) -> Iterator[None]:
 
 
 # ---- reading what the user gave
+
+
+def read_words(path: Path) -> str:
+    """The text of a file. ValueError when it is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8; save it as that, or give another file") from None

@@ -9,6 +9,10 @@ OK, UNEXPECTED, BAD_INPUT, NON_FINITE, INTERRUPTED = 0, 1, 2, 3, 130
 # The machine's trouble rather than a mistake of ours: told without a traceback.
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.ENOMEM}
 
+# A place that the user named and that can't be used.
+PLACE = FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError | PermissionError
+NO_PLACE = {errno.ENAMETOOLONG, errno.ELOOP}
+
 
 def tell(error: BaseException) -> int:
     """Print the error for the person it concerns and give its exit code.
@@ -20,7 +24,7 @@ def tell(error: BaseException) -> int:
     if loop is not None and isinstance(error, loop.NonFiniteLoss):
         print(f"omma: {error}", file=sys.stderr)
         return NON_FINITE
-    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+    if isinstance(error, PLACE) or (isinstance(error, OSError) and error.errno in NO_PLACE):
         print(f"omma: {error.strerror}: {error.filename}" if error.filename else f"omma: {error}", file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, OSError) and error.errno in MACHINE:

@@ -13,7 +13,6 @@ from shlex import quote
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from rich.console import Console
 
 import omma
@@ -60,6 +59,7 @@ def fit(data: str | Path, out: str | Path = "runs/vlmo", *, changes: Sequence[st
     out = Path(out)
     if out.exists() and any(out.iterdir()) and not resume:
         raise ValueError(f"there is something at {out} already. Continue it with --resume, or give another out=FOLDER")
+    apply(choose(FEWEST, 64, "cpu"), changes, toml=toml)  # a misspelt setting is told before anything is read
     say = Console(file=sys.stderr, quiet=not progress, highlight=False)
     out.mkdir(parents=True, exist_ok=True)
     table = find_table(Path(data), out, say, progress)
@@ -156,10 +156,10 @@ def finds(table: Any) -> Any:
     Mean reciprocal rank, both ways, of a picture among up to CHECKED and its first caption; a tie counts half. It
     changes smoothly where recall jumps.
     """
-    rows = [row for record in table.scan(["id", "bytes", "uri", "offset", "length", "captions"],
-                                         where=f"fold == '{HELD_OUT}'")
-            for row in pa.Table.from_batches([record]).to_pylist()]  # fmt: skip
-    rows = rows[:: -(-len(rows) // CHECKED)]
+    held = table.select(f"fold == '{HELD_OUT}'")
+    ids = [id_ for record in held.scan(["id"]) for id_ in record["id"].to_pylist()]
+    checked = ids[:: -(-len(ids) // CHECKED)]             # the others' bytes never come into memory
+    rows = held.take(checked, ["id", "bytes", "uri", "offset", "length", "captions"]).to_pylist()
     texts = [row["captions"][0]["text"] for row in rows]
 
     def picture(row: dict[str, Any]) -> Any:

@@ -57,11 +57,14 @@ def parse(where: str | pc.Expression, schema: pa.Schema, uri: Path | str = "the 
     if not isinstance(where, str):
         raise ValueError(f"where is {where!r}; give a string such as \"status == 'ok'\", or a pyarrow expression")
     try:
-        tree = ast.parse(where.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        raise ValueError(f"cannot read where={where!r}: {error}. It may use {GRAMMAR}") from None
-    parser = _Parser(where, schema, uri)
-    expression = parser.condition(tree)
+        try:
+            tree = ast.parse(where.strip(), mode="eval").body
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"cannot read where={where!r}: {error}. It may use {GRAMMAR}") from None
+        parser = _Parser(where, schema, uri)
+        expression = parser.condition(tree)
+    except (RecursionError, MemoryError):                 # what Python says of too many brackets and of too many "not"
+        raise ValueError(f"cannot read where={where[:80]!r}...: it is nested too deeply; take fewer brackets") from None
     _bind(expression, schema, where, uri)
     return Predicate(expression, tuple(dict.fromkeys(parser.used)), where)
 
@@ -144,6 +147,8 @@ class _Parser:
         if isinstance(node, ast.Constant):
             if node.value is None:
                 raise self.error(node, "compare with None by `is None` or `is not None`")
+            if isinstance(node.value, int) and not -(2**63) <= node.value < 2**63:
+                raise self.error(node, "no column holds a number of more than 64 bits")
             if isinstance(node.value, str | int | float):
                 return node.value
         raise self.error(node, "a string, a number, True or False is expected")

@@ -139,6 +139,8 @@ def test_one_picture_alone_and_a_share_that_is_none_are_refused(tmp_path):
         split(same)
     with pytest.raises(ValueError, match=r"held_out=1\.5"):
         split(same, held_out=1.5)
+    with pytest.raises(ValueError, match="is a table of items; give a table of pictures"):
+        split(Table.create(tmp_path / "items", "items"))
 
 
 def test_a_column_of_somebody_elses_is_not_replaced(tmp_path):

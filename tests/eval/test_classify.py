@@ -62,6 +62,12 @@ def test_a_column_of_ones_own_and_templates_of_ones_own(tmp_path):
     table.add_column("odd", [str(int(row["id"][1:]) % 2) for row in table.read(["id"]).to_pylist()])
     report = evaluate(Reads(), "classify", data=table, label="odd", templates=["it is {}"])
     assert Reads.heard == ["it is 0", "it is 1"]
+    table.add_column("class", ["a{b}"] * 12 + ["c"] * 12)                   # no name to Python, and no format to it
+    Reads.heard.clear()
+    assert evaluate(Reads(), "classify", data=table, label="class", templates=["{x} {}"]).metrics["items"] == 24
+    assert Reads.heard == ["{x} c", "{x} a{b}"]
+    Reads.heard.clear()
+    report = evaluate(Reads(), "classify", data=table, label="odd", templates=["it is {}"])
     found = report.metrics["scores"]["itc"]["model"]
     assert found["top1"]["right"] == 12                                     # it says 1 to all
     assert found["mean_class_recall"] == 0.5

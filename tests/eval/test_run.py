@@ -271,3 +271,5 @@ def test_where_and_languages_choose_rows_and_captions(tmp_path):
     assert {row["item"] for row in rows if row["pattern"] == "i2t"} == {"a", "b"}
     assert {text for row in rows for text in row["texts"]} == {"number 0", "number 1"}
     assert (report.metrics["where"], report.metrics["languages"]) == ("id != 'c'", ["en"])
+    with pytest.raises(ValueError, match=r"none of the 3 items of task 'retrieval' .*: 3 no_captions in fr, it\. Make"):
+        evaluate(Oracle(), "retrieval", data=table, languages=("fr", "it"))

@@ -118,5 +118,7 @@ def test_vectors_of_another_width_are_refused(tmp_path, queries):
         search(table, "0", encoder=Eye(queries[:, :8]))
     with pytest.raises(ValueError, match="not finite"):
         search(table, "0", encoder=Eye(queries * np.nan))
+    with pytest.raises(ValueError, match="the query is empty"):
+        search(table, " ", encoder=Eye(queries))
     with pytest.raises(ValueError, match="k=0"):
         search(table, "0", encoder=Eye(queries), k=0)

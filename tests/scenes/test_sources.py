@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 import pytest
 from PIL import Image
 
+from omma import storage
+from omma.scenes import sources
 from omma.scenes.draw import png, render
 from omma.scenes.kinds import PATTERNS
 from omma.scenes.language import named
@@ -125,8 +127,26 @@ def test_tables_that_are_there_already_are_left_alone(tmp_path):
     assert not (tmp_path / "pictures").exists()
 
 
-@pytest.mark.parametrize("bad", [{"size": 8}, {"pictures": -1}, {"workers": 0}, {"mode": "double"}])
+def test_a_killed_call_leaves_no_table_that_looks_complete(tmp_path, monkeypatch):
+    """Rows are published as they are drawn; a reader finds them once all are."""
+    real, seen = sources.make, []
+
+    def make(task):
+        seen.append((tmp_path / "pictures").exists() or (tmp_path / "items").exists())
+        assert task.first < 128, "killed here"
+        return real(task)
+
+    monkeypatch.setattr(sources, "make", make)
+    monkeypatch.setattr(storage.shutil, "rmtree", lambda *_, **__: None)  # kill -9 tidies nothing up
+    with pytest.raises(AssertionError, match="killed here"):
+        write_scenes(tmp_path, pictures=300, pairs=0, size=64)
+    assert seen == [False] * 3
+    monkeypatch.undo()
+    assert write_scenes(tmp_path, pictures=3, pairs=0, size=64)[0].num_rows == 3
+
+
+@pytest.mark.parametrize("bad", [{"size": 8}, {"size": 100_000}, {"pictures": -1}, {"workers": 0}, {"mode": "double"}])
 def test_impossible_requests_say_what_is_possible(tmp_path, bad):
-    with pytest.raises(ValueError, match=r"the least is|there are swap, single"):
+    with pytest.raises(ValueError, match=r"the least is|the most is|there are swap, single"):
         write_scenes(tmp_path / "out", **bad)
     assert not (tmp_path / "out").exists()

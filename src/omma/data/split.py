@@ -43,10 +43,13 @@ class Split:
 def split(table: Table, *, held_out: float = 0.1, seed: int = 0, column: str = "fold", progress: bool = False) -> Split:
     """Adds `column` to a table of pictures. held_out: share of the families, in expectation, that training never sees.
 
-    Raises ValueError for a share outside 0..1 and for a table with fewer than two families to put on two sides.
+    Raises ValueError for a share outside 0..1, a table of items, and for one with fewer than two families to put on
+    two sides.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out={held_out}; it is a share between 0 and 1")
+    if table.kind != "pictures":
+        raise ValueError(f"{table.uri} is a table of {table.kind}; give a table of pictures with captions")
     grouped = "group" in table.columns
     columns = ["id", "bytes", "uri", "offset", "length", "captions", "status", *(["group"] if grouped else [])]
     ids, thumbnails, unusable = [], [], 0

@@ -36,6 +36,7 @@ from omma.eval.tasks.retrieval import RETRIEVAL
 from omma.eval.tasks.segmentation import SEGMENTATION
 from omma.eval.tasks.statements import STATEMENTS
 from omma.eval.tasks.vqa import VQA
+from omma.storage import make_folder
 from omma.table import Table
 
 TASKS: dict[str, Task] = {
@@ -178,13 +179,16 @@ def evaluate(
     templates: of the task classify, the column that names classes and the sentences that a name is put into, such as "a
     picture of a {}". limit: keep at most so many rows, a seeded sample spread over the patterns, groups whole.
     out: folder for report.json and rows.parquet. Nothing is printed; progress shows bars on stderr.
-    Raises ValueError for an unknown task, or data without the table that the task reads.
+    Raises ValueError for an unknown task, data without the table that the task reads, or rows of which none can be
+    asked.
 
     >>> evaluate("runs/vl", "retrieval", data="scenes/test/pictures")     # doctest: +SKIP
     """
     chosen = find_task(task)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; give 1 or more")
+    if out is not None:  # a place that can't be written to is told now, and not after hours of work
+        make_folder(Path(out))
     pictures, table = find_tables(data, task)
     if where is not None:
         table = table.select(where)
@@ -203,6 +207,10 @@ def evaluate(
         wanted = " and ".join(filter(None, (chosen.where, where))) or "every row"
         raise ValueError(f"no rows for task {task!r} in {table.uri} (it reads {wanted}). Make some: {chosen.make}")
     items = chosen.items(sample(rows, limit, seed))
+    if all(item.problem for item in items):
+        why = ", ".join(f"{n} {reason}" for reason, n in Counter(item.problem for item in items).items())
+        raise ValueError(f"none of the {len(items)} items of task {task!r} in {table.uri} can be asked: {why}"
+                         f"{' in ' + ', '.join(languages) if languages else ''}. Make some: {chosen.make}")  # fmt: skip
     encoder = load(model, device)
     kinds = [kind for kind in chosen.kinds if hasattr(encoder, METHODS[kind])]
     if not kinds:

@@ -60,6 +60,8 @@ def search(
     """
     if k < 1:
         raise ValueError(f"k={k}; give the number of hits, 1 or more")
+    if isinstance(query, str) and not query.strip():
+        raise ValueError("the query is empty; say in words what to look for")
     if rerank:
         check_rerank(query, encoder, k, rerank)
     name = column or f"embed.{encoder.name}"

@@ -4,12 +4,9 @@ A row is a function of (seed, its own number), never of how the work was split, 
 bytes.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from omma.jobs import progress_bar
+from omma.jobs import progress_bar, spawned_pool
 from omma.scenes import solid_pairs, solids
 from omma.scenes.draw import THINGS, png, render, render_ids
 from omma.scenes.kinds import KINDS, PATTERNS, Cast, cast
@@ -30,6 +27,7 @@ from omma.scenes.solids import Space, sample_space
 from omma.scenes.splits import Design, check_side, design, public_name, secret_seed
 from omma.scenes.wording import reworded, reworded_pair
 from omma.scenes.world import World, facts, sample_world
+from omma.storage import appearing
 from omma.table import Table
 
 PICTURE_COLUMNS = pa.schema(
@@ -66,6 +64,7 @@ KNOBS = pa.struct(
 )
 ITEM_COLUMNS = pa.schema([("knobs", KNOBS)])
 WORLDS = ("things", "solids")
+LARGEST = 2048  # pixels; drawn at several times that, it takes a few hundred MB
 PER_TASK = 64  # units a task: two plain pictures, or one pair
 TRUE_FALSE = ["true", "false"]
 
@@ -158,7 +157,7 @@ def write_scenes(
 
     With check, every text must be right as often as wrong, and from 200 pairs a pattern no probe may tell the partners
     apart (see probes.py). Raises ValueError when a check fails, and then nothing is left behind; also for a size, count
-    or mode that cannot be.
+    or mode that cannot be. The tables appear when all is drawn, so a killed call leaves none that looks complete.
     """
     for what, value, least in (
         ("pictures", pictures, 0),
@@ -168,6 +167,8 @@ def write_scenes(
     ):
         if value < least:
             raise ValueError(f"{what}={value}: the least is {least}")
+    if size > LARGEST:
+        raise ValueError(f"size={size}: the most is {LARGEST}; what is seen of a scene fits in far fewer pixels")
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     if world not in WORLDS:
@@ -193,10 +194,9 @@ def write_scenes(
     seen = info | ({"mask_classes": ["background", *KINDS]} if masks else {})
     columns = PICTURE_COLUMNS.append(pa.field("mask", pa.binary())) if masks else PICTURE_COLUMNS
     out = Path(out)
-    tables: list[Table] = []  # what this call made, and takes away again when it fails
-    try:
-        tables.append(Table.create(out / "pictures", "pictures", extra=columns, info=seen))
-        tables.append(Table.create(out / "items", "items", extra=ITEM_COLUMNS, info=info))
+    with appearing(out / "pictures") as first, appearing(out / "items") as second:
+        tables = (Table.create(first, "pictures", extra=columns, info=seen),
+                  Table.create(second, "items", extra=ITEM_COLUMNS, info=info))  # fmt: skip
         stats: dict[str, list[np.ndarray]] = {p: [] for p in patterns}
         made_pairs: dict[str, list[Pair]] = {p: [] for p in patterns}
         held: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
@@ -228,11 +228,7 @@ def write_scenes(
                     f"a shortcut tells the partners of a pair apart without seeing: {tell}. "
                     "Use mode='swap', or check=False if the pairs are meant to have it"
                 )
-    except BaseException:
-        for table in tables:
-            shutil.rmtree(table.uri, ignore_errors=True)
-        raise
-    return tables[0], tables[1]
+    return Table.open(out / "pictures"), Table.open(out / "items")
 
 
 def _tasks(shared: Task, pairs: int, patterns: Sequence[str]) -> Iterator[Task]:
@@ -256,8 +252,11 @@ def _results(tasks: list[Task], workers: int) -> Iterator[Made]:
     if workers == 1 or len(tasks) < 2:
         yield from map(make, tasks)
         return
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
+    pool = spawned_pool(min(workers, len(tasks)))
+    try:
         yield from pool.map(make, tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def make(task: Task) -> Made:

@@ -31,13 +31,13 @@ def task_for(table: Any, label: str = LABEL, templates: Sequence[str] = TEMPLATE
                          f"{', '.join(table.columns)}. Give another: --label COLUMN")  # fmt: skip
     if lacking := [template for template in templates if template.count("{}") != 1]:
         raise ValueError(f"template {lacking[0]!r} has not one {{}} for a class's name, as in 'a picture of a {{}}'")
-    where = f"{label} is not None"
+    where = f"col({label!r}) is not None"
     values = {value for batch in table.scan(columns=[label], where=where) for value in batch.column(0).to_pylist()}
     classes = sorted(str(value) for value in values)
     if len(classes) < 2:
         raise ValueError(f"column {label!r} of {table.uri} names {len(classes)} classes ({', '.join(classes)}); "
                          "to tell apart there must be two")  # fmt: skip
-    prompts = {name: tuple(template.format(name) for template in templates) for name in classes}
+    prompts = {name: tuple(template.replace("{}", name) for template in templates) for name in classes}
     return replace(
         CLASSIFY,
         where=where,
