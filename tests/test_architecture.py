@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "config": (set(), PLAIN),
     "decode": (set(), PLAIN),
     "jobs": ({"table"}, PLAIN | {"rich"}),
-    "scenes": ({"table", "jobs", "decode"}, PLAIN | {"rich"}),
+    "scenes": ({"table", "storage", "jobs", "decode"}, PLAIN | {"rich"}),
     "data": ({"table", "storage", "jobs", "decode"}, PLAIN | {"rich"}),
     "models": ({"decode"}, TORCH | {"onnx", "onnxruntime", "onnxscript"}),
     "sparse": ({"decode"}, TORCH),

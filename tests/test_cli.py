@@ -343,7 +343,7 @@ def test_explain_tells_words_and_patches_and_draws_the_heat(capsys, tmp_path):
         assert heat.size == (40, 30)
     assert "cups" in omma_says(capsys, *given, "--kind", "itc", "--method", "rollout")[1]
     assert omma_says(capsys, "explain", "vlmo-nano", tmp_path / "none.png", "a cup")[0] == 2
-    for out, words in (("heat.pgn", "no kind of picture ends in '.pgn'"), ("gone/heat.png", "there is no folder")):
+    for out, words in (("heat.pgn", "ends in '.pgn'; call "), ("gone/heat.png", "there is no folder")):
         code, _, err = omma_says(capsys, *given[:4], "--out", tmp_path / out)
         assert (code, words in err) == (2, True), err
 

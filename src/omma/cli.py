@@ -270,11 +270,9 @@ def evaluate(
     omma eval runs/vl patterns --data scenes/test/items --out reports/patterns
     omma eval runs/vl retrieval --data scenes/test/pictures
     """
-    from omma.storage import make_folder
-
     with working(as_json):
         if predictions:  # not after hours of work
-            make_folder(predictions.parent)
+            predictions.parent.mkdir(parents=True, exist_ok=True)
         report = omma.evaluate(
             model,
             task,
@@ -397,11 +395,9 @@ def read_picture(path: Path) -> Any:
 
 
 def check_picture_name(path: Path) -> None:
-    """ValueError when no picture can be written under this name."""
-    from PIL import Image
-
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"no kind of picture ends in {path.suffix!r}, as {path} does; end it in .png or .jpg")
+    """ValueError when no picture can be written there."""
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ValueError(f"omma writes no picture that ends in {path.suffix!r}; call {path} .png, .jpg or .webp")
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent} to write {path.name} to; make it first")
 

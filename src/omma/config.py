@@ -254,7 +254,7 @@ def _parse_items(raw: Any, origin: Any, args: tuple[Any, ...], hint: Any, key: s
     return [_parse(item, item_hint, key) for item, item_hint in zip(raw, item_hints, strict=True)]
 
 
-# ---- words for messages, and small helpers
+# ---- words for messages
 
 
 def _wrong(raw: Any, hint: Any, key: str, advice: str = "") -> ValueError:

@@ -303,7 +303,7 @@ def orientation_in(exif: bytes | None) -> int:
 
 
 def tiff_directories(data: bytes) -> Iterator[list[int]]:
-    """The tags of each page of a TIFF, as its chain of directories has them; a chain that leads back ends there.
+    """The tags of each page of a TIFF, as its chain of directories has them; a chain that goes round ends there.
 
     Raises struct.error where the data ends within it.
     """

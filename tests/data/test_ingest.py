@@ -316,7 +316,7 @@ def test_an_ingest_that_is_stopped_leaves_no_table_and_one_that_was_killed_can_b
 
 
 def test_pipes_and_folders_behind_links_are_told_and_not_read(tmp_path):
-    """A pipe that nobody fills is waited for without end; a link to a folder may lead back up."""
+    """A pipe that nobody fills is waited for without end; a link to a folder may go back up."""
     source = write(tmp_path / "photos", {"a.png": picture(1), "b/c.png": picture(2)})
     os.mkfifo(source / "pipe.png")
     os.mkfifo(source / "a.txt")

@@ -64,7 +64,7 @@ def test_a_header_is_read_as_tarfile_reads_it(tmp_path, fields, signed):
 
 @pytest.mark.parametrize("size", [b"-%o\0" % 512, (-512 % (1 << 96)).to_bytes(12, "big")], ids=["octal", "binary"])
 def test_a_negative_size_ends_the_tar(tmp_path, size):
-    """This one leads back to its own header: a reader that follows it never ends."""
+    """This one goes back to its own header: a reader that follows it never ends."""
     path = write_tar(tmp_path / "a.tar", [(f"{key}.png", picture(i)) for i, key in enumerate("abcd")])
     with tarfile.open(path) as tar:
         start = tar.getmember("c.png").offset

@@ -156,7 +156,7 @@ def test_a_jpeg_of_many_scans_is_turned_down_before_it_is_decoded():
 
 
 @pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])   # Pillow opens no fourth
-def test_pages_of_a_tiff_are_counted_also_when_their_chain_leads_back_or_out(order, big):
+def test_pages_of_a_tiff_are_counted_also_when_their_chain_goes_round_or_out(order, big):
     """As Pillow counts them, at a hundredth of the time: a file of 64 MB can hold millions."""
     size, head, link = ("Q", "Q", "Q") if big else ("I", "H", "I")
     start = (b"II" if order == "<" else b"MM") + struct.pack(order + "H", 43 if big else 42)

@@ -50,11 +50,11 @@ def test_every_value_of_every_attribute_looks_different(kind, attribute):
 
 @pytest.mark.parametrize(("kind", "attribute"), SHOWN)
 def test_the_part_of_an_attribute_has_pixels_of_its_own(kind, attribute):
-    spec = KINDS[kind].attributes[attribute]
-    if spec.whole:
+    trait = KINDS[kind].attributes[attribute]
+    if trait.whole:
         return
     code = 1 + THINGS * part_code(kind, attribute)
-    counts = {value: int((render_ids(alone(kind, **{attribute: value})) == code).sum()) for value in spec.values}
+    counts = {value: int((render_ids(alone(kind, **{attribute: value})) == code).sum()) for value in trait.values}
     for value, count in counts.items():
         assert count == 0 if value == "no" else count >= 12, counts
 

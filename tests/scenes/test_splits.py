@@ -63,8 +63,8 @@ def test_training_still_shows_every_kind_colour_value_and_relation(name):
     assert {"left_of", "right_of", "above", "below"} <= shown
     values = {(a[0], a[2]) for atoms in seen for a in atoms}
     for kind in KINDS.values():
-        for attribute, spec in kind.attributes.items():
-            assert {(attribute, v) for v in spec.values} <= values
+        for attribute, trait in kind.attributes.items():
+            assert {(attribute, v) for v in trait.values} <= values
 
 
 @pytest.mark.parametrize("name", ["iid", "template", "synonym", "style", "fresh", "scale", "pattern-out:text"])

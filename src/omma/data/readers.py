@@ -83,7 +83,7 @@ def read_folder(folder: Path, max_bytes: int, problems: Problems) -> Iterator[Sa
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in folders:
-            if os.path.islink(os.path.join(place, name)):  # it may lead back up, or anywhere on this machine
+            if os.path.islink(os.path.join(place, name)):  # it may go back up, or anywhere on this machine
                 problems.note("folders are links and are not followed (give them as sources of their own)",
                               os.path.join(place, name))
         here, present = Path(place), set(names)
@@ -323,7 +323,7 @@ def _index(file: Any, total: int | None, name: str,
             while (member := tar.next()) is not None:
                 # else the tar keeps the header of each of millions
                 tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
-                if member.size < 0:                       # it leads back, to read the same headers for ever
+                if member.size < 0:                       # it goes back, to read the same headers for ever
                     raise tarfile.ReadError("a member of negative size")
                 count += 1
                 group = None
@@ -375,7 +375,7 @@ def _without_cut_off(samples: list[_Group]) -> list[_Group]:
 
 
 def _member_name(member: tarfile.TarInfo) -> str | None:
-    """The name without a leading "./", None for what is no plain file, is hidden or leads out of the tar."""
+    """The name without a leading "./", None for what is no plain file, is hidden or climbs out of the tar."""
     name = member.name
     parts = [part for part in name.split("/") if part not in ("", ".")]
     unsafe = name.startswith("/") or ".." in parts or "\\" in name or "\0" in name

@@ -36,7 +36,6 @@ from omma.eval.tasks.retrieval import RETRIEVAL
 from omma.eval.tasks.segmentation import SEGMENTATION
 from omma.eval.tasks.statements import STATEMENTS
 from omma.eval.tasks.vqa import VQA
-from omma.storage import make_folder
 from omma.table import Table
 
 TASKS: dict[str, Task] = {
@@ -188,7 +187,7 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; give 1 or more")
     if out is not None:  # a place that can't be written to is told now, and not after hours of work
-        make_folder(Path(out))
+        Path(out).mkdir(parents=True, exist_ok=True)
     pictures, table = find_tables(data, task)
     if where is not None:
         table = table.select(where)

@@ -76,12 +76,12 @@ def _with(world: World, changes: dict[int, Thing]) -> World:
 
 def _attribute_of(rng: random.Random, kind: str, attribute: str, value: str) -> tuple[tuple[str, str], ...]:
     """Random attributes that show `attribute` with this value, and nothing that could hide it."""
-    spec = KINDS[kind].attributes
+    trait = KINDS[kind].attributes
     if attribute == "view":
         return (("view", value),)
     hides = {"texture": "text", "text": "texture"}.get(attribute)
     others = dict(sample_attributes(rng, kind))
-    values = {n: value if n == attribute else others.get(n) for n in spec if n not in (hides, "view")}
+    values = {n: value if n == attribute else others.get(n) for n in trait if n not in (hides, "view")}
     return tuple((n, v) for n, v in values.items() if v is not None)
 
 
@@ -96,8 +96,8 @@ def _by_attribute(pattern: str) -> Maker:
 
     def make(rng: random.Random, swap: bool, cast: Cast) -> Draft | None:
         kind, attribute = rng.choice(cast.carriers(pattern))
-        spec = KINDS[kind].attributes[attribute]
-        v, w = _two_values(rng, attribute, spec.values)
+        trait = KINDS[kind].attributes[attribute]
+        v, w = _two_values(rng, attribute, trait.values)
         colours = rng.sample(cast.colours, 2)
         things = [
             Thing(kind, c, 0, 0, 0, _attribute_of(rng, kind, attribute, x))
@@ -120,16 +120,16 @@ def _by_attribute(pattern: str) -> Maker:
         if swap and rng.random() < 0.35:
             # Which of the two, rather than what of the one.
             target = rng.choice((v, w))
-            question = f"which {KINDS[kind].noun} {spec.says[spec.index(target)]}?"
+            question = f"which {KINDS[kind].noun} {trait.says[trait.index(target)]}?"
             who = lambda seen: next(
                 f"the {t.colour} one" for t in seen.things if t.kind == kind and t.get(attribute) == target
             )
             answers = (who(world), who(partner))
         else:
-            question = spec.ask.format(the=the(noun))
-            answers = (spec.options[spec.index(mine)], spec.options[spec.index(its)])
+            question = trait.ask.format(the=the(noun))
+            answers = (trait.options[trait.index(mine)], trait.options[trait.index(its)])
         words = (v, w) if attribute == "text" else ()
-        part = "" if spec.whole else attribute
+        part = "" if trait.whole else attribute
         return Draft(
             world, partner, tuple(where), (attribute,), part, claims_a, claims_b, question, answers, words=words
         )

@@ -49,7 +49,7 @@ def kinds() -> Image.Image:
     tiles = []
     for i, (noun, kind) in enumerate(KINDS.items()):
         attributes = kind.attributes.items()
-        shown = tuple((name, spec.values[0]) for name, spec in attributes if name not in ("view", "texture"))
+        shown = tuple((name, trait.values[0]) for name, trait in attributes if name not in ("view", "texture"))
         world = World((Thing(noun, colours[i % len(colours)], 0.5, 0.5, 0.36, shown),), PALE, (0,))
         tiles.append((render(world, TILE), noun))
     return sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)])

@@ -54,11 +54,11 @@ def phrase(noun: Noun, plural: bool = False) -> str:
     kind = KINDS[noun.kind]
     front, behind = [], []
     for attribute, value in noun.attributes:
-        spec = kind.attributes[attribute]
-        if spec.before:
-            front.append(spec.before[spec.index(value)])
+        trait = kind.attributes[attribute]
+        if trait.before:
+            front.append(trait.before[trait.index(value)])
         else:
-            behind.append(spec.after[spec.index(value)])
+            behind.append(trait.after[trait.index(value)])
     # "with a fin and a forked tail" rather than "with a fin with a forked tail"
     behind.sort(key=lambda p: (p.startswith("that "), p.startswith("with")))
     tail, last = "", ""
@@ -162,8 +162,8 @@ def say_is(noun: Noun, attribute: str, value: str) -> Claim:
     """ "the red cup has a handle" """
     if attribute == "colour":
         return Claim(f"{the(noun)} is {value}", ("is", noun, attribute, value))
-    spec = KINDS[noun.kind].attributes[attribute]
-    return Claim(f"{the(noun)} {spec.says[spec.index(value)]}", ("is", noun, attribute, value))
+    trait = KINDS[noun.kind].attributes[attribute]
+    return Claim(f"{the(noun)} {trait.says[trait.index(value)]}", ("is", noun, attribute, value))
 
 
 def say_relation(rng: random.Random, how: str, noun: Noun, other: Noun, definite: bool = False) -> Claim:

@@ -92,8 +92,8 @@ def _is(words: Words) -> Iterator[tuple[Form, int]]:
     for noun, i in _with_article(words, 0):
         if words[i : i + 1] == ("is",) and words[i + 1 : i + 2] and words[i + 1] in COLOURS:
             yield ("is", noun, "colour", words[i + 1]), i + 2
-        for attribute, spec in KINDS[noun.kind].attributes.items():
-            for value, says in zip(spec.values, spec.says, strict=True):
+        for attribute, trait in KINDS[noun.kind].attributes.items():
+            for value, says in zip(trait.values, trait.says, strict=True):
                 if _at(words, i, says):
                     yield ("is", noun, attribute, value), i + len(says.split())
 
@@ -114,8 +114,8 @@ def _noun(words: Words, i: int) -> Iterator[tuple[Noun, int]]:
     colour = front.pop() if front and front[-1] in COLOURS else None
     before = {
         word: (name, value)
-        for name, spec in KINDS[kind].attributes.items()
-        for word, value in zip(spec.before, spec.values, strict=False)
+        for name, trait in KINDS[kind].attributes.items()
+        for word, value in zip(trait.before, trait.values, strict=False)
     }
     if all(word in before for word in front):
         for attributes, end in _tail(words, head + 1, kind, ""):
@@ -124,11 +124,11 @@ def _noun(words: Words, i: int) -> Iterator[tuple[Noun, int]]:
 
 def _tail(words: Words, i: int, kind: str, last: str) -> Iterator[tuple[tuple[tuple[str, str], ...], int]]:
     """ "with a fin and a forked tail": "and" stands for the word that the phrase before it began with."""
-    for name, spec in KINDS[kind].attributes.items():
-        for value, phrase in zip(spec.values, spec.after, strict=True):
+    for name, trait in KINDS[kind].attributes.items():
+        for value, phrase in zip(trait.values, trait.after, strict=True):
             first, _, rest = phrase.partition(" ")
             for said in (phrase, f"and {rest}") if first == last and first in ("with", "that") else (phrase,):
-                if not spec.before and _at(words, i, said):
+                if not trait.before and _at(words, i, said):
                     for more, end in _tail(words, i + len(said.split()), kind, first):
                         yield ((name, value), *more), end
     yield (), i

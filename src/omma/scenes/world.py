@@ -146,13 +146,13 @@ def sample_attributes(rng: random.Random, kind: str) -> tuple[tuple[str, str], .
     if "view" in all_of and rng.random() < 0.3:
         return (("view", rng.choice(all_of["view"].values)),)
     chosen = []
-    for attribute, spec in all_of.items():
+    for attribute, trait in all_of.items():
         # A label covers the texture of a flag, so a flag shows one of the two.
         clash = attribute == "text" and any(n == "texture" for n, _ in chosen)
         optional = attribute == "texture" or (attribute == "text" and kind != "sign")
         if attribute == "view" or clash or (optional and rng.random() < 0.5):
             continue
-        chosen.append((attribute, rng.choice(spec.values)))
+        chosen.append((attribute, rng.choice(trait.values)))
     return tuple(chosen)
 
 
