@@ -22,6 +22,7 @@ from omma.training.config import TrainConfig
 from omma.training.distributed import ALONE, FailedElsewhere, World, is_sharded, processes, whole
 from omma.training.loop import NonFiniteLoss, train
 from omma.training.losses import LossWeights
+from omma.training.optim import EMA, parameter_groups
 from omma.training.setup import build, spread, training_set
 
 CPU = torch.device("cpu")
@@ -219,11 +220,16 @@ def numbers(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "samples_per_s", "data_wait")} for row in rows]
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
+def weights(run: Path, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """Those that the run goes on from, read by one process, and those of the usable model."""
     last = checkpoints.latest(run)
     assert last
-    average = {f"average.{k}": v for k, v in read_tensors(last.path / "model.safetensors").items()}
-    return checkpoints.read_state(last)["model"] | average
+    model = build(config, Table.open(config.data))[0]
+    optimizer, average = torch.optim.AdamW(parameter_groups(model, 0.05)), EMA(model, 0.5)
+    assert checkpoints.restore(last, model, optimizer, average) == last.step
+    usable = {f"average.{k}": v for k, v in read_tensors(last.path / "model.safetensors").items()}
+    assert all(torch.equal(usable[f"average.{k}"], v) for k, v in average.state.items())
+    return model.state_dict() | usable
 
 
 def test_runs_are_those_of_one_process_and_go_on_with_any_number_of_them(run, tmp_path):
@@ -237,12 +243,15 @@ def test_runs_are_those_of_one_process_and_go_on_with_any_number_of_them(run, tm
     named = [set(re.findall(r"p\d\d\d", message.split("batch: ")[1])) for message in broken]
     assert [len(names) for names in named] == [8, 8], "each process stops, and names its part of the batch"
     assert not named[0] & named[1]
+    shards = sorted(p.name for p in (checkpoints.latest(tmp_path / "cut").path / "train_state").iterdir())
+    assert shards == [".metadata", "__0_0.distcp", "__1_0.distcp"], "each process writes what it holds"
     train(replace(config, out=str(tmp_path / "cut")), evaluate=evaluated, progress=False, resume=True)
     before = {k: v.detach() for k, v in build(config, Table.open(config.data))[0].state_dict().items()}
-    moved = {k: v - before[k.removeprefix("average.")] for k, v in weights(tmp_path / "one").items()}
+    moved = {k: v - before[k.removeprefix("average.")] for k, v in weights(tmp_path / "one", config).items()}
     for name in ("two", "cut", "one-cut"):
         for found, row in zip(numbers(tmp_path / name), numbers(tmp_path / "one"), strict=True):
             assert found == pytest.approx(row, rel=1e-4), name
-        error = {k: v - before[k.removeprefix("average.")] - moved[k] for k, v in weights(tmp_path / name).items()}
+        found = weights(tmp_path / name, config)
+        error = {k: v - before[k.removeprefix("average.")] - moved[k] for k, v in found.items()}
         far = [k for k, v in moved.items() if error[k].norm() > 1e-4 * v.norm()]
         assert not far, f"{name}: of how far one process moved them, these are off by more than 1e-4"

@@ -82,6 +82,11 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.full((1,), scale))  # 1-d: FSDP cannot shard a scalar
         self.logit_bias = nn.Parameter(torch.full((1,), SIGLIP_BIAS)) if config.logit_bias else None
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The layers of both towers."""
+        return [block for name in TOWERS for block in self.tower(name).blocks]  # type: ignore[union-attr]
+
     def tower(self, name: Tower) -> nn.Module:
         return self.vision if name == "vision" else self.text
 

@@ -321,6 +321,13 @@ class Source(Protocol):
     def __getitem__(self, step: int) -> Any: ...
 
 
+def prefetch(batches: Any, start: int, stop: int, workers: int) -> Any:
+    """Batches start..stop-1 made ahead, as a context and an iterable of them: by the source's own means where it has
+    some, which are processes, else by threads. `waited`: seconds the consumer stood idle."""
+    own = getattr(batches, "prefetch", None)
+    return own(start, stop, workers) if own else Prefetch(batches, start, stop, workers)
+
+
 class Prefetch:
     """Batches start..stop-1 in order, made ahead by threads (decoding releases the GIL).
 
@@ -330,6 +337,12 @@ class Prefetch:
     def __init__(self, batches: Source, start: int, stop: int, workers: int = 1, ahead: int = 3):
         self.batches, self.start, self.stop, self.workers, self.ahead = batches, start, stop, workers, ahead
         self.waited = 0.0
+
+    def __enter__(self) -> "Prefetch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to end: the threads do with the iteration."""
 
     def __iter__(self) -> Iterator[Any]:
         if self.workers == 0:

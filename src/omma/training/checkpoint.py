@@ -4,21 +4,28 @@ RUN/config.json, metrics.jsonl, last -> step00000500, best -> step00000400 (wher
     step00000500/{config.json, model.safetensors, tokenizer.json, preprocessor.json, train_state.pt}
 
 A folder step... is a usable model by itself (the averaged weights when the run keeps an average); train_state.pt adds
-what continuing needs. Publishing: everything is written into a hidden folder and synced, the folder is renamed, then
-`last` is replaced: the one commit point.
+what continuing needs, or the folder train_state (shards.py) where processes share the weights. Either is read by any
+number of processes, however they hold the weights. Publishing: everything is written into a hidden folder and synced,
+the folder is renamed, then `last` is replaced: the one commit point.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from omma.models.weights import read_weights
+from omma.training import distributed
+from omma.training.distributed import World
+from omma.training.optim import EMA
+from omma.training.shards import load_shards, save_shards
 
 STATE_FILE = "train_state.pt"
+STATE_FOLDER = "train_state"
 
 
 @dataclass(frozen=True)
@@ -45,19 +52,22 @@ def step_folder(run: Path, step: int) -> Path:
     return run / f"step{step:08d}"
 
 
-def write(
-    run: Path, step: int, save_model: Callable[[Path], Any], state: dict, keep: int = 2, best: bool = False
-) -> Checkpoint:
-    """Publishes a checkpoint, keeping the newest `keep` and the best. save_model writes the usable model into the
-    folder it gets. best: point the run's `best` at it as well, before `last`, which is what a resumed run goes by."""
-    new, final = run / f".new-step{step:08d}", step_folder(run, step)
+def begin(run: Path, step: int) -> Path:
+    """The hidden folder, new, into which a checkpoint is written."""
+    new = run / f".new-step{step:08d}"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    save_model(new)
-    torch.save(state, new / STATE_FILE)
-    for file in new.iterdir():
-        sync(file)
-    sync(new)
+    return new
+
+
+def publish(run: Path, step: int, keep: int = 2, best: bool = False) -> Checkpoint:
+    """Makes what was written since `begin` the run's last checkpoint, keeping the newest `keep` and the best.
+
+    best: point the run's `best` at it as well, before `last`, which is what a resumed run goes by.
+    """
+    new, final = run / f".new-step{step:08d}", step_folder(run, step)
+    for path in [*new.rglob("*"), new]:
+        sync(path)
     if (
         final.exists()
     ):  # a run that was killed after the rename, before `last` moved, comes here again with the same bytes
@@ -100,8 +110,45 @@ def best(run: str | Path) -> Checkpoint | None:
     return Checkpoint(link.resolve(), int(link.resolve().name.removeprefix("step"))) if link.exists() else None
 
 
+def write_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None, step: int,
+                world: World, beside: bool) -> None:  # fmt: skip
+    """Writes what continuing at `step` needs into the folder of `begin`. Collective.
+
+    beside: keep the average too, where the folder's model.safetensors isn't it.
+    """
+    if any(distributed.is_sharded(parameter) for parameter in model.parameters()):
+        save_shards(folder / STATE_FOLDER, model, optimizer, average, step)
+    elif world.rank == 0:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        torch.save(state | ({"average": average.state} if average and beside else {}), folder / STATE_FILE)
+
+
+@torch.no_grad()
+def restore(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None
+) -> int:
+    """Puts the training state of a checkpoint into these, however they are laid out; returns its step. Collective."""
+    if (checkpoint.path / STATE_FOLDER).is_dir():
+        return load_shards(checkpoint.path / STATE_FOLDER, model, optimizer, average)
+    state = read_state(checkpoint)
+    put(state["model"], model.state_dict(), checkpoint)
+    distributed.load_optimizer(optimizer, state["optimizer"])
+    if average:
+        put(state.get("average") or read_weights(checkpoint.path), average.state, checkpoint)
+    return state["step"]
+
+
+def put(stored: dict[str, Tensor], into: dict[str, Tensor], checkpoint: Checkpoint) -> None:
+    """Copies whole tensors into those of the same names. ValueError for other names."""
+    if differing := sorted(stored.keys() ^ into.keys()):
+        raise ValueError(f"{checkpoint.path} is of another model: {', '.join(differing[:4])} ({len(differing)}) are "
+                         "there or here alone")  # fmt: skip
+    for name, value in into.items():
+        value.copy_(distributed.laid_out(stored[name], value))
+
+
 def read_state(checkpoint: Checkpoint) -> dict:
-    """What `write` was given as state. ValueError when the file is missing or damaged."""
+    """What train_state.pt holds. ValueError when the file is missing or damaged."""
     path = checkpoint.path / STATE_FILE
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 
 import torch
 
+from omma.models.clip import CLIP
 from omma.models.vlmo import VLMo
 
 MOST_GRAPHS = 64  # of a block's code; PyTorch's 8 are fewer than modalities, masks, layer kinds and single rows make
 
 
-def compile_blocks(model: VLMo, backend: str = "inductor") -> None:
+def compile_blocks(model: VLMo | CLIP, backend: str = "inductor") -> None:
     """Compiles every block of the model when it is first run. backend: as in torch.compile; inductor, its default,
     needs a C++ compiler on a CPU. Sums are fused and rounded in another way than without it."""
     for block in model.blocks:

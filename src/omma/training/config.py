@@ -20,7 +20,6 @@ class RunConfig:
     out: str = ""  # the run folder
     words: str | None = None  # table whose texts the tokenizer is learned from; None: data
     init: str | None = None  # model folder or run to start from: every weight whose name and shape fit
-    dataset: DataConfig = field(default_factory=DataConfig)
     freeze: tuple[str, ...] = ()  # shell patterns over parameter names, or a group such as "vision"
 
     steps: int = 1000
@@ -68,6 +67,7 @@ class TrainConfig(RunConfig):
     inherit: bool = False
     teacher: str | None = None  # model folder, run or name of the eye that losses.distill learns from
     model: VLMoConfig = field(default_factory=VLMoConfig)
+    dataset: DataConfig = field(default_factory=DataConfig)
     losses: LossWeights = field(default_factory=LossWeights)
     mim: MIMConfig = field(default_factory=MIMConfig)
     panels: int | None = None  # a picture is so many panels side by side; None: as init's processor has it

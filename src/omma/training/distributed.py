@@ -8,7 +8,7 @@ averaged, so they are the whole batch's too.
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -144,6 +144,17 @@ class World:
             if item is None:
                 return
             yield item
+
+    def by_first(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns on process 0, on all of them. Where it fails there, all raise."""
+        made, error = None, None
+        if self.rank == 0:
+            try:
+                made = work()
+            except Exception as failure:
+                error = failure
+        self.agree(error)
+        return self.tell(made)
 
     def wait(self) -> None:
         """Until every process is here."""

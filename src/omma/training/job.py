@@ -1,6 +1,7 @@
 """What a run trains, as the loop sees it, and what every run is checked for before its first step."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -29,6 +30,10 @@ class Job(Protocol):
     batches: Any  # `batches[step]`, steps_per_epoch, len() and the unit that this counts
     weights: dict[str, float]  # of the losses in the sum, by name
     started_from: str  # what the weights of step 0 are, as the first line of a run says it; "" for random ones
+    notes: list[str]  # further lines at the start of a run
+    evaluate: Callable[[Any, Any], dict[str, float]] | None  # of model and processor, where `train` is given none
+    merges: bool  # whether `save` writes other weights than it is given, adapters merged: then the average is kept too
+    checks_start: bool  # whether the model is evaluated before the first step too
 
     def spread(self) -> nn.Module:
         """The training step as a module over all processes: its backward leaves the whole batch's gradient in the

@@ -15,10 +15,9 @@ import torch
 
 from omma import config as configuration
 from omma.models.pretrained import pick_device
-from omma.models.weights import read_weights
 from omma.training import checkpoint as checkpoints
 from omma.training import distributed
-from omma.training.batches import Prefetch
+from omma.training.batches import prefetch
 from omma.training.checkpoint import Checkpoint
 from omma.training.compiling import compile_blocks, compiling
 from omma.training.config import RunConfig, TrainConfig
@@ -75,9 +74,6 @@ def train_in(
     asked, job = config, JOBS[type(config)](config, resume, world, device)
     config, run, model, batches = job.config, Path(config.out), job.model, job.batches
     previous = checkpoints.latest(run) if resume else None
-    state: dict[str, Any] = checkpoints.read_state(previous) if previous else {"step": 0}
-    if previous:
-        model.load_state_dict(state["model"])
     model.to(device).train()
     if config.compile:
         compile_blocks(model)
@@ -88,39 +84,30 @@ def train_in(
         job.parameter_groups(), lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True
     )
     average = EMA(model, config.ema) if config.ema else None
-    if previous:
-        distributed.load_optimizer(optimizer, state["optimizer"])
-        if average:
-            stored = read_weights(previous.path)
-            average.state = {k: distributed.laid_out(stored[k], v) for k, v in average.state.items()}
-    start = state["step"]
+    start = checkpoints.restore(previous, model, optimizer, average) if previous else 0
     job.begin(average)
     world.wait()  # every process has read what was there
     if world.rank == 0:
         checkpoints.cut_metrics(run / "metrics.jsonl", start)
         (run / "config.json").write_text(json.dumps(configuration.to_dict(asked), indent=2) + "\n")
     past = world.tell(checkpoints.read_metrics(run / "metrics.jsonl") if previous else [])
+    look = evaluate or job.evaluate
 
     def save(step: int, best: bool = False) -> Checkpoint:
-        first = world.rank == 0
-        state = whole({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, keep=first)
-        averaged = whole(average.state, keep=first) if average else state["model"]
-        if first:
-            checkpoints.write(run, step, lambda folder: job.save(folder, averaged), state, best=best)
-        world.wait()
-        return Checkpoint(checkpoints.step_folder(run, step), step)
+        averaged = whole(average.state if average else model.state_dict(), keep=world.rank == 0)
+        new = world.by_first(lambda: checkpoints.begin(run, step))
+        world.by_first(lambda: job.save(new, averaged))
+        checkpoints.write_state(new, model, optimizer, average, step, world, job.merges)
+        return world.by_first(lambda: checkpoints.publish(run, step, best=best))
 
     def run_evaluation() -> dict[str, float]:
-        assert evaluate is not None
+        measure = look
+        assert measure is not None
         averaged = whole(average.state if average else model.state_dict(), keep=world.rank == 0)
-        numbers: dict[str, float] = {}
-        if world.rank == 0:
-            numbers = {f"eval.{k}": v for k, v in evaluate(job.model_of(averaged), job.processor).items()}
-        numbers = world.tell(numbers)
-        if config.monitor and f"eval.{config.monitor}" not in numbers:
-            raise ValueError(f"monitor={config.monitor!r} is not among what is evaluated: "
-                             f"{', '.join(k.removeprefix('eval.') for k in numbers)}")  # fmt: skip
-        return numbers
+        found = world.by_first(lambda: measure(job.model_of(averaged), job.processor))
+        if config.monitor and config.monitor not in found:
+            raise ValueError(f"monitor={config.monitor!r} is not among what is evaluated: {', '.join(found)}")
+        return {f"eval.{name}": value for name, value in found.items()}
 
     log = Log(run, config, start, progress, silent=world.rank > 0)
     log.say(f"{config.recipe or 'run'}: {size / 1e6:.1f}M weights ({frozen} of "
@@ -128,12 +115,16 @@ def train_in(
             f"{batches.steps_per_epoch} steps an epoch, {device.type}"
             f"{f' x {world.size} ({config.parallel})' if world.size > 1 else ''}{job.started_from}"
             f"{f', resumed at step {start}' if previous else ''}")  # fmt: skip
+    for note in job.notes:
+        log.say(note)
     done = previous
-    watch = Watch(config.monitor, config.patience, past)
+    watch = Watch(config.monitor, config.patience, [row for row in past if row["step"]])
     stop = start if watch.over else config.steps
-    batch_stream = Prefetch(batches, start, stop, config.workers)
-    with log, deterministic(device), compiling():
-        for batch in world.together(batch_stream):
+    with log, deterministic(device), compiling(), prefetch(batches, start, stop, config.workers) as stream:
+        if look and job.checks_start and not previous:
+            before = run_evaluation()
+            log.write(0, **before)
+        for batch in world.together(stream):
             # ---- one training step
             step = batch.step
             torch.manual_seed(dropout_seed(config.seed, step, world.rank))
@@ -154,11 +145,11 @@ def train_in(
             # ----
             finished = step + 1
             numbers = {f"loss_{k}": v for k, v in zip(losses, parts, strict=True)} if log.due(finished) else {}
-            if evaluate and config.eval_every and finished % config.eval_every == 0 and finished < config.steps:
+            if look and config.eval_every and finished % config.eval_every == 0 and finished < config.steps:
                 numbers |= run_evaluation()
             if numbers:
                 numbers |= job.numbers()
-                log.write(finished, loss=loss, lr=rate, grad_norm=grad_norm, waited=batch_stream.waited, **numbers)
+                log.write(finished, loss=loss, lr=rate, grad_norm=grad_norm, waited=stream.waited, **numbers)
             log.advance(finished, loss)
             is_best = watch.add(numbers)
             if finished < config.steps and (finished % config.save_every == 0 or is_best):
@@ -170,7 +161,7 @@ def train_in(
                 log.say(f"stopped at step {stop}: {config.patience} evaluations without a better {config.monitor}")
                 break
         is_best = False
-        if evaluate and start < config.steps and stop == config.steps:
+        if look and start < config.steps and stop == config.steps:
             numbers = run_evaluation()
             log.write(config.steps, **numbers)
             is_best = watch.add(numbers)

@@ -2,7 +2,7 @@
 
 import fnmatch
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
@@ -35,7 +35,11 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> list[str]:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, layer_decay: float | None = None, head_lr: float = 1.0
+    model: nn.Module,
+    weight_decay: float,
+    layer_decay: float | None = None,
+    head_lr: float = 1.0,
+    rates: Mapping[str, float] | None = None,
 ) -> list[dict]:
     """Groups for the optimiser, each with its weight_decay and its lr_scale, a factor on the learning rate of the step.
 
@@ -45,11 +49,13 @@ def parameter_groups(
     layer_decay: layer i of L learns at layer_decay ** (L + 1 - i) of the rate, so that what is general changes less
     than what is near the task (BEiT, Bao et al. 2021). 0 are the embeddings and L + 1 is what lies above the blocks;
     the model says which by `layer_of(name)`. head_lr: factor for the heads that it lists in `TASK_HEADS`, which start
-    from random weights in fine-tuning. ValueError for a model that has not what these ask for.
+    from random weights in fine-tuning. rates: factors for parts of the model by their names, such as a tower's.
+    ValueError for a model that has not what these ask for.
     """
     if layer_decay is not None and not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay={layer_decay}: it is a factor a layer, above 0 and at most 1")
     scales = lr_scales(model, layer_decay, head_lr)
+    scales = {name: scale * (rates or {}).get(name.split(".")[0], 1.0) for name, scale in scales.items()}
     groups: dict[tuple[float, bool], dict] = {}
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in model.named_parameters():

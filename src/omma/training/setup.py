@@ -91,7 +91,6 @@ def refuse_unused(config: TrainConfig) -> None:
                              f"{', '.join(on)}; set one of them, or leave dataset.{name} out")  # fmt: skip
 
 
-
 def check_parallel(config: TrainConfig, world: World) -> None:
     """ValueError for what one process can do and these can't."""
     if world.size > 1 and config.parallel == "fsdp":

@@ -1,5 +1,6 @@
 """VLMo as a job of the loop: which of its objectives a step computes, from what, and how it is laid over processes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ class VLMoJob:
         self.config = in_steps(config, self.batches.steps_per_epoch)
         self.weights = config.losses.active()
         self.target: MIMTarget | None = None
+        self.notes: list[str] = []
+        self.evaluate: Callable[[Any, Any], dict[str, float]] | None = None
+        self.merges, self.checks_start = False, False
         self.options: dict[str, Any] = {
             "fusion_share": config.fusion_share, "negatives_within": config.negatives_within, "world": world,
             "contrast": config.contrast, "one_length": config.parallel == "fsdp" and world.size > 1,
