@@ -216,3 +216,17 @@ def test_a_picture_that_ingest_would_not_read_is_not_read_for_an_export(tmp_path
     done = export(huge, tmp_path / "out", to="webdataset")
     assert (done.read, done.rows + sum(done.left_out.values())) == (made.num_rows + 1, made.num_rows + 1)
     assert done.left_out["no usable picture"] >= refused
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"),
+                                   OSError("LanceError(IO): No space left on device (os error 28), writer.rs:254:9")])
+def test_a_full_disk_is_told_with_the_place_and_leaves_nothing(tmp_path, monkeypatch, error):
+    def full(job, out):
+        (out / "half").write_text("written")
+        raise error
+
+    monkeypatch.setitem(TARGETS, "lance", full)
+    with pytest.raises(OSError, match="make room and export again") as told:
+        export(table(tmp_path), tmp_path / "out", to="lance")
+    assert (told.value.errno, told.value.filename) == (28, str(tmp_path / "out"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "table"]

@@ -10,6 +10,7 @@ it. Another target is another function in TARGETS.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -130,7 +131,13 @@ def export(table: Table | View | str | Path, out: str | Path, *, to: str, where:
     with appearing(out) as part, progress_bar(out.name, "pictures", progress) as advance:
         advance(0, len(rows))
         job = _Job(rows, tuple(named), shard_bytes, keep_metadata, advance, Exported(to, str(out)))
-        TARGETS[to](job, part)
+        try:
+            TARGETS[to](job, part)
+        except OSError as error:                          # every library says it in its own words, and none says where
+            if error.errno != errno.ENOSPC and "No space left" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, "No space left on device; make room and export again: nothing is left of this "
+                                        "one", str(out)) from None
     return job.done
 
 
