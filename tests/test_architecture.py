@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "models": ({"decode"}, TORCH | {"onnx", "onnxruntime", "onnxscript"}),
     "sparse": ({"decode"}, TORCH),
     "embedding": ({"table", "jobs", "models", "decode"}, TORCH | {"rich"}),
-    "training": ({"table", "config", "models", "decode"}, TORCH | {"rich"}),
+    "training": ({"table", "config", "models", "decode", "data"}, TORCH | {"rich"}),
     "eval": ({"table", "jobs", "embedding", "models", "data", "decode", "scenes"}, TORCH | VIEW),
     "retrieval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC

@@ -371,14 +371,9 @@ class Table:
     def _kept(self, chunk: Chunk, wanted: list[str], keep: Predicate | None) -> pa.Table | None:
         if keep is None:
             return self._read(chunk, wanted, None)
-        tested = self._read(chunk, list(keep.columns), None)
-        number = "row"
-        while number in tested.column_names:
-            number += "_"
-        kept = tested.append_column(number, pa.array(np.arange(chunk.rows))).filter(keep.expression)
-        if kept.num_rows == 0:
+        tested, rows = self._matching(chunk, keep)
+        if len(rows) == 0:
             return None
-        rows = np.sort(kept[number].to_numpy())
         if len(rows) == chunk.rows:
             return self._read(chunk, wanted, None)
         rest = [name for name in wanted if name not in keep.columns]
@@ -386,6 +381,15 @@ class Table:
         tested = tested.take(pa.array(rows))
         return pa.table({name: tested[name] if name in keep.columns else found[name] for name in wanted},
                         schema=self._schema_of(wanted))
+
+    def _matching(self, chunk: Chunk, keep: Predicate) -> tuple[pa.Table, np.ndarray]:
+        """The columns of keep, all rows, and the positions (n,) of those for which it holds, ascending."""
+        tested = self._read(chunk, list(keep.columns), None)
+        number = "row"
+        while number in tested.column_names:
+            number += "_"
+        kept = tested.append_column(number, pa.array(np.arange(chunk.rows))).filter(keep.expression)
+        return tested, np.sort(kept[number].to_numpy())
 
     def _read(self, chunk: Chunk, wanted: list[str], rows: np.ndarray | None) -> pa.Table:
         base = [name for name in wanted if name in self._base.names]
@@ -411,6 +415,20 @@ class Table:
     def chunk_batch(self, chunk: Chunk, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """All rows of one chunk: what an op computes on."""
         return self._read(chunk, self._wanted(columns), None).combine_chunks().to_batches()[0]
+
+    def matching(self, chunk: Chunk, where: str | pc.Expression | Predicate | None = None) -> np.ndarray:
+        """(n,) positions in chunk, ascending, of the rows for which where holds; all if None."""
+        keep = self._predicate(where)
+        return np.arange(chunk.rows) if keep is None else self._matching(chunk, keep)[1]
+
+    def row_groups(self, chunk: Chunk) -> np.ndarray:
+        """(G,) rows of each group of the chunk's base file: what is read for a single one of them."""
+        metadata = pq.read_metadata(self.uri / "base" / f"{chunk.name}.parquet")
+        return np.array([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+
+    def read_rows(self, chunk: Chunk, rows: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a chunk at these positions, ascending; row groups without any are not read."""
+        return self._read(chunk, self._wanted(columns), rows)
 
     def take(self, ids: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows with these ids, in this order (an id may come twice); only the row groups that hold them are read.

@@ -317,6 +317,15 @@ def _said(sample: Sample, options: _Options) -> tuple[dict[str, Any], list[tuple
     return meta, captions, said, bad_text or sample.bad_text
 
 
+def captions_beside(json: bytes | None, txt: bytes | None, keys: Sequence[str] = ()
+                    ) -> tuple[list[tuple[str, str]], dict[str, Any], bool]:
+    """(text, language) of the captions beside a picture as `ingest` reads them, the JSON object, and whether a text is
+    none. json, txt: the files; keys: of the JSON, those that hold captions, by default as in `ingest`."""
+    options = _Options(tuple(keys), (), (), "en", "reference", DEFAULT_LIMITS)
+    meta, captions, _, bad_text = _said(Sample("", "", None, 0, 0, None, json, txt), options)
+    return captions, meta, bad_text
+
+
 def _meta(sample: Sample) -> tuple[dict[str, Any], bool]:
     """The JSON object beside the picture with the first listed row over it, and whether a JSON was there but is
     none."""

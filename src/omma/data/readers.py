@@ -206,6 +206,20 @@ def read_tar(path: Path, max_bytes: int, problems: Problems) -> Iterator[Sample]
         yield from _read_tar(file, path.name, None if is_packed(path.name) else path, 0, max_bytes, problems, 1)
 
 
+def index_tar(path: Path, problems: Problems) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+    """Where the samples of a tar lie, by its headers alone: (key, {"picture" | "json" | "txt": (offset, length)}).
+
+    What is cut off or can't be used is told in problems, as by `read_tar`; tars in the tar are not read.
+    """
+    with open(path, "rb") as file:
+        total = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        groups, shards = _index(file, total, path.name, problems)
+    if shards:
+        problems.append(f"{path.name}: {len(shards)} tars lie in it and are not read; take them out")
+    return [(group.key, group.slots) for group in groups]
+
+
 def is_packed(name: str) -> bool:
     return name.endswith((".gz", ".tgz"))
 

@@ -1,17 +1,24 @@
-"""Pictures and words to tensors: owned by the encoder and saved beside its weights, so that nothing can mismatch."""
+"""Pictures and words to tensors: owned by the encoder and saved beside its weights, so that nothing can mismatch.
+
+torch is imported where tensors are made: processes that only decode and tokenise start without it, ten times as fast.
+"""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL_TOKENS = [PAD, UNK, CLS, SEP, MASK]  # ids 0..4
@@ -178,10 +185,12 @@ class Processor:
             image = middle(image, self.shortest_side, side, filter)
         elif image.size != (side, side) or box is not None:
             image = image.resize((side, side), filter, box=box)
-        return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+        return np.stack([np.asarray(band) for band in image.split()])  # faster than turning (h, w, 3) round
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 (..., 3, h, w) -> float32, centred and scaled by the model's mean and std."""
+        import torch
+
         mean, std = (
             torch.tensor(v, device=pixels.device).view(3, 1, 1) if isinstance(v, tuple) else v
             for v in (self.mean, self.std)
@@ -190,6 +199,8 @@ class Processor:
 
     def images(self, images: Sequence[Image.Image]) -> Tensor:
         """PIL pictures -> pixel_values (B, 3, image_size, image_size) float32; (B, panels, 3, ...) with panels."""
+        import torch
+
         return self.normalize(torch.from_numpy(np.stack([self.pixels(image) for image in images])))
 
     def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
@@ -217,8 +228,8 @@ class Processor:
         """Rows of `text_ids` -> input_ids, attention_mask (B, T), padded as the model wants it."""
         if self.read_padding:
             full = [[self.pad_id] * self.max_text_len]  # a row that makes the others as long as it is
-            ids, _ = pad([*rows, *full], self.max_text_len, self.pad_id, self.pad_left)
-            return ids[:-1], torch.ones_like(ids[:-1])
+            ids, mask = pad([*rows, *full], self.max_text_len, self.pad_id, self.pad_left)
+            return ids[:-1], mask[-1:].expand(len(rows), -1).clone()
         return pad(rows, self.max_text_len, self.pad_id, self.pad_left)
 
     def texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -233,7 +244,7 @@ class Processor:
         (folder / "preprocessor.json").write_text(json.dumps(settings, indent=2) + "\n")
 
     @classmethod
-    def load(cls, folder: Path) -> "Processor":
+    def load(cls, folder: Path) -> Processor:
         """Reads what `save` wrote. FileNotFoundError names the missing file."""
         for name in ("tokenizer.json", "preprocessor.json"):
             if not (folder / name).is_file():
@@ -270,12 +281,13 @@ def pad(rows: Sequence[Sequence[int]], limit: int, value: int = 0, left: bool = 
 
     left: the padding comes before the ids instead of behind them.
     """
-    longest = max(len(row) for row in rows)
+    import torch
+
+    lengths = np.array([len(row) for row in rows])
+    longest = int(lengths.max())
     T = max(longest, min(limit, -8 * (-longest // 8)))
-    ids = torch.full((len(rows), T), value, dtype=torch.long)
-    mask = torch.zeros(len(rows), T, dtype=torch.long)
-    for i, row in enumerate(rows):
-        place = slice(T - len(row), T) if left else slice(0, len(row))
-        ids[i, place] = torch.tensor(row, dtype=torch.long)
-        mask[i, place] = 1
-    return ids, mask
+    places = np.arange(T)[None]
+    filled = places >= T - lengths[:, None] if left else places < lengths[:, None]
+    ids = np.full((len(rows), T), value, dtype=np.int64)
+    ids[filled] = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
+    return torch.from_numpy(ids), torch.from_numpy(filled.astype(np.int64))

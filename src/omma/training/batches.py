@@ -24,6 +24,7 @@ from omma.config import refuse_outside
 from omma.decode import open_picture
 from omma.models.preprocess import Processor
 from omma.table import Table
+from omma.training.augment import augmented
 from omma.training.edits import false_texts
 from omma.training.objectives import IGNORE
 from omma.training.rng import numpy_generator
@@ -285,34 +286,6 @@ def decoded(row: dict, root: Path) -> Image.Image:
         raise ValueError(f"picture {row['id']} was usable when it was ingested and now is {picture.status}; "
                          "was the file behind it changed? Ingest it again")  # fmt: skip
     return picture.image
-
-
-def augmented(image: Image.Image, processor: Processor, config: DataConfig, rng: np.random.Generator) -> np.ndarray:
-    """Pixels as `Processor.pixels` gives them, of a random crop, with brightness and contrast moved, mirrored or not,
-    as far as config says so."""
-    c = config
-    box, mirrored, brightness, contrast = crop_box(image, config, rng)
-    pixels = processor.pixels(image, box)
-    if c.jitter:
-        gain, shift = 1 + c.jitter * (2 * contrast - 1), 255 * c.jitter * (brightness - 0.5)
-        ramp = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
-        pixels = ramp[pixels]
-    if mirrored:
-        pixels = np.ascontiguousarray(pixels[..., ::-1])
-    return pixels
-
-
-def crop_box(
-    image: Image.Image, config: DataConfig, rng: np.random.Generator
-) -> tuple[tuple[float, float, float, float] | None, bool, float, float]:
-    """The draws of `augmented`: the crop in pixels (None: all of it), whether to mirror, brightness and contrast."""
-    c = config
-    area, x, y, brightness, contrast, mirror = rng.random(6)
-    side = np.sqrt(c.crop_scale + (1 - c.crop_scale) * area)
-    w, h = image.width * side, image.height * side
-    left, top = x * (image.width - w), y * (image.height - h)
-    box = (float(left), float(top), float(left + w), float(top + h)) if c.crop_scale < 1 else None
-    return box, c.flip and mirror < 0.5, brightness, contrast
 
 
 class Source(Protocol):

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from omma.models.preprocess import Processor
 from omma.table import Table
-from omma.training.batches import DataConfig, augmented, decoded
+from omma.training.augment import augmented
+from omma.training.batches import DataConfig, decoded
 from omma.training.rng import numpy_generator
 
 USABLE = ("ok", "flat")

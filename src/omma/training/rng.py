@@ -1,9 +1,14 @@
 """Randomness as a function of a key: nothing is stateful, so nothing has to be stored to resume."""
 
+from __future__ import annotations
+
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def key_seed(*key: object) -> int:
@@ -13,6 +18,8 @@ def key_seed(*key: object) -> int:
 
 
 def torch_generator(*key: object) -> torch.Generator:
+    import torch  # here, since processes that make batches need none of it
+
     return torch.Generator().manual_seed(key_seed(*key))
 
 

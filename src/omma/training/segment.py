@@ -14,7 +14,8 @@ from torch import Tensor
 from omma.decode import UNLABELLED, label_map
 from omma.models.preprocess import Processor
 from omma.table import Table
-from omma.training.batches import DataConfig, augmented, crop_box, decoded
+from omma.training.augment import augmented, crop_box
+from omma.training.batches import DataConfig, decoded
 from omma.training.items import USABLE, whole_part
 from omma.training.rng import numpy_generator
 
