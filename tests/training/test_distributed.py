@@ -1,28 +1,32 @@
 """Several processes train what one trains: the same losses, gradients and weights, from the same batches."""
 
+import io
 import os
 import re
 import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
 from gloo import on
+from PIL import Image
 
 from omma.models.preprocess import Processor
 from omma.models.vlmo import VLMo
 from omma.models.weights import read_tensors
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
-from omma.training.batches import Batches, decoded
+from omma.training.batches import Batches, DataConfig, decoded
 from omma.training.config import TrainConfig
 from omma.training.distributed import ALONE, FailedElsewhere, World, is_sharded, processes, whole
 from omma.training.loop import NonFiniteLoss, train
 from omma.training.losses import LossWeights
 from omma.training.optim import EMA, parameter_groups
+from omma.training.segment import UNLABELLED
 from omma.training.setup import build, spread, training_set
 
 CPU = torch.device("cpu")
@@ -52,6 +56,9 @@ def gradients(world: World, config: TrainConfig, weights: LossWeights = ALL, **o
     table = Table.open(config.data)
     model, processor, _ = build(config, table)
     model.double()
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout2d):  # each process draws for its own rows
+            part.p = 0.0
     batch = training_set(config, table, model, processor, world)[0]
     step = spread(model, config, world, CPU)
     pixels = processor.normalize(batch.pixels).double()
@@ -137,6 +144,55 @@ def test_losses_and_gradients_are_those_of_one_process(run, tmp_path, size):
             assert_close(found["sharded"], every)
             assert found["left"] == {(False, True)}, "a text gathers no image expert"
             assert found["local"]["loss.itc"] < 0.9 * itc["loss.itc"], "fewer to tell apart"
+
+
+# ---- the tasks
+@pytest.fixture
+def tasks(run, coloured_table) -> dict[str, TrainConfig]:
+    """Runs on questions, sets, captions and masks; what is known of a row differs from one half of a batch to the
+    other."""
+    folder = coloured_table.parent
+    mask = np.zeros((24, 24), dtype=np.uint8)
+    mask[6:18, 2:10], mask[:4] = 1, UNLABELLED
+    table, out = Table.open(coloured_table), [io.BytesIO(), io.BytesIO()]
+    Image.fromarray(mask).save(out[0], "PNG")
+    Image.fromarray(np.where(mask == 0, UNLABELLED, mask)).save(out[1], "PNG")
+    masked = Table.create(folder / "pictures", "pictures", extra=pa.schema([("mask", pa.binary())]),
+                          info={"mask_classes": ["ground", "square"]})  # fmt: skip
+    rows = table.read(["id", "bytes", "captions", "status"]).to_pylist()
+    masked.append([row | {"mask": out[i % 3 == 0].getvalue()} for i, row in enumerate(rows)])
+    items = Table.create(folder / "items", "items", extra=pa.schema([("parts", pa.list_(pa.int64()))]))
+    for i, row in enumerate(rows):
+        words, colour = "what stands there" + " on the ground" * (i % 2), ("red", "green", "blue")[i % 3]
+        asked = {"pictures": [row["id"]], "prompt": words, "answer": colour, "task": "question"}
+        both = {"pictures": [row["id"], rows[i - 1]["id"]], "prompt": words, "answer": ("true", "false")[i % 2]}
+        items.append([{"id": f"q{i}", **asked}, {"id": f"s{i}", **both, "parts": [i % 3, 1] if i % 3 else None}])
+    config = replace(run, batch_size=8, model=replace(run.model, pool="first", segment_width=16))
+    on_items = lambda task, **losses: replace(config, data=str(items.uri), losses=LossWeights(**losses),
+                                              dataset=DataConfig(where=task))  # fmt: skip
+    on_pictures = lambda **losses: replace(config, data=str(masked.uri), losses=LossWeights(**losses))
+    return {
+        "answer": on_items("task == 'question'", answer=1.0),
+        "set": on_items("task is None", set=1.0, parts=1.0),
+        "caption": on_pictures(caption=1.0),
+        "segment": on_pictures(segment=1.0),
+    }
+
+
+def task_gradients(tasks: dict[str, TrainConfig], parallel: tuple[str, ...] = ("ddp", "fsdp")) -> dict:
+    with processes(CPU) as world:
+        return {
+            (name, way): gradients(world, replace(task, parallel=way), task.losses, one_length=way == "fsdp")
+            for name, task in tasks.items() for way in parallel
+        }  # fmt: skip
+
+
+def test_questions_sets_captions_and_masks_give_on_two_processes_what_they_give_on_one(tasks, tmp_path):
+    alone = task_gradients(tasks, ("ddp",))
+    for found in on(2, task_gradients, tmp_path / "out", tasks):
+        for (name, way), values in found.items():
+            assert all(values[f"loss.{loss}"] > 0 for loss in tasks[name].losses.active()), (name, way)
+            assert_close(values, alone[name, "ddp"], rtol=1e-5)  # answers and pixels: the loss itself is in float32
 
 
 # ---- whole runs
