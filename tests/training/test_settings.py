@@ -159,3 +159,49 @@ def test_losses_parts_wants_a_number_for_each_picture_or_panel(tiny_run, coloure
         assert isinstance(batches, ItemBatches)
         assert batches.skipped == {"no picture": 1}
         assert batches[0].parts.tolist() == [parts or [-1] * 4] * 8
+
+
+# ---- what a resumed run keeps
+def test_a_resumed_run_keeps_its_words_and_labels_though_its_table_has_grown(tiny_run, labelled):
+    table = Table.open(labelled)
+    rows = table.read(["id", "bytes", "status"]).to_pylist()
+    runs = {
+        "words": tiny_run("words", steps=2, save_every=1),
+        "labels": tiny_run("labels", steps=2, save_every=1, losses=LossWeights(classify=1.0),
+                           dataset=DataConfig(label="source")),
+    }  # fmt: skip
+    table.append([rows[i] | {"id": f"s{i}", "source": "ab"[i % 2], "captions": []} for i in range(16)])
+    for config in runs.values():
+        with pytest.raises(KeyboardInterrupt):
+            train(config, progress=False, on_step=interrupt)
+    words = [{"text": "zebras jump over quick brown foxes", "language": "en"}]
+    table.append([row | {"id": f"z{i}", "source": "new", "captions": words} for i, row in enumerate(rows)])
+    for config in runs.values():
+        done = train(config, progress=False, resume=True)
+        assert done.step == 2
+        first, last = (Path(config.out) / f"step{step:08d}" for step in (1, 2))
+        for name in ("tokenizer.json", "config.json"):
+            assert (first / name).read_bytes() == (last / name).read_bytes()
+
+
+def interrupt(step: int) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_is_not_resumed_as_another_model(tiny_run):
+    config = tiny_run(steps=1, warmup=1)
+    train(config, progress=False)
+    for name, value in (("drop_path", 0.5), ("hidden_size", 48)):
+        other = replace(config, model=replace(config.model, **{name: value}))
+        with pytest.raises(ValueError, match=rf"other settings: model\.{name}: .* -> {value}\. Resume with the same"):
+            train(other, progress=False, resume=True)
+
+
+def test_a_run_on_anothers_words_is_resumed_without_it(tiny_run):
+    first = train(tiny_run("first", steps=1, warmup=1), progress=False)
+    config = tiny_run("second", steps=2, save_every=1, init=str(first.run))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, progress=False, on_step=interrupt)
+    again = train(replace(config, init=None), progress=False, resume=True)
+    whole = train(replace(config, out=config.out + "-whole"), progress=False)
+    assert (again.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()

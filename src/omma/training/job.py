@@ -115,15 +115,25 @@ FREE_ON_RESUME = {
 
 def refuse_changes(stored: RunConfig, config: RunConfig, run: Path) -> None:
     """A resumed run with another learning rate or model is another run: say which settings differ."""
-    before, now = configuration.to_dict(stored), configuration.to_dict(config)
+    before, now = dotted(configuration.to_dict(stored)), dotted(configuration.to_dict(config))
     changed = [
-        f"{k}: {before[k]} -> {now[k]}" for k in before if k not in FREE_ON_RESUME | {"model"} and before[k] != now[k]
+        f"{k}: {before.get(k)} -> {now.get(k)}"
+        for k in before | now
+        if k not in FREE_ON_RESUME and before.get(k) != now.get(k)
     ]
     if changed:
         raise ValueError(
             f"{run} was started with other settings: {'; '.join(changed)}. Resume with the same ones, or start anew "
             f"with init={run} out=ANOTHER"
         )
+
+
+def dotted(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under the keys of the command line: {"model.hidden_size": 192, ...}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def in_steps(config: AnyConfig, steps_per_epoch: int) -> AnyConfig:

@@ -198,6 +198,14 @@ def build(config: TrainConfig, table: Table | None) -> tuple[VLMo, Processor, st
     return model, processor, f", {len(copied)} tensors from {config.init}{f', {len(own)} new' if own else ''}"
 
 
+def resumed(folder: Path) -> tuple[VLMo, Processor, str]:
+    """What `build` gives, for a run that goes on from a checkpoint's folder: the table may have grown since it began,
+    and words and labels learned from it anew would be other ones. The weights are the caller's to read."""
+    model = VLMo(read_config(folder))
+    model.prompts = prompts_for(model.config.hidden_size, read_weights(folder))
+    return model, Processor.load(folder), ""
+
+
 @torch.no_grad()
 def copy_experts(model: VLMo, source: str, new: list[str], init: str) -> None:
     """The vision-language experts start as copies of those of `source`. new: names that init had no values for.
@@ -294,7 +302,7 @@ def mim_target(
     if config.dataset.patch_codes is not None:
         return TokenTarget(None)
     kept = Path(config.out) / "patch_tokens"
-    places = [kept, *([model_folder(config.init)] if config.init else [])]
+    places = [kept, model_folder(config.out), *([model_folder(config.init)] if config.init else [])]
     place = mim.tokens or next((p for p in places if (p / PatchTokens.FILES[0]).is_file()), None)
     size = model.config.patch_size
     if place is None:

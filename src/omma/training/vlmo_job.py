@@ -11,6 +11,7 @@ from omma.models.pretrained import autocast
 from omma.models.prompts import prompts_for
 from omma.models.vlmo import VLMo
 from omma.models.weights import save_pretrained
+from omma.training import checkpoint as checkpoints
 from omma.training.config import TrainConfig
 from omma.training.distill import DISTILLED, load_teacher
 from omma.training.distributed import World, whole
@@ -18,7 +19,7 @@ from omma.training.job import in_steps, weighted_sum
 from omma.training.losses import CONTRASTED
 from omma.training.mim import MIMTarget
 from omma.training.optim import EMA, parameter_groups
-from omma.training.setup import build, check, frozen_by, main_table, mim_target, spread, training_set
+from omma.training.setup import build, check, frozen_by, main_table, mim_target, resumed, spread, training_set
 
 
 class VLMoJob:
@@ -27,7 +28,10 @@ class VLMoJob:
     def __init__(self, config: TrainConfig, resume: bool, world: World, device: torch.device):
         check(config, resume, world)
         self.table, self.world, self.device = main_table(config), world, device
-        self.model, self.processor, self.started_from = build(config, self.table)
+        previous = checkpoints.latest(config.out) if resume else None
+        self.model, self.processor, self.started_from = (
+            resumed(previous.path) if previous else build(config, self.table)
+        )
         self.batches = training_set(config, self.table, self.model, self.processor, world)
         self.config = in_steps(config, self.batches.steps_per_epoch)
         self.weights = config.losses.active()
