@@ -1,6 +1,7 @@
 """The command line: a verb parses, calls and prints; a failure has its exit code; --json is one object on stdout."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -364,3 +365,20 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_work(capsys, monke
     for option in (["--out", tmp_path / "file"], ["--predictions", tmp_path / "file" / "said.csv"]):
         code, _, err = omma_says(capsys, "eval", "eye", "retrieval", "--data", coloured_table, *option)
         assert (code, "Traceback" in err) == (2, False), err
+
+
+def test_what_a_caption_says_is_shown_as_it_stands(capsys, monkeypatch, tmp_path, colour_pictures, by_colour):
+    """Brackets and colons are markup to the printer: they would vanish, turn into pictures, or end in an error."""
+    said = "[/INST] a :cup: at the [exit]"
+    table, picture = omma.Table.create(tmp_path / "t"), io.BytesIO()
+    colour_pictures["red"].save(picture, "PNG")
+    table.append([{"id": "[/a].png", "bytes": picture.getvalue(),
+                   "captions": [{"text": said, "language": "en"}]}])  # fmt: skip
+    assert omma_says(capsys, "embed", tmp_path / "t", "-e", "eye")[0] == 0
+    monkeypatch.setenv("COLUMNS", "120")
+    code, out, err = omma_says(capsys, "search", tmp_path / "t", "red [/b]", "-e", "eye")
+    assert code == 0, err
+    assert all(words in out for words in (said, "[/a].png", "hits for 'red [/b]'"))
+    code, out, err = omma_says(capsys, "show", tmp_path / "t")
+    assert code == 0, err
+    assert said in out

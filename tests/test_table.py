@@ -396,3 +396,17 @@ def test_unfinished_files_are_swept_when_old_and_never_read(table, monkeypatch):
     table.append([{"id": "b"}])
     assert not left.exists()
     assert len(Table.open(table.uri)) == 37
+
+
+def test_of_two_columns_that_a_dotted_name_may_mean_the_longest_is_taken(tmp_path):
+    extra = pa.schema([("clip", pa.struct([("score", pa.int32())])), ("clip.score", pa.int32())])
+    table = Table.create(tmp_path / "t", extra=extra)
+    table.append({"id": name, "clip": {"score": n}, "clip.score": 3 - n} for name, n in (("a", 1), ("b", 2)))
+    assert table.read(["id"], "clip.score == 1")["id"].to_pylist() == ["b"]
+
+
+def test_bytes_of_another_kind_are_refused_by_their_column(tmp_path):
+    table = Table.create(tmp_path / "t")
+    with pytest.raises(ValueError, match=r"column 'bytes' of .* is binary, a value does not fit"):
+        table.append([{"id": "a", "bytes": object()}])
+    assert len(table) == 0

@@ -60,7 +60,7 @@ def fit(data: str | Path, out: str | Path = "runs/vlmo", *, changes: Sequence[st
     if out.exists() and any(out.iterdir()) and not resume:
         raise ValueError(f"there is something at {out} already. Continue it with --resume, or give another out=FOLDER")
     apply(choose(FEWEST, 64, "cpu"), changes, toml=toml)  # a misspelt setting is told before anything is read
-    say = Console(file=sys.stderr, quiet=not progress, highlight=False)
+    say = Console(file=sys.stderr, quiet=not progress, highlight=False, markup=False, emoji=False)
     out.mkdir(parents=True, exist_ok=True)
     table = find_table(Path(data), out, say, progress)
     sides = split(table, progress=progress)

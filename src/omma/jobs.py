@@ -307,7 +307,7 @@ def progress_bar(name: str, unit: str, shown: bool) -> Iterator[Callable[[int, i
     if not shown:
         yield lambda done, total: None
         return
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
                TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=None)

@@ -282,7 +282,7 @@ def blocks(rows: pa.Table | Iterable[Mapping[str, Any]], schema: pa.Schema, chun
     size = 0
     for row in rows:
         block.append(row)
-        size += len(row.get("bytes") or b"")
+        size += len(data) if isinstance(data := row.get("bytes"), bytes) else 0
         if len(block) == chunk_rows or size >= CHUNK_BYTES:
             yield _from_dicts(block, schema, uri)
             block, size = [], 0

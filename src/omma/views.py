@@ -15,7 +15,7 @@ def answer(as_json: bool, result: Any, view: Callable[[], Any]) -> None:
         return
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a caption may hold [/b] or :cup:, and is shown as it stands
     shown_as = view()
     for part in shown_as if isinstance(shown_as, list) else [shown_as]:
         console.print(part)
@@ -75,6 +75,7 @@ def hits_table(query: str, hits: list[tuple[str, float, str]]) -> Any:
 def explanation_tables(result: dict[str, Any]) -> list[Any]:
     """Shares of words and patches in per cent of all, the largest patch in bold."""
     from rich.table import Table as Grid
+    from rich.text import Text
 
     said = Grid("word", "%", title=f"score {result['score']:.3f} ({result['kind']})", title_justify="left")
     for word, share in result["words"]:
@@ -82,7 +83,7 @@ def explanation_tables(result: dict[str, Any]) -> list[Any]:
     row, column = result["peak"]
     seen = Grid(title="patches, %", title_justify="left", show_header=False, box=None)
     for y, line in enumerate(result["patches"].tolist()):
-        seen.add_row(*(f"[bold]{100 * v:.0f}[/bold]" if (y, x) == (row, column) else f"{100 * v:.0f}"
+        seen.add_row(*(Text(f"{100 * v:.0f}", style="bold" if (y, x) == (row, column) else "")
                        for x, v in enumerate(line)))  # fmt: skip
     return [said, seen, *([f"heat: {result['heat']}"] if result["heat"] else [])]
 
