@@ -9,6 +9,7 @@ from PIL import Image
 
 from omma.models.preprocess import CLS, MASK, PAD, SEP, UNK, Processor, train_wordpiece, wordpiece
 from omma.table import Table
+from omma.training.augment import crop_box
 from omma.training.batches import Batches, DataConfig, Prefetch, continuation_ids, mask_blocks, mask_words
 from omma.training.objectives import IGNORE
 
@@ -62,6 +63,25 @@ def test_a_batch_is_a_function_of_seed_and_step(tmp_path, processor, batches):
     assert same(last, late)
     other = Batches(Table.open(tmp_path / "t"), processor, DataConfig(), batch_size=8, patch_size=4, seed=4)
     assert not same(other[7], late)
+
+
+def test_the_shortest_statement_is_preferred_in_minimal_pairs_only(tmp_path, processor):
+    table = make_table(tmp_path / "t")
+    preferred = DataConfig(first_caption=1.0)
+    batches = Batches(table, processor, preferred, batch_size=8, patch_size=4, seed=0)
+    said: dict[bool, set[int]] = {True: set(), False: set()}
+    for step in range(20):
+        batch = batches[step]
+        for name, text, partner in zip(batch.ids, batch.texts, batch.partner.tolist(), strict=True):
+            said[partner >= 0].add(batches.captions[batches.ids.index(name)].index(list(text)))
+    assert said == {True: {0}, False: {0, 1, 2}}
+
+
+def test_half_of_the_pictures_are_mirrored_where_that_is_wanted_and_none_elsewhere():
+    image = Image.new("RGB", (8, 8))
+    drawn = lambda config: np.mean([crop_box(image, config, np.random.default_rng(i))[1] for i in range(1000)])
+    assert drawn(DataConfig(flip=True)) == pytest.approx(0.5, abs=0.06)
+    assert drawn(DataConfig()) == 0
 
 
 def test_workers_change_nothing(batches):

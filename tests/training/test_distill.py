@@ -55,6 +55,27 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tiny_run, teacher):
     assert same["distill_features"].item() == pytest.approx(0.0, abs=1e-10)
 
 
+def test_both_directions_are_compared_each_at_its_own_temperature(tiny_run, teacher):
+    """A student with its teacher's weights and another temperature, whose texts are not its teacher's."""
+    eye = load_encoder(teacher, device="cpu")
+    master = load_teacher(teacher, eye.processor, torch.device("cpu"))
+    with torch.no_grad():
+        eye.model.logit_scale.fill_(1.0)
+        eye.model.itc_text.weight.copy_(eye.model.itc_text.weight.flip(0))
+    config = tiny_run()
+    batch = training_set(config, Table.open(config.data), eye.model, eye.processor)[0]
+    pixels = eye.processor.normalize(batch.pixels)
+    found = losses_of(eye.model, eye.processor, config, master)["distill"]
+    logits = []
+    for model in (eye.model, master):
+        images, texts = model.encode_image(pixels), model.encode_text(batch.input_ids, batch.attention_mask)
+        logits.append(model.logit_scale.exp() * images @ texts.T)
+    own, wanted = logits
+    there, back = likeness_loss(own, wanted), likeness_loss(own.T, wanted.T)
+    assert (there - back).abs() > 1e-3 * there
+    torch.testing.assert_close(found, (there + back) / 2, rtol=1e-4, atol=1e-6)
+
+
 def test_a_smaller_student_draws_near_and_the_teacher_stays_as_it_is(tiny_run, teacher):
     config = student(tiny_run, teacher, peak_lr=3e-3)
     config = replace(config, steps=30, ema=None)

@@ -78,6 +78,11 @@ def test_exchanged_captions_are_those_that_fit_worst_but_not_equal_ones():
     same = own.clone()
     same[2, 5] = same[5, 2] = True
     assert fits_best(10 * image @ said.T, same, 0.25).tolist() == [True] * 6 + [False] * 2
+    # Text 0 fits pictures 1 and 2 better than its own: each of them loses 1.3 by it, and sample 0, as a text, 1.9
+    drawn = 5.0 * torch.eye(3)
+    drawn[1:, 0] = 6.0
+    for logits in (drawn, drawn.T):
+        assert fits_best(logits, torch.eye(3, dtype=torch.bool), 1 / 3).tolist() == [False, True, True]
 
 
 def test_itc_of_the_parts_of_a_batch_has_the_mean_of_the_whole():
@@ -192,6 +197,8 @@ def test_patch_pixels_are_the_patches_in_raster_order():
     torch.testing.assert_close(patches[1, 5], expected)
     normal = patch_pixels(image, 2)
     torch.testing.assert_close(normal.mean(dim=-1), torch.zeros(2, 6), atol=1e-5, rtol=0)
+    grain = 0.01 * torch.tensor([1.0, -1.0]).repeat(6).reshape(1, 3, 2, 2)  # noise of a flat patch stays small
+    assert patch_pixels(grain, 2).abs().max().item() == pytest.approx(0.01 / (1e-4 * 12 / 11 + 1e-2) ** 0.5, rel=1e-4)
 
 
 def test_what_belongs_together_is_the_same_picture_or_the_same_words():
