@@ -1,4 +1,5 @@
-"""The pre-training step on a CUDA device: base and large at batch 256 against the published block and passes.
+"""Training steps on a CUDA device: VLMo base and large at batch 256 against the published block and passes, and CLIP
+ViT-B/32 against open_clip.
 
 python bench/gpu.py                 # needs a CUDA device; bfloat16, 224 px, texts of 8 to 18 tokens
 python bench/gpu.py --dry           # the same code with a tiny model on a CPU, to see that it runs, not how fast
@@ -8,6 +9,9 @@ to 40, words predicted at all positions); ours with the published relative bias,
 attention as an expanded mask with a gradient; ours with absolute positions, where padding alone needs a mask; and that
 with compiled layers. A form that does not fit into memory is a row that says so. MFU is against a bfloat16 matrix
 product of the same run, and counts what a form computes: what it spares itself is no work.
+
+CLIP (clip_step.py): open_clip and ours with the same weights, each at the largest batch, by doubling from --batch, that
+fits into memory; texts of 8 to 20 tokens in a context of 77, which open_clip computes in full.
 """
 
 import argparse
@@ -20,7 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clip_step import make_batch as clip_batch
+from clip_step import our_loss, stepping, their_loss, their_model
+from omma.models.clip import CLIP, VIT_B32, CLIPConfig, own_towers
 from omma.models.layers import Attention
+from omma.models.towers import TextConfig, VisionConfig
 from omma.models.vlmo import VLMo
 from omma.models.vlmo_config import BASE, LARGE, VLMoConfig
 from omma.training.compiling import compile_blocks, compiling
@@ -136,6 +144,68 @@ def measure(
             "mfu": step_flops(config, lengths, form, words) / spent / peak, "memory_gb": memory}  # fmt: skip
 
 
+# ---------------------------------------------------------------------------------------------------------- CLIP
+B32 = replace(VIT_B32, text=replace(own_towers(VIT_B32)[1], pool="eos"))
+TINY_CLIP = CLIPConfig(
+    vision=VisionConfig(image_size=32, patch_size=16, hidden_size=32, num_layers=2, num_heads=2),
+    text=TextConfig(vocab_size=50, hidden_size=32, num_layers=2, num_heads=2, pool="eos"), embed_dim=16)  # fmt: skip
+
+
+def clip_flops(config: CLIPConfig, size: int, text_tokens: int) -> float:
+    """Forward and backward of both towers' layers; text_tokens: of the batch, as many as are computed. Attention
+    among text tokens is too little to count."""
+    v, t = own_towers(config)
+    P = 1 + v.num_patches
+    vision = v.num_layers * (2 * P * v.hidden_size**2 * (4 + 2 * v.mlp_ratio) + 4 * P * P * v.hidden_size)
+    return 3.0 * (size * vision + text_tokens * t.num_layers * 2 * t.hidden_size**2 * (4 + 2 * t.mlp_ratio))
+
+
+def measure_clip(
+    config: CLIPConfig, form: str, size: int, device: torch.device, rounds: int, peak: float, most: int
+) -> dict[str, Any]:
+    """Seconds, pictures a second, share of the peak and memory at the largest batch that fits, from `size` up to
+    `most`."""
+    row: dict[str, Any] = {"error": "out of memory"}
+    while size <= most:
+        try:
+            torch.manual_seed(0)
+            ours = CLIP(config)
+            model, loss = (ours, our_loss) if form == "ours" else (their_model(ours), their_loss)
+            pixels, ids = (part.to(device) for part in clip_batch(config, size))
+            step = stepping(model.to(device).train(), loss, pixels, ids)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            spent = seconds(step, device, rounds)
+        except torch.cuda.OutOfMemoryError:
+            break
+        tokens = int((ids > 0).sum()) if form == "ours" else ids.numel()
+        memory = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
+        row = {"batch": size, "seconds": spent, "samples_per_s": size / spent,
+               "mfu": clip_flops(config, size, tokens) / spent / peak, "memory_gb": memory}  # fmt: skip
+        size *= 2
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return row
+
+
+def compare_clip(device: torch.device, size: int, rounds: int, peak: float, dry: bool) -> dict[str, Any] | None:
+    """Prints a row a form; the claim, where both ran."""
+    found = {}
+    for form in ("ours",) if dry else ("open_clip", "ours"):
+        config, most = (TINY_CLIP, size) if dry else (B32, 1 << 16)
+        try:
+            found[form] = measure_clip(config, form, size, device, rounds, peak, most)
+        except ImportError as error:
+            found[form] = {"error": str(error)}
+        print(json.dumps({"size": "clip", "form": form, **found[form]}), flush=True)
+    if any("error" in row for row in found.values()) or dry:
+        return None
+    ratio = found["ours"]["samples_per_s"] / found["open_clip"]["samples_per_s"]
+    where = torch.cuda.get_device_name()
+    return {"name": f"{where}, CLIP ViT-B/32: pictures a second, ours over open_clip, each at its largest batch",
+            "value": round(ratio, 3), "goal": 1.0, "ok": ratio >= 1.0}  # fmt: skip
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=256)
@@ -166,6 +236,8 @@ def main(arguments: list[str] | None = None) -> None:
             ratio = found["published"]["seconds"] / found[title]["seconds"]
             claims.append({"name": f"{where}, {name}: published step over {title}", "value": round(ratio, 3),
                            "goal": GOAL, "ok": ratio >= GOAL})  # fmt: skip
+    clip = compare_clip(device, size, rounds, peak, args.dry)
+    claims += [] if clip is None else [clip]
     for claim in [] if args.dry else claims:
         print(json.dumps(claim))
 

@@ -25,7 +25,8 @@ def test_dry_it_runs_every_form_but_the_compiled_and_claims_nothing(gpu, capsys)
     title, *rows = capsys.readouterr().out.splitlines()
     assert title.startswith("cpu: ")
     rows = [json.loads(row) for row in rows]
-    assert [row["form"] for row in rows] == [name for name, form in gpu.FORMS.items() if not form.compiled]
+    assert rows[-1]["size"] == "clip"
+    assert [row["form"] for row in rows] == [*(name for name, form in gpu.FORMS.items() if not form.compiled), "ours"]
     for row in rows:
         assert row["seconds"] > 0
         assert row["mfu"] > 0
@@ -45,3 +46,9 @@ def test_the_published_form_counts_six_passes_of_padded_texts_and_ours_the_lengt
     assert gpu.passes(gpu.TINY, lengths, gpu.FORMS["published"]) == [(4, image), (4, 40), *[(4, 40 + image)] * 4]
     ours = gpu.passes(gpu.TINY, lengths, gpu.FORMS["ours, relative bias"])
     assert ours == [(4, image), (3, 16), (1, 24), (12, 16 + image), (4, 24 + image)]
+
+
+def test_a_clip_step_counts_each_token_that_its_layers_see(gpu):
+    vision = 2 * (2 * 5 * 32 * 32 * 12 + 4 * 5 * 5 * 32)  # two layers, four patches and the class token
+    assert gpu.clip_flops(gpu.TINY_CLIP, 1, 0) == 3 * vision
+    assert gpu.clip_flops(gpu.TINY_CLIP, 0, 77) == 3 * 77 * 2 * 2 * 32 * 32 * 12

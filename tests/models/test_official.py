@@ -356,6 +356,13 @@ def test_a_clip_file_becomes_a_model_folder_by_the_config_beside_it(tmp_path, vo
     assert again.config == replace(CLIP_CONFIG, vision=replace(CLIP_CONFIG.vision, image_size=24))
     torch.testing.assert_close(again.encode_text(IDS), model.encode_text(IDS))
     assert (processor.shortest_side, processor.max_text_len, len(processor.mean)) == (24, 10, 3)
+    pictures = {"do_center_crop": True, "crop_size": {"height": 16, "width": 16}, "size": {"shortest_edge": 20},
+                "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": 2}  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pictures))
+    convert(tmp_path / "model.safetensors", tmp_path / "other", vocab)
+    found = Processor.load(tmp_path / "other")
+    assert (found.image_size, found.shortest_side, found.resample) == (16, 20, "bilinear")
+    assert (found.mean, found.std) == (0.5, 0.25)
 
 
 def test_open_clips_settings_of_pictures_are_taken_over(tmp_path, vocab):

@@ -1,6 +1,6 @@
 """CLIP: a vision tower, a text tower, and one space for both (Radford et al. 2021); also SigLIP's (Zhai et al. 2023).
 
-Either tower may be of any width, trained in full or frozen.
+Either tower may be ours (towers.py) or a Hugging Face model (hf.py), of any width, trained in full or frozen.
 
 B batch, T text tokens, E shared space.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from omma.models.layers import INITIAL_LOGIT_SCALE
 from omma.models.positions import resample_grid
-from omma.models.towers import TextConfig, TextTower, TowerOutput, VisionConfig, VisionTower
+from omma.models.towers import HFConfig, TextConfig, TextTower, TowerOutput, VisionConfig, VisionTower
 
 SIGLIP_SCALE, SIGLIP_BIAS = math.log(10), -10.0  # where SigLIP's temperature and bias start
 Tower = Literal["vision", "text"]
@@ -27,11 +27,11 @@ TOWERS: tuple[Tower, ...] = ("vision", "text")
 class CLIPConfig:
     """Sizes and options of a CLIP. `PRESETS` holds the usual sizes, and one for laptops.
 
-    vision, text: the dataclass of the tower, or a dict of its fields.
+    vision, text: the dataclass of the tower, or a dict of its fields, such as {"hf": {"model_type": "bert", ...}}.
     """
 
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    text: TextConfig = field(default_factory=TextConfig)
+    vision: VisionConfig | HFConfig = field(default_factory=VisionConfig)
+    text: TextConfig | HFConfig = field(default_factory=TextConfig)
     embed_dim: int = 512
     logit_bias: bool = False  # SigLIP's: a learned number added to every logit
 
@@ -46,18 +46,32 @@ class CLIPConfig:
         return self.embed_dim
 
 
+def own_towers(config: CLIPConfig) -> tuple[VisionConfig, TextConfig]:
+    """Both towers' configs. ValueError where one is a Hugging Face model."""
+    if isinstance(config.vision, VisionConfig) and isinstance(config.text, TextConfig):
+        return config.vision, config.text
+    raise ValueError("this is for a CLIP of omma's own towers; this one has a Hugging Face model in their place")
+
+
 def tower_config(own: type, values: Mapping[str, Any], name: str) -> Any:
     """The dataclass of a tower from what config.json says of it. ValueError for a field that it doesn't have."""
-    known = [f.name for f in fields(own)]
+    cls = HFConfig if "hf" in values else own
+    known = [f.name for f in fields(cls)]
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"the {name} tower has settings this version doesn't know: {', '.join(unknown)}; "
-                         f"{own.__name__} has {', '.join(known)}")  # fmt: skip
-    return own(**values)
+                         f"{cls.__name__} has {', '.join(known)}")  # fmt: skip
+    return cls(**values)
 
 
-def build_tower(config: VisionConfig | TextConfig) -> nn.Module:
+def build_tower(config: VisionConfig | TextConfig | HFConfig, name: Tower) -> nn.Module:
     """The tower of a config, with random weights."""
-    return VisionTower(config) if isinstance(config, VisionConfig) else TextTower(config)
+    if isinstance(config, VisionConfig):
+        return VisionTower(config)
+    if isinstance(config, TextConfig):
+        return TextTower(config)
+    from omma.models.hf import text_tower, vision_tower  # imports transformers
+
+    return (vision_tower if name == "vision" else text_tower)(config.hf)
 
 
 # ---------------------------------------------------------------------------------------------------------- model
@@ -74,8 +88,8 @@ class CLIP(nn.Module):
     def __init__(self, config: CLIPConfig):
         super().__init__()
         self.config = config
-        self.vision = build_tower(config.vision)
-        self.text = build_tower(config.text)
+        self.vision = build_tower(config.vision, "vision")
+        self.text = build_tower(config.text, "text")
         self.image_projection = projection(self.vision, config.embed_dim, "vision")
         self.text_projection = projection(self.text, config.embed_dim, "text")
         scale = SIGLIP_SCALE if config.logit_bias else INITIAL_LOGIT_SCALE
@@ -136,8 +150,10 @@ class CLIP(nn.Module):
 
     def at_resolution(self, image_size: int) -> "CLIP":
         """A copy for pictures of another size, to be trained further or saved: its positions are those that this model
-        reads at that size. ValueError when patches don't fill the size."""
+        reads at that size. ValueError when patches don't fill the size, or the vision tower is not ours."""
         old = self.config.vision
+        if not isinstance(old, VisionConfig):
+            raise ValueError("at_resolution is for omma's own vision tower; a Hugging Face one is built for a size")
         new = replace(old, image_size=image_size)
         weights = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
         first, key = int(old.class_token), "vision.image_positions"

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from omma.models.clip import CLIP, CLIPConfig
+from omma.models.clip import CLIP, CLIPConfig, own_towers
 from omma.models.layouts import needed, refuse, side
 from omma.models.towers import Activation, TextConfig, VisionConfig
 
@@ -270,9 +270,7 @@ def to_layout(model: CLIP, layout: Layout) -> dict[str, Tensor]:
 
 def check_layout(config: CLIPConfig, layout: Layout) -> None:
     """ValueError names what this config has and the layout hasn't."""
-    v, t = config.vision, config.text
-    if not isinstance(v, VisionConfig) or not isinstance(t, TextConfig):
-        raise ValueError("only omma's own towers have a place in other libraries' layouts")
+    v, t = own_towers(config)
     held: dict[str, Any] = {"vision.stem": v.stem, "vision.pool": v.pool, "vision.class_token": v.class_token}
     can: dict[str, tuple] = {"vision.stem": ("patch",), "vision.class_token": (True,),
                              "vision.pool": ("cls", "mean") if layout == "open_clip" else ("cls",)}  # fmt: skip
@@ -293,9 +291,7 @@ def check_layout(config: CLIPConfig, layout: Layout) -> None:
 def open_clip_settings(config: CLIPConfig) -> dict[str, Any]:
     """open_clip's model config of such a CLIP: `open_clip.CLIP(**settings)`, or its model_configs/NAME.json."""
     check_layout(config, "open_clip")
-    v, t = config.vision, config.text
-    assert isinstance(v, VisionConfig)
-    assert isinstance(t, TextConfig)
+    v, t = own_towers(config)
     pool = {"eos": "argmax" if t.eos_token_id is None else "eos"}.get(t.pool, t.pool)
     vision = {"image_size": v.image_size, "layers": v.num_layers, "width": v.hidden_size, "patch_size": v.patch_size,
               "head_width": v.hidden_size // v.num_heads, "mlp_ratio": v.mlp_ratio, "patch_dropout": v.patch_dropout,
@@ -315,9 +311,7 @@ def open_clip_settings(config: CLIPConfig) -> dict[str, Any]:
 def hf_settings(config: CLIPConfig) -> dict[str, Any]:
     """Hugging Face's config of such a CLIP, as its config.json holds it: `transformers.CLIPConfig(**settings)`."""
     check_layout(config, "hf")
-    v, t = config.vision, config.text
-    assert isinstance(v, VisionConfig)
-    assert isinstance(t, TextConfig)
+    v, t = own_towers(config)
 
     def common(c: VisionConfig | TextConfig) -> dict[str, Any]:
         return {"hidden_size": c.hidden_size, "intermediate_size": round(c.hidden_size * c.mlp_ratio),

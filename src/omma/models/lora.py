@@ -51,7 +51,9 @@ def tune(model: CLIP, ways: Mapping[Tower, Way]) -> dict[str, tuple[int, int]]:
         if isinstance(way, LoRAConfig):
             add_adapters(tower, name, way)
         else:
-            tower.requires_grad_(way == "full")
+            for key, parameter in tower.named_parameters():
+                unused = key.endswith("mask_token")  # no pass here reads it
+                parameter.requires_grad_(way == "full" and not unused)
     model.train(model.training)  # a frozen tower leaves training
     return trainable(model)
 
@@ -103,7 +105,7 @@ def merged(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[
 
 def trainable(model: CLIP) -> dict[str, tuple[int, int]]:
     """How many parameters are trained, and how many there are: {"vision": (trained, all), "text": ..., "rest": ...}."""
-    counts = dict.fromkeys((*TOWERS, "rest"), (0, 0))
+    counts: dict[str, tuple[int, int]] = {"vision": (0, 0), "text": (0, 0), "rest": (0, 0)}
     for key, parameter in model.named_parameters():
         name = key.partition(".")[0]
         name = name if name in TOWERS else "rest"

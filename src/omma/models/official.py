@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from omma.models.clip import CLIP
+from omma.models.clip import CLIP, own_towers
 from omma.models.clip_layouts import convert_clip, layout_of
 from omma.models.layouts import HEAD_NAMES, Converted, Experts, convert_beit, convert_beit3, convert_vlmo, refuse
 from omma.models.preprocess import Processor, read_tokenizer
@@ -124,7 +124,7 @@ def load_clip(
     with torch.device("meta"):
         model = CLIP(converted.config)
     model.load_state_dict(converted.tensors, assign=True)
-    if image_size not in (None, model.config.vision.image_size):
+    if image_size not in (None, own_towers(converted.config)[0].image_size):
         model = model.at_resolution(image_size)
     return model.eval()
 
@@ -218,7 +218,8 @@ def convert(
         if labels is not None or vl_experts != "none" or num_vl_layers is not None or num_heads is not None:
             raise ValueError(f"{where} is a CLIP: it has no labels and no experts, and its heads stand in its config "
                              "file")  # fmt: skip
-        return clip_folder(state, where, folder, tokenizer, clip_settings(source, settings), image_size, max_text_len)
+        said, beside = clip_settings(source, settings), Path(source).parent
+        return clip_folder(state, where, folder, tokenizer, said, beside, image_size, max_text_len)
     kind = kind_of(state, where)
     if kind == "vlmo":
         converted = convert_vlmo(state, where, num_heads, 196, labels, vl_experts, num_vl_layers)
@@ -247,25 +248,35 @@ def clip_folder(
     folder: Path,
     tokenizer: Tokenizer,
     settings: dict[str, Any] | None,
+    beside: Path,
     image_size: int | None,
     max_text_len: int | None,
 ) -> dict[str, Any]:
-    """A CLIP's state dict as a model folder; arguments and result as in `convert`."""
+    """A CLIP's state dict as a model folder; arguments and result as in `convert`.
+
+    Pictures are prepared as open_clip's settings say, or as Hugging Face's preprocessor_config.json in the folder
+    `beside` does; where neither is, as OpenAI did.
+    """
     from omma.models.weights import save_pretrained
 
     model = load_clip(state, settings or {}, image_size=image_size)
-    text = model.config.text
+    vision, text = own_towers(model.config)
     if tokenizer.get_vocab_size() > text.vocab_size:
         raise ValueError(f"the vocabulary has {tokenizer.get_vocab_size()} tokens, but {where} holds vectors for "
                          f"{text.vocab_size}; give the tokenizer.json of this model")  # fmt: skip
     if max_text_len is not None and max_text_len > text.max_text_len:
         raise ValueError(f"max_text_len={max_text_len}, but {where} holds positions for {text.max_text_len} tokens")
-    side, length = model.config.vision.image_size, max_text_len or text.max_text_len
+    side, length = vision.image_size, max_text_len or text.max_text_len
     said = (settings or {}).get("preprocess_cfg", {})  # of open_clip
     squash = said.get("resize_mode") == "squash"
-    mean, std = tuple(said.get("mean", CLIP_MEAN)), tuple(said.get("std", CLIP_STD))
-    processor = Processor(tokenizer, side, length, mean, std, resample=said.get("interpolation", "bicubic"),
-                          shortest_side=None if squash else side)  # fmt: skip
+    pictures = {"image_size": side, "shortest_side": None if squash else side,
+                "mean": tuple(said.get("mean", CLIP_MEAN)), "std": tuple(said.get("std", CLIP_STD)),
+                "resample": said.get("interpolation", "bicubic")}  # fmt: skip
+    if layout_of(state) == "hf" and (beside / "preprocessor_config.json").is_file():
+        from omma.models.hf_preprocess import picture_settings  # imports transformers
+
+        pictures = picture_settings(beside, side)
+    processor = Processor(tokenizer, max_text_len=length, **pictures)
     save_pretrained(model, folder)
     processor.save(folder)
     millions = round(model.num_parameters() / 1e6, 1)

@@ -8,7 +8,7 @@ are no padding, L layers, D width, H heads, d = D / H, (gh, gw) patch grid.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -89,6 +89,13 @@ class TextConfig:
         check_layers(self.hidden_size, self.num_heads)
         if self.pool == "first" and self.attention == "causal":
             raise ValueError("pool=first with attention=causal: the first token sees no other; take pool=last")
+
+
+@dataclass(frozen=True)
+class HFConfig:
+    """A Hugging Face model as a tower (hf.py): a plain dict from which it is built."""
+
+    hf: dict[str, Any]
 
 
 def check_layers(hidden_size: int, num_heads: int) -> None:
