@@ -409,4 +409,7 @@ def test_bytes_of_another_kind_are_refused_by_their_column(tmp_path):
     table = Table.create(tmp_path / "t")
     with pytest.raises(ValueError, match=r"column 'bytes' of .* is binary, a value does not fit"):
         table.append([{"id": "a", "bytes": object()}])
+    for rows in ({"id": "a"}, [5]):
+        with pytest.raises(ValueError, match=r"a row is a dict, and this is .*; give a list of dicts"):
+            table.append(rows)
     assert len(table) == 0

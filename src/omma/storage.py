@@ -281,6 +281,8 @@ def blocks(rows: pa.Table | Iterable[Mapping[str, Any]], schema: pa.Schema, chun
     block: list[Mapping[str, Any]] = []
     size = 0
     for row in rows:
+        if not isinstance(row, Mapping):
+            raise ValueError(f"a row is a dict, and this is {row!r}; give a list of dicts or an Arrow table")
         block.append(row)
         size += len(data) if isinstance(data := row.get("bytes"), bytes) else 0
         if len(block) == chunk_rows or size >= CHUNK_BYTES:

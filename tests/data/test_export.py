@@ -193,6 +193,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing_behind(tmp_path):
             ((made, "photos"), {"to": "hf"}, "there is something at .*photos already"),
             ((items, "out"), {"to": "hf"}, "is a table of items; export takes a table of pictures"),
             ((made, "out"), {"to": "hf", "columns": ["tune"]}, "no column 'tune' in .*table; it has id, media"),
+            ((made, "out"), {"to": "hf", "columns": "tone"}, "columns='tone' is one string; give a list of names"),
             ((made, "out"), {"to": "hf", "where": "widht > 3"}, "no column 'widht'"),
             ((made, "out"), {"to": "hf", "shard_bytes": 0}, "shard_bytes=0; a file holds at least 1 byte")]:
         with pytest.raises(ValueError, match=message):

@@ -282,6 +282,7 @@ def test_what_cannot_be_ingested_is_refused_and_leaves_nothing_behind(tmp_path):
     for arguments, options, message in [
             ((tmp_path / "gone", "out"), {}, "there is nothing at .*gone; give a folder"),
             ((tmp_path / "*.tar", "out"), {}, "there is nothing at"),
+            (([], "out"), {}, "source is an empty list; give"),
             ((source / "a.png", "out"), {}, "a.png is of no format that omma reads. There are:\n  hf: "),
             ((tmp_path / "empty", "out"), {}, r"no pictures in .*empty \(read as folder\)\. Is it another .*--format"),
             ((source, "full"), {}, "there is something at .*full already"),

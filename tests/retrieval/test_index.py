@@ -66,6 +66,26 @@ def test_equal_rows_come_in_the_tables_order(tmp_path, queries):
     assert [hit.id for hit in search(table, "0", encoder=Eye(queries), k=5)] == ["p0", "p1", "p2", "p3", "p4"]
 
 
+def test_rows_whose_sums_are_equal_tie_whatever_the_order_of_their_numbers(tmp_path):
+    """The scan's fp32 sum depends on that order; what could be among the k is summed again in fp64."""
+    rng = np.random.default_rng(0)
+    first = unit(rng, 1)[0].astype(np.float16).astype(np.float32)
+    table = table_of(tmp_path / "t", [first, *(rng.permutation(first) for _ in range(60))])
+    eye = Eye(np.full((1, E), E**-0.5, np.float32))
+    rough = np.stack(table.read(["embed.eye"])["embed.eye"].to_pylist()).astype(np.float32) @ eye.vectors[0]
+    assert rough[0] < rough.max(), "the rough sum alone would leave it out"
+    assert [hit.id for hit in search(table, "0", encoder=eye, k=3)] == ["p0", "p1", "p2"]
+
+
+def test_a_vector_that_is_not_finite_is_never_found_and_hides_no_other(tmp_path, queries):
+    broken, endless = np.full(E, np.nan, np.float32), np.full(E, np.inf, np.float32)
+    table = table_of(tmp_path / "t", [broken, queries[1], queries[0], broken, endless, queries[2]])
+    found = search(table, "0", encoder=Eye(queries), k=2)
+    assert found[0].id == "p2"
+    assert {hit.id for hit in search(table, "0", encoder=Eye(queries), k=6)} == {"p1", "p2", "p5"}
+    assert len(found) == 2
+
+
 def test_a_hit_carries_its_row_without_the_vectors(tmp_path, queries):
     table = table_of(tmp_path / "t", list(queries))
     found = search(table, "3", encoder=Eye(queries), k=1)

@@ -118,6 +118,8 @@ def export(table: Table | View | str | Path, out: str | Path, *, to: str, where:
     if rows.kind != "pictures":
         raise ValueError(f"{rows.uri} is a table of {rows.kind}; export takes a table of pictures")
     rows = rows if where is None else rows.select(where)
+    if isinstance(columns, str):
+        raise ValueError(f"columns={columns!r} is one string; give a list of names: [{columns!r}]")
     named = rows.columns if columns is None else list(columns)
     if missing := [name for name in named if name not in rows.columns]:
         raise ValueError(f"no column {missing[0]!r} in {rows.uri}; it has {', '.join(rows.columns)}")

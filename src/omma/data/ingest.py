@@ -174,6 +174,8 @@ def _places(source: str | Path | Sequence[str | Path]) -> list[Path]:
         if not found:
             raise ValueError(f"there is nothing at {entry}; give a folder of pictures, a file of data, or a glob")
         places += found
+    if not places:
+        raise ValueError("source is an empty list; give a folder of pictures, a file of data, or a glob")
     return places
 
 

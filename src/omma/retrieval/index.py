@@ -97,7 +97,8 @@ def search(
         if not len(rows):
             continue
         block = dense(column_of_batch.drop_null(), len(wanted))            # (rows, E) fp32
-        rough = block @ wanted
+        with np.errstate(invalid="ignore", over="ignore"):                 # a vector that is not finite is passed over
+            rough = block @ wanted
         good = np.isfinite(rough)
         bar = np.partition(rough[good], -kept)[-kept] if good.sum() > kept else -np.inf
         if len(best) == kept:
