@@ -193,8 +193,7 @@ def test_no_tensor_is_larger_than_the_vectors_or_a_tile(name):
     image, text = (unit(rows, width, seed=s).float().requires_grad_() for s in (0, 1))
     with Largest() as seen:
         tiled(image, text, torch.tensor(7.0), *bias, keys=keys, tile=tile).backward()
-    assert seen.elements == 2 * tile * tile, "the keys of a tile, two a pair"
-    assert seen.elements < rows * rows / 10
+    assert seen.elements == tile * tile
     with Largest() as seen:
         naive_info_nce(image, text, torch.tensor(7.0)).backward()
     assert seen.elements == rows * rows
