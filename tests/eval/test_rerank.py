@@ -1,11 +1,14 @@
 """The second look as a task: what the embeddings found first is put in order by the fusion encoder, no more."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from fakes import Coin, Oracle, make_world
 
 from omma.eval.run import evaluate
 from omma.eval.tasks import rerank
+from omma.models.rerank import rerank_scores
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +23,12 @@ class Looks(Coin):
 
     def look(self, image, text):
         return Oracle.look(self, image, text)
+
+
+def test_the_cosine_counts_as_much_as_in_the_contrast_that_was_trained():
+    even, cosines = np.array([0.5, 0.5]), np.array([0.3, 0.2])
+    np.testing.assert_allclose(rerank_scores(SimpleNamespace(logit_scale=20.0), even, cosines), [6.0, 4.0])
+    np.testing.assert_allclose(rerank_scores(SimpleNamespace(), np.array([0.75, 0.5]), cosines), [np.log(3), 0.0])
 
 
 def test_before_equals_the_task_retrieval(world):

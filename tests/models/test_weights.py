@@ -152,6 +152,10 @@ def test_weights_of_another_model_are_listed(folder):
     (folder / "config.json").write_text(json.dumps(config | {"model": "eyeball"}))
     with pytest.raises(ValueError, match="'eyeball'; this version reads vlmo"):
         from_pretrained(folder)
+    for torn in ('{"model": "vlmo", "hid', "7"):
+        (folder / "config.json").write_text(torn)
+        with pytest.raises(ValueError, match=r"config\.json can't be read as a model's settings .*; copy it or train"):
+            from_pretrained(folder)
 
 
 def test_a_stage_takes_over_every_weight_that_fits(folder):

@@ -87,7 +87,11 @@ def read_settings(folder: str | Path) -> tuple[str, dict[str, Any]]:
         has = ", ".join(sorted(p.name for p in Path(folder).iterdir())[:8]) if Path(folder).is_dir() else "nothing"
         raise ValueError(f"{folder} is not a model folder: no config.json; it has {has}. "
                          "A run folder of `omma train` holds one as its `last`")  # fmt: skip
-    values: dict[str, Any] = json.loads(path.read_text())
+    try:
+        values: dict[str, Any] = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} can't be read as a model's settings ({error}); copy it or train the model again"
+                         ) from error  # fmt: skip
     kind = values.pop("model", None)
     if isinstance(kind, dict):  # the config of a whole run, which has a model's in it
         raise ValueError(f"{folder} is a run of `omma train` that has no checkpoint yet; wait for its first one")
