@@ -147,6 +147,8 @@ def test_k_means_finds_clusters_and_leaves_no_code_unused():
     for code in range(5):
         torch.testing.assert_close(centers[code], values[which == code].mean(0))
     assert distance.mean() < 0.1
+    alike = torch.tensor([[5.0]] * 20 + [[9.0]])  # both centres begin at 5, so one of them is nearest to nothing
+    assert k_means(alike, 2, 5, torch.Generator().manual_seed(0)).flatten().tolist() == [5.0, 9.0]
 
 
 def test_a_codebook_is_saved_loaded_and_the_same_each_time(stage_1, tmp_path):
