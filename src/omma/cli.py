@@ -54,6 +54,7 @@ class Experts(StrEnum):
 class Program(StrEnum):
     onnx = "onnx"
     torch = "torch"
+    sentence_transformers = "sentence-transformers"
 
 
 class Preset(StrEnum):
@@ -328,16 +329,18 @@ def convert(
 def deploy(
     model: Annotated[str, typer.Argument(help="An eye: a name that comes with omma, a run or a model folder.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
-    format: Annotated[Program, typer.Option(help="ONNX files, or torch.export programs.")] = Program.onnx,
+    format: Annotated[Program, typer.Option(help="What to write.")] = Program.onnx,
     as_json: Json = False,
 ) -> None:
-    """Write an eye's two encoders as programs that need no omma.
+    """Write an eye for use elsewhere.
 
-    With the tokenizer and the settings of the pictures beside them. What was written is read again and compared.
+    As ONNX files or torch.export programs, which need no omma, with the tokenizer and the settings of the pictures
+    beside them; or as a folder that sentence-transformers opens. What was written is read again and compared.
 
     \b
     omma deploy vlmo-nano deployed
     omma deploy runs/vl deployed --format torch
+    omma deploy runs/vl deployed --format sentence-transformers
     """
     with working(as_json):
         done = omma.export_encoder(model, out, format=format.value)

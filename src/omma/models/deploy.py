@@ -1,4 +1,5 @@
-"""An eye for other runtimes: both encoders as programs that need no omma, by torch.export or as ONNX.
+"""An eye for other runtimes: both encoders as programs that need no omma, by torch.export or as ONNX; or a folder for
+sentence-transformers (sentence.py).
 
 A deployed folder holds image.pt2 and text.pt2, or image.onnx and text.onnx; tokenizer.json and preprocessor.json, which
 say how words become ids and pixels become numbers; and deployed.json. Each program holds the weights of its own side
@@ -25,12 +26,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from omma.models import sentence
 from omma.models.preprocess import Processor
 from omma.models.pretrained import VLMoEncoder, load_encoder
 from omma.models.vlmo import VLMo
 
-Format = Literal["torch", "onnx"]
+Format = Literal["torch", "onnx", "sentence-transformers"]
 FORMATS: dict[str, str] = {"torch": ".pt2", "onnx": ".onnx"}
+SENTENCE = "sentence-transformers"
 ABOUT = "deployed.json"
 SHORTEST = 3  # tokens of a text: [CLS], a word, [SEP]; `Processor` pads shorter ones anyway
 TOLERANCE = 1e-5  # of a coordinate of a vector of length 1
@@ -68,43 +71,72 @@ class TextProgram(nn.Module):
 def export_encoder(place: str | Path, out: str | Path, format: Format = "onnx") -> Deployed:
     """Writes the encoders of an eye (a folder or a name, as for `load_encoder`) into the new folder `out`.
 
-    What was written is read again and compared with the model before the folder gets its name. ValueError: an unknown
-    format, a folder that is there already. ImportError names the extra that ONNX needs. RuntimeError: the programs give
-    other vectors than the model, by more than 1e-5 in a coordinate.
+    format: onnx or torch, programs of a VLMo; sentence-transformers, a folder of any eye that SentenceTransformer(out,
+    trust_remote_code=True) opens. What was written is read again and compared with the model before the folder gets its
+    name. ValueError: an unknown format, a folder that is there already. ImportError names the extra that ONNX needs.
+    RuntimeError: what was written gives other vectors than the model, by more than 1e-5 in a coordinate.
     """
-    if format not in FORMATS:
-        raise ValueError(f"no format {format!r}; there are {', '.join(FORMATS)}")
+    if format not in (*FORMATS, SENTENCE):
+        raise ValueError(f"no format {format!r}; there are {', '.join([*FORMATS, SENTENCE])}")
     out = Path(out)
     if out.exists():
         raise ValueError(f"{out} is there already; give a folder to make")
     if format == "onnx":
         onnx_runtime()
     eye = load_encoder(place, device="cpu")
-    if not isinstance(eye, VLMoEncoder):
-        raise ValueError(f"{place} is no VLMo; deploy makes programs of VLMos only")
-    if eye.processor.panels > 1:
-        raise ValueError(f"{place} takes pictures of {eye.processor.panels} panels; deploy knows single pictures")
-    if eye.model.config.router != "modality":
-        raise ValueError(f"{place} has a learned router ({eye.model.config.router}): how many tokens an expert gets "
-                         "depends on the picture, which a program can't hold; deploy a model with router=modality")
-    examples = example_inputs(eye.processor)
     new = out.with_name(f".new-{out.name}-{os.getpid()}")
+    if format != SENTENCE:
+        check_traceable(eye, place)
     new.mkdir(parents=True)
     try:
-        for kind, program in (("image", ImageProgram), ("text", TextProgram)):
-            exported = trace(program, eye.model, examples[kind])
-            write(exported, examples[kind], new / f"{kind}{FORMATS[format]}")
-        eye.processor.save(new)
-        about = {"format": format, "name": eye.name, "embed_dim": eye.embed_dim, "fingerprint": eye.fingerprint}
-        (new / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
-        difference = largest_difference(DeployedEncoder(new), eye.model)
+        difference = write_sentence(place, eye, new) if format == SENTENCE else write_programs(eye, new, format)
         if not difference <= TOLERANCE:
-            raise RuntimeError(f"the programs made of {place} give other vectors than the model, by {difference:.1e}; "
+            raise RuntimeError(f"what was made of {place} gives other vectors than the model, by {difference:.1e}; "
                                "this is a fault of the exporter in the installed versions")  # fmt: skip
         os.rename(new, out)
     finally:
         shutil.rmtree(new, ignore_errors=True)
     return Deployed(out, format, sum(file.stat().st_size for file in out.iterdir()), difference)
+
+
+def check_traceable(eye: Any, place: str | Path) -> None:
+    """ValueError for an eye that can't be made a program."""
+    if not isinstance(eye, VLMoEncoder):
+        raise ValueError(f"{place} is no VLMo, and only VLMos become programs; --format {SENTENCE} takes every eye")
+    if eye.processor.panels > 1:
+        raise ValueError(f"{place} takes pictures of {eye.processor.panels} panels; deploy knows single pictures")
+    if eye.model.config.router != "modality":
+        raise ValueError(f"{place} has a learned router ({eye.model.config.router}): how many tokens an expert gets "
+                         "depends on the picture, which a program can't hold; deploy a model with router=modality")
+
+
+def write_programs(eye: VLMoEncoder, folder: Path, format: Format) -> float:
+    """Both encoders as programs, and how far their vectors are from the model's."""
+    examples = example_inputs(eye.processor)
+    for kind, program in (("image", ImageProgram), ("text", TextProgram)):
+        exported = trace(program, eye.model, examples[kind])
+        write(exported, examples[kind], folder / f"{kind}{FORMATS[format]}")
+    eye.processor.save(folder)
+    about = {"format": format, "name": eye.name, "embed_dim": eye.embed_dim, "fingerprint": eye.fingerprint}
+    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    return largest_difference(DeployedEncoder(folder), eye.model)
+
+
+def write_sentence(place: str | Path, eye: Any, folder: Path) -> float:
+    """A folder for SentenceTransformer, and how far its vectors are from the eye's."""
+    if getattr(eye.processor, "panels", 1) > 1:
+        raise ValueError(f"{place} takes pictures of {eye.processor.panels} panels; {SENTENCE} knows single pictures")
+    sentence.write(place, folder)
+    module, worst = sentence.Eye.load(str(folder)).eval(), 0.0
+    pictures = [Image.linear_gradient("L").resize(size) for size in ((40, 30), (24, 64))]
+    batches: list[tuple[Any, Callable]] = [(pictures, eye.encode_image)]
+    if "text" in module.modalities:
+        batches.append((["a red cup", "two blue balls left of a box"], eye.encode_text))
+    for inputs, encode in batches:
+        with torch.inference_mode():
+            found = module(module.preprocess(inputs))["sentence_embedding"]
+        worst = max(worst, float(np.abs(found.numpy() - encode(inputs)).max()))
+    return worst
 
 
 def example_inputs(processor: Processor, batch: int = 2) -> dict[str, dict[str, Tensor]]:

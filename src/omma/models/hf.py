@@ -95,6 +95,14 @@ def read_json(source: str | Path, name: str) -> dict[str, Any] | None:
         return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def cached_folder(name: str) -> Path:
+    """Where the hub's cache keeps the files of a model that was loaded by name."""
+    with reading(name):
+        path = cached_file(name, "config.json")
+    assert path is not None
+    return Path(path).parent
+
+
 def load_model(source: str | Path, kind: Any = AutoModel) -> tuple[PreTrainedModel, set[str]]:
     """The model with its weights, in float32 and eval mode, and the names of weights that the file lacks: poolers that
     the model was saved without. ValueError when others are missing; they would be random.

@@ -6,9 +6,8 @@ ConvNeXt, which see but don't read. Their vectors are those that transformers co
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformers import BlipForImageTextRetrieval, PreTrainedModel
 from omma.models.hf import kind_of, load_model, read_config, side_of, tokens
 from omma.models.hf_preprocess import AnyShape, load_processor
 from omma.models.preprocess import Processor
-from omma.models.pretrained import Batched, autocast, same_number
+from omma.models.pretrained import Batched, autocast, same_number, settings_of
 from omma.models.weights import weights_hash
 
 READERS = ("blip", "chinese_clip", "clip", "siglip", "siglip2")
@@ -57,22 +56,23 @@ class HFEncoder(Batched):
         self.model: Any = model.to(self.device).eval()  # type: ignore[arg-type]
         self.processor, self.name, self.any_shape = processor, name, any_shape
         self.reads = hasattr(model, "get_text_features") or isinstance(model, BlipForImageTextRetrieval)
-        self.embed_dim = int(self._image_embeds([Image.new("RGB", (32, 32))]).shape[-1])
+        with torch.inference_mode():
+            one = self.image_embeds(self.image_inputs([Image.new("RGB", (32, 32))]))
+        self.embed_dim = int(one.shape[-1])
         if hasattr(model, "logit_scale"):
             self.logit_scale = float(self.model.logit_scale.detach().exp())
         if hasattr(model, "logit_bias"):
             self.logit_bias = float(self.model.logit_bias.detach())
-        settings = {f.name: getattr(processor, f.name) for f in fields(processor) if f.name != "tokenizer"}
-        settings |= {"model": model.config.model_type, "precision": precision, "tokens": processor.tokenizer.to_str(),
-                     "patches": any_shape and (any_shape.patch, any_shape.most)}  # fmt: skip
-        self.fingerprint = hashlib.blake2b(
-            (weights_hash(model.state_dict()) + json.dumps(settings, sort_keys=True)).encode(), digest_size=8
-        ).hexdigest()
+        settings = settings_of(processor, precision) + model.config.model_type
+        if any_shape is not None:
+            settings += f" {any_shape.most} patches of {any_shape.patch}"
+        whole = weights_hash(model.state_dict()) + settings
+        self.fingerprint = hashlib.blake2b(whole.encode(), digest_size=8).hexdigest()
 
     # ---- pictures
     def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> np.ndarray:
         """Pictures -> (n, embed_dim) float32, L2-normalised."""
-        step = lambda part: F.normalize(self._image_embeds(images[part]).float(), dim=-1)
+        step = lambda part: self.image_embeds(self.image_inputs(images[part]))
         return self._batched(len(images), batch_size, step, (self.embed_dim,))
 
     @torch.inference_mode()
@@ -84,7 +84,7 @@ class HFEncoder(Batched):
         """
         pooled, masks, found = [], [], {}
         for start in range(0, max(len(images), 1), batch_size):
-            inputs = self._pixels(images[start : start + batch_size])
+            inputs = self.image_inputs(images[start : start + batch_size])
             with autocast(self.device, self.precision):
                 out = side_of(self.model, "vision")(**inputs, output_hidden_states=True, return_dict=True)
             depth = len(out.hidden_states)
@@ -98,7 +98,8 @@ class HFEncoder(Batched):
         whole = {number: np.concatenate(parts) for number, parts in found.items()}
         return Features(np.concatenate(pooled), whole, np.concatenate(masks))
 
-    def _pixels(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+    def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """What the vision model is given of these pictures, by name."""
         if self.any_shape is not None:
             return {k: v.to(self.device) for k, v in self.any_shape.images(images).items()}
         pixel_values = self.processor.images(images).to(self.device)
@@ -113,13 +114,13 @@ class HFEncoder(Batched):
         pooled = out.get("pooler_output")
         return out.last_hidden_state[:, 0] if pooled is None else pooled.flatten(1)
 
-    @torch.inference_mode()
-    def _image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
-        inputs = self._pixels(images)
+    def image_embeds(self, inputs: dict[str, Any]) -> Tensor:
+        """inputs: of `image_inputs`, of B pictures -> (B, embed_dim) float32, L2-normalised."""
         if isinstance(self.model, BlipForImageTextRetrieval):
-            return self.model.vision_proj(self.model.vision_model(**inputs).last_hidden_state[:, 0])
-        out = self.model.get_image_features(**inputs) if self.reads else self.model(**inputs)
-        return out if isinstance(out, Tensor) else self._pooled(out)
+            found = self.model.vision_proj(self.model.vision_model(**inputs).last_hidden_state[:, 0])
+        else:
+            found = self.model.get_image_features(**inputs) if self.reads else self.model(**inputs)
+        return F.normalize((found if isinstance(found, Tensor) else self._pooled(found)).float(), dim=-1)
 
     # ---- texts
     def encode_text(self, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
@@ -130,15 +131,18 @@ class HFEncoder(Batched):
 
         def step(part: slice) -> Tensor:
             ids, mask = (t.to(self.device) for t in self.processor.texts(texts[part]))
-            return F.normalize(self._text_embeds(ids, mask).float(), dim=-1)
+            return self.text_embeds(ids, mask)
 
         return self._batched(len(texts), batch_size, step, (self.embed_dim,))
 
-    def _text_embeds(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def text_embeds(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """input_ids, attention_mask: (B, T) -> (B, embed_dim) float32, L2-normalised."""
         if isinstance(self.model, BlipForImageTextRetrieval):
-            return self.model.text_proj(self.model.text_encoder(ids, attention_mask=mask).last_hidden_state[:, 0])
-        out = self.model.get_text_features(input_ids=ids, attention_mask=mask)
-        return out if isinstance(out, Tensor) else out.pooler_output
+            found = self.model.text_proj(self.model.text_encoder(ids, attention_mask=mask).last_hidden_state[:, 0])
+        else:
+            out = self.model.get_text_features(input_ids=ids, attention_mask=mask)
+            found = out if isinstance(out, Tensor) else out.pooler_output
+        return F.normalize(found.float(), dim=-1)
 
 
 class HFMatcher(HFEncoder):
@@ -156,7 +160,7 @@ class HFMatcher(HFEncoder):
             first = {id(image): image for image in some}  # a picture with many texts is seen once
             place = {key: row for row, key in enumerate(first)}
             rows = torch.tensor([place[id(image)] for image in some], device=self.device)
-            seen = self.model.vision_model(**self._pixels(list(first.values()))).last_hidden_state[rows]
+            seen = self.model.vision_model(**self.image_inputs(list(first.values()))).last_hidden_state[rows]
             both = self.model.text_encoder(
                 ids, attention_mask=mask, encoder_hidden_states=seen,
                 encoder_attention_mask=torch.ones(seen.shape[:2], dtype=torch.long, device=self.device),

@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from omma.models.attribution import Explanation, Kind, Method, attribute, whole_words
 from omma.models.captions import write
+from omma.models.clip import CLIP, CLIPConfig
 from omma.models.preprocess import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, Processor
 from omma.models.segmentation import resized
+from omma.models.towers import TextConfig, VisionConfig
 from omma.models.vlmo import VLMo
-from omma.models.weights import from_pretrained, model_folder, shipped, weights_hash
+from omma.models.weights import from_pretrained, model_folder, model_kind, shipped, weights_hash
 
 
 @runtime_checkable
@@ -102,29 +105,23 @@ class Batched:
         return out
 
 
-# ---------------------------------------------------------------------------------------------------------- VLMo
-class VLMoEncoder(Batched):
-    """A VLMo with its processor: pictures and texts in, numpy out.
+class TwoTower(Batched):
+    """A model of omma that embeds pictures and texts, with its processor: pictures and texts in, numpy out.
 
     precision: fp32 by default, since an evaluation must not depend on the machine's fast types; "auto" or "bf16" for
     bulk work.
     """
 
-    def __init__(self, model: VLMo, processor: Processor, name: str, device: str = "auto", precision: str = "fp32"):
+    def __init__(self, model: Any, processor: Processor, name: str, device: str = "auto", precision: str = "fp32"):
         super().__init__(device, precision)
         self.model, self.processor, self.name = model.to(self.device).eval(), processor, name
-        self.embed_dim = model.config.shared_dim
+        self.embed_dim: int = model.config.shared_dim
         self.logit_scale = float(model.logit_scale.detach().exp())  # what the contrast multiplied cosines by
-        settings = json.dumps([processor.tokenizer.to_str(), processor.image_size, processor.max_text_len, precision])
-        if processor.panels > 1:
-            settings += json.dumps([processor.panels, processor.panel_gap])
-        self.fingerprint = hashlib.blake2b(
-            (weights_hash(model.state_dict()) + settings).encode(), digest_size=8
-        ).hexdigest()
+        settings = weights_hash(model.state_dict()) + settings_of(processor, precision)
+        self.fingerprint = hashlib.blake2b(settings.encode(), digest_size=8).hexdigest()
 
     def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> np.ndarray:
         """RGB pictures -> (n, embed_dim) float32, L2-normalised."""
-        self._refuse_panels("has no vector of a picture")
         step = lambda part: self.model.encode_image(self.processor.images(images[part]).to(self.device))
         return self._batched(len(images), batch_size, step, (self.embed_dim,))
 
@@ -136,6 +133,34 @@ class VLMoEncoder(Batched):
             return self.model.encode_text(ids.to(self.device), mask.to(self.device))
 
         return self._batched(len(texts), batch_size, step, (self.embed_dim,))
+
+
+def settings_of(processor: Processor, precision: str) -> str:
+    """What vectors depend on beside the weights. Settings at their defaults leave no trace, so that a setting which is
+    new here leaves the fingerprints of older models as they were."""
+    settings = json.dumps([processor.tokenizer.to_str(), processor.image_size, processor.max_text_len, precision])
+    if processor.panels > 1:
+        settings += json.dumps([processor.panels, processor.panel_gap])
+    said = ("tokenizer", "image_size", "max_text_len", "panels", "panel_gap")
+    others = {f.name: getattr(processor, f.name) for f in fields(processor)
+              if f.name not in said and getattr(processor, f.name) != f.default}  # fmt: skip
+    return settings + (json.dumps(others, sort_keys=True) if others else "")
+
+
+# ---------------------------------------------------------------------------------------------------------- CLIP
+class CLIPEncoder(TwoTower):
+    """A CLIP with its processor. logit_bias: SigLIP's, None where the contrast has none."""
+
+    def __init__(self, model: CLIP, processor: Processor, name: str, device: str = "auto", precision: str = "fp32"):
+        super().__init__(model, processor, name, device, precision)
+        self.logit_bias = None if model.logit_bias is None else float(model.logit_bias.detach())
+
+
+# ---------------------------------------------------------------------------------------------------------- VLMo
+class VLMoEncoder(TwoTower):
+    """A VLMo with its processor: it embeds, and where it has learned to, matches, answers, explains, describes."""
+
+    model: VLMo
 
     def match(self, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """The fusion encoder's probability (n,) float32 that text i belongs to picture i.
@@ -294,6 +319,12 @@ def load_encoder(
         )
     in_run = folder.name in ("best", "last") or folder.name.startswith("step")
     name = (folder.resolve().parent if in_run else folder).name
+    if model_kind(folder) == "clip":
+        if prompts is not None:
+            raise ValueError(f"prompts are learned on a VLMo; {name_or_path} is a CLIP")
+        clip, processor = from_pretrained(folder, kind=CLIP), Processor.load(folder)
+        check_clip_fits(clip.config, processor, folder)
+        return CLIPEncoder(clip, processor, name, device, precision)
     model, processor = from_pretrained(folder, prompts=prompts), Processor.load(folder)
     check_fits(model, processor, folder)
     return VLMoEncoder(model, processor, name, device, precision)
@@ -320,13 +351,28 @@ def is_hub_name(place: str | Path) -> bool:
 def check_fits(model: VLMo, processor: Processor, folder: Path) -> None:
     """ValueError when the files of a model folder belong to different models: words or pictures it can't read."""
     c = model.config
-    if processor.vocab_size > c.vocab_size:
+    check_words(processor, c.vocab_size, c.max_text_len if c.positions == "absolute" else c.relative_text_len, folder)
+    check_pictures(processor, c.patch_size, c.image_size, folder)
+
+
+def check_clip_fits(config: CLIPConfig, processor: Processor, folder: Path) -> None:
+    """The same of a CLIP, as far as its towers are omma's own."""
+    if isinstance(config.text, TextConfig):
+        check_words(processor, config.text.vocab_size, config.text.max_text_len, folder)
+    if isinstance(config.vision, VisionConfig):
+        check_pictures(processor, config.vision.patch_size, config.vision.image_size, folder)
+
+
+def check_words(processor: Processor, vocab_size: int, held: int, folder: Path) -> None:
+    if processor.vocab_size > vocab_size:
         raise ValueError(f"{folder}: tokenizer.json has {processor.vocab_size} tokens, but the model has vectors for "
-                         f"{c.vocab_size}; put the tokenizer there that it was trained with")  # fmt: skip
-    if processor.image_size % c.patch_size:
-        raise ValueError(f"{folder}: preprocessor.json scales pictures to {processor.image_size} px, but the patches "
-                         f"are {c.patch_size} px; set image_size to {c.image_size} or another multiple")  # fmt: skip
-    held = c.max_text_len if c.positions == "absolute" else c.relative_text_len
+                         f"{vocab_size}; put the tokenizer there that it was trained with")  # fmt: skip
     if processor.max_text_len > held:
         raise ValueError(f"{folder}: preprocessor.json lets texts have {processor.max_text_len} tokens, but the model "
                          f"holds {held}; set max_text_len to at most that")  # fmt: skip
+
+
+def check_pictures(processor: Processor, patch_size: int, image_size: int, folder: Path) -> None:
+    if processor.image_size % patch_size:
+        raise ValueError(f"{folder}: preprocessor.json scales pictures to {processor.image_size} px, but the patches "
+                         f"are {patch_size} px; set image_size to {image_size} or another multiple")  # fmt: skip
