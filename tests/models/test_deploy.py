@@ -88,7 +88,7 @@ def test_what_cannot_be_deployed_leaves_nothing(model, tmp_path, monkeypatch):
     monkeypatch.setattr("omma.models.deploy.write", lambda *_: None)
     monkeypatch.setattr("omma.models.deploy.DeployedEncoder", lambda *_: None)
     monkeypatch.setattr("omma.models.deploy.largest_difference", lambda *_: 0.25)
-    with pytest.raises(RuntimeError, match=r"give other vectors than the model, by 2\.5e-01"):
+    with pytest.raises(RuntimeError, match=r"gives other vectors than the model, by 2\.5e-01"):
         export_encoder(model, tmp_path / "out", "torch")
     assert list(tmp_path.iterdir()) == []
 
