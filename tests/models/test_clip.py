@@ -20,6 +20,7 @@ from omma.models.weights import (
     save_pretrained,
     weights_hash,
 )
+from omma.training.contrastive import info_nce
 from omma.training.optim import freeze, parameter_groups
 
 CONFIG = CLIPConfig(
@@ -55,6 +56,19 @@ def test_the_temperature_starts_at_clips_and_with_a_bias_at_siglips():
 def test_the_usual_sizes_have_the_weights_of_the_published_ones(name, weights):
     with torch.device("meta"):
         assert CLIP(PRESETS[name]).num_parameters() == weights
+
+
+def test_eight_random_pairs_are_told_apart_after_twenty_steps():
+    torch.manual_seed(0)
+    model = CLIP(CONFIG).train()
+    pixels, ids = torch.randn(8, 3, 16, 16), torch.randint(1, 50, (8, 6))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(20):
+        loss = info_nce(*model(pixels, ids), model.logit_scale.exp())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1, "2.08 by chance"
 
 
 def test_a_frozen_tower_learns_nothing_drops_nothing_and_keeps_no_activations():
