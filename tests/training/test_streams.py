@@ -1,5 +1,6 @@
 """Batches of a stream are a function of (seed, step), whoever makes them; nothing is left behind; bad data is told."""
 
+import dataclasses
 import io
 import os
 import signal
@@ -18,7 +19,9 @@ from PIL import Image
 
 from omma.models.preprocess import Processor, train_wordpiece
 from omma.table import Table
+from omma.training.augment import crop_box
 from omma.training.objectives import belongs_together
+from omma.training.resizing import square
 from omma.training.samples import TRIES, Order, StreamConfig
 from omma.training.streams import ContrastiveStream
 
@@ -202,6 +205,43 @@ def test_a_draft_is_close_to_the_whole_picture_and_reads_no_more_than_crops_need
     difference = (whole.pixels.float() - draft.pixels.float()).abs()
     assert 0 < difference.mean() < 3
     assert stream(table, processor, draft=True, crop_scale=0.25).maker.target == 32
+
+
+@pytest.mark.parametrize("filter", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("box", [None, (10.2, 20.7, 100.1, 61.9)])
+def test_torch_scales_as_pillow_does_to_a_level(filter, box):
+    noise = np.random.default_rng(0).integers(0, 255, (75, 120, 3), dtype=np.uint8)
+    for image in (Image.fromarray(noise), Image.fromarray(noise[..., 0])):
+        cut = image.convert("RGB").crop(tuple(round(edge) for edge in box or (0, 0, 120, 75)))
+        theirs = np.asarray(cut.resize((32, 32), Image.Resampling[filter.upper()])).transpose(2, 0, 1)
+        difference = np.abs(square(image, 32, filter, box).astype(int) - theirs)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.02
+
+
+def test_a_stream_scaled_by_torch_shows_the_same_pictures(tmp_path, processor):
+    data = write_shards(tmp_path / "s")
+    whole = {"crop_scale": 1.0, "jitter": 0.0}
+    ours, theirs = (stream(data, processor, resize=resize, **whole)[1] for resize in ("torch", "pillow"))
+    assert ours.ids == theirs.ids
+    assert (ours.pixels.int() - theirs.pixels.int()).abs().max() <= 1
+    middle = dataclasses.replace(processor, shortest_side=16)  # without a crop the middle is cut out, by Pillow
+    ours, theirs = (stream(data, middle, resize=resize, **whole)[1] for resize in ("torch", "pillow"))
+    assert torch.equal(ours.pixels, theirs.pixels)
+    with pytest.raises(ValueError, match="torch does not scale by lanczos, it has bilinear, bicubic; leave"):
+        stream(data, dataclasses.replace(processor, resample="lanczos"), resize="torch")[0]
+
+
+def test_crops_for_a_model_that_sees_squares_are_squares(processor):
+    image = Image.new("RGB", (60, 20))
+    config = StreamConfig(crop_scale=0.5)
+    boxes = [crop_box(image, config, np.random.default_rng(i), square=True)[0] for i in range(50)]
+    for left, top, right, bottom in boxes:
+        assert right - left == pytest.approx(bottom - top)
+        assert -1e-9 <= left <= right <= 60 + 1e-9
+        assert -1e-9 <= top <= bottom <= 20 + 1e-9
+    assert min(right - left for left, _, right, _ in boxes) < 16
+    assert max(left for left, *_ in boxes) > 30  # anywhere along the long side
 
 
 def test_the_pictures_of_the_data_are_never_held(tmp_path, processor):

@@ -182,6 +182,7 @@ class ShardPairs(Pairs):
                  wrong: str | None = None, cache: Path | None = None):  # fmt: skip
         self.files = [Stamp.of(path.absolute()) for path in files]
         self.folder = Path(os.path.commonpath([file.path.parent for file in self.files]))
+        self.names = [os.path.relpath(file.path, self.folder) for file in self.files]
         self.languages, self.caption_keys, self.wrong = languages, captions, wrong
         kept = _kept(cache or self.folder / ".omma-index", digest(*(str(file.path) for file in self.files)),
                      {"files": [[str(file.path), file.size, file.time] for file in self.files]}, IN_TAR,
@@ -195,28 +196,22 @@ class ShardPairs(Pairs):
 
     def read(self, number: int) -> Pair:
         """Raises ValueError when the shard is gone, was cut or has changed since it was indexed."""
-        place = self.index[number]
-        file = int(place["file"])
-        parts = {slot: (int(place[slot]), int(place[f"{slot}_bytes"])) for slot in ("picture", "txt", "json")}
-        start, length = parts["picture"]
-        parts["picture"] = start - HEADER, length + HEADER
-        wanted = {slot: span for slot, span in parts.items() if span[1]}
-        first, last = min(s for s, _ in wanted.values()), max(s + n for s, n in wanted.values())
+        file, picture, length, txt, txt_length, meta, meta_length = self.index[number].item()
+        spans = [(picture - HEADER, HEADER), (picture, length), (txt, txt_length), (meta, meta_length)]
+        first = min(start for start, n in spans if n)
+        last = max(start + n for start, n in spans if n)
         if last - first <= length + TOGETHER:
             whole = self._bytes(file, first, last - first)
-            found = {slot: whole[s - first : s - first + n] for slot, (s, n) in wanted.items()}
+            parts = [whole[start - first : start - first + n] if n else None for start, n in spans]
         else:
-            found = {slot: self._bytes(file, s, n) for slot, (s, n) in wanted.items()}
-        head, picture = found["picture"][:HEADER], found["picture"][HEADER:]
-        said, meta, bad_text = captions_beside(found.get("json"), found.get("txt"), self.caption_keys)
+            parts = [self._bytes(file, start, n) if n else None for start, n in spans]
+        head, data, txt, json = parts
+        said, meta, bad_text = captions_beside(json, txt, self.caption_keys)
         texts = [text for text, language in said if not self.languages or language in self.languages]
         wrong = meta.get(self.wrong) if self.wrong else None
         problem = "bad_text" if bad_text else "" if texts else "no caption"
-        return Pair(f"{self._name(file)}/{_key(head, start)}", picture, texts,
+        return Pair(f"{self.names[file]}/{_key(head or b'', picture)}", data or b"", texts,
                     [text for text in wrong if isinstance(text, str)] if isinstance(wrong, list) else [], problem)
-
-    def _name(self, file: int) -> str:
-        return os.path.relpath(self.files[file].path, self.folder)
 
     def _bytes(self, file: int, start: int, length: int) -> bytes:
         path, size = self.files[file].path, self.files[file].size
@@ -316,8 +311,8 @@ class TablePairs(Pairs):
     def read(self, number: int) -> Pair:
         """Raises ValueError when a file of the table, or one that it refers to, is gone."""
         place = self.index[number]
-        file, row = int(place["file"]), int(place["row"])
-        rows, group = self._group(file, int(place["group"]))
+        file, row, number = place.item()
+        rows, group = self._group(file, number)
         found = group.slice(int(np.searchsorted(rows, row)), 1).to_pylist()[0]
         texts = [c["text"] for c in found["captions"] or [] if not self.languages or c["language"] in self.languages]
         wrong = found[self.wrong] or [] if self.wrong else []
@@ -414,7 +409,7 @@ class _Kept:
         """(count,) of dtype; mapped, not read."""
         if not self.count:
             return np.empty(0, self.dtype)
-        return np.memmap(self.path, self.dtype, "r", self.start, (self.count,))
+        return np.memmap(self.path, self.dtype, "r", self.start, (self.count,)).view(np.ndarray)  # ten times as quick
 
 
 def _kept(folder: Path, name: str, stamp: dict[str, Any], dtype: np.dtype,

@@ -323,9 +323,14 @@ def captions_beside(json: bytes | None, txt: bytes | None, keys: Sequence[str] =
                     ) -> tuple[list[tuple[str, str]], dict[str, Any], bool]:
     """(text, language) of the captions beside a picture as `ingest` reads them, the JSON object, and whether a text is
     none. json, txt: the files; keys: of the JSON, those that hold captions, by default as in `ingest`."""
-    options = _Options(tuple(keys), (), (), "en", "reference", DEFAULT_LIMITS)
+    options = _for_captions(tuple(keys))
     meta, captions, _, bad_text = _said(Sample("", "", None, 0, 0, None, json, txt), options)
     return captions, meta, bad_text
+
+
+@functools.cache
+def _for_captions(keys: tuple[str, ...]) -> _Options:
+    return _Options(keys, (), (), "en", "reference", DEFAULT_LIMITS)
 
 
 def _meta(sample: Sample) -> tuple[dict[str, Any], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -9,6 +10,9 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from omma.models.preprocess import Processor
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 class Augmentation(Protocol):
@@ -24,12 +28,15 @@ class Augmentation(Protocol):
     def flip(self) -> bool: ...
 
 
-def augmented(image: Image.Image, processor: Processor, config: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def augmented(
+    image: Image.Image, processor: Processor, config: Augmentation, rng: np.random.Generator,
+    scaled: Callable[[Image.Image, Box | None], np.ndarray] | None = None,
+) -> np.ndarray:  # fmt: skip
     """Pixels as `Processor.pixels` gives them, of a random crop, with brightness and contrast moved, mirrored or not,
-    as far as config says so."""
+    as far as config says so. scaled: what takes the place of `Processor.pixels`."""
     c = config
     box, mirrored, brightness, contrast = crop_box(image, config, rng, square=processor.shortest_side is not None)
-    pixels = processor.pixels(image, box)
+    pixels = (scaled or processor.pixels)(image, box)
     if c.jitter:
         gain, shift = 1 + c.jitter * (2 * contrast - 1), 255 * c.jitter * (brightness - 0.5)
         ramp = np.clip((np.arange(256) - 128) * gain + 128 + shift, 0, 255).astype(np.uint8)
@@ -41,7 +48,7 @@ def augmented(image: Image.Image, processor: Processor, config: Augmentation, rn
 
 def crop_box(
     image: Image.Image, config: Augmentation, rng: np.random.Generator, square: bool = False
-) -> tuple[tuple[float, float, float, float] | None, bool, float, float]:
+) -> tuple[Box | None, bool, float, float]:
     """The draws of `augmented`: the crop in pixels (None: all of it), whether to mirror, brightness and contrast.
 
     The crop has the picture's shape and a share of its area; square: it is one, and that of the largest square in it,

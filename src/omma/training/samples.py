@@ -11,13 +11,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from omma.data.indexed import Pair, Pairs
 from omma.decode import decode
 from omma.models.preprocess import Processor
-from omma.training.augment import augmented
+from omma.training.augment import Box, augmented
 from omma.training.rng import numpy_generator
 
 TRIES = 20  # samples in a row that can't be used before a run stops
@@ -40,6 +42,9 @@ class StreamConfig:
     # Decode a JPEG at 1/2, 1/4 or 1/8 where no crop needs more: faster, and not the same pixels, since the file's own
     # coefficients are cut off where otherwise all pixels would be weighed (docs/train-your-own.md has the difference).
     draft: bool = False
+    # What scales a crop to the model's square. torch takes a third of Pillow's time and rounds a level of 255 otherwise
+    # in a few of a thousand values; each worker then has to load it, which takes a second or two and 200 MB.
+    resize: Literal["pillow", "torch"] = "pillow"
     # Samples that are shuffled among themselves, from blocks that are drawn at random from all of the data; 0: a
     # million of a tar, 4,096 of a table, where one row is read with the whole row group around it.
     window: int = 0
@@ -119,6 +124,13 @@ class SampleMaker:
         # the shorter side that the smallest crop needs
         self.target = math.ceil(processor.image_size / math.sqrt(config.crop_scale)) if config.draft else None
 
+    def _scaled(self, image: Image.Image, box: Box | None) -> np.ndarray:
+        if self.config.resize == "pillow" or (box is None and self.processor.shortest_side is not None):
+            return self.processor.pixels(image, box)
+        from omma.training.resizing import square
+
+        return square(image, self.processor.image_size, self.processor.resample, box)
+
     def __call__(self, epoch: int, places: np.ndarray, numbers: np.ndarray, out: Sequence[np.ndarray]) -> Rows:
         """Writes the pixels of the samples `numbers` (b,), at these places (b,) of the epoch, into out, b arrays
         (3, h, w) uint8.
@@ -154,7 +166,7 @@ class SampleMaker:
                 if picture.image is not None:
                     rng = numpy_generator(self.seed, "sample", epoch, pair.id)
                     text = pair.captions[int(rng.random() * len(pair.captions))]
-                    pixels = augmented(picture.image, self.processor, config, rng)
+                    pixels = augmented(picture.image, self.processor, config, rng, self._scaled)
                     shown = pair.wrong
                     if len(shown) > config.max_negatives:
                         shown = [shown[j] for j in rng.permutation(len(shown))[: config.max_negatives]]

@@ -163,7 +163,7 @@ def _without_main() -> Iterator[None]:
 
 def _work(pipe: Connection, maker: SampleMaker, name: str, shape: tuple[int, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there are as many processes as are wanted
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}  # there are enough processes
     try:
         memory = SharedMemory(name)
     except FileNotFoundError:  # it was all over before it began
