@@ -46,7 +46,7 @@ class StreamConfig:
     # in a few of a thousand values; each worker then has to load it, which takes a second or two and 200 MB.
     resize: Literal["pillow", "torch"] = "pillow"
     # Samples that are shuffled among themselves, from blocks that are drawn at random from all of the data; 0: a
-    # million of a tar, 4,096 of a table, where one row is read with the whole row group around it.
+    # million of a tar, 64 row groups of a table, where one row is read with all of its group (some 4 MB).
     window: int = 0
 
     def __post_init__(self):

@@ -28,7 +28,8 @@ from omma.table import Table
 from omma.training.samples import Order, Rows, SampleMaker, StreamConfig
 from omma.training.workers import Workers
 
-WINDOWS = {True: 1 << 12, False: 1 << 20}  # samples, where one is read with its block, and where by itself
+WINDOW = 1 << 20  # samples that are shuffled among themselves, where each can be read by itself
+WINDOW_BLOCKS = 64  # and where it is read with its block, of which a table's have about 4 MB
 AHEAD = 3  # batches in the making
 
 
@@ -82,7 +83,8 @@ class ContrastiveStream:
             where = data.uri if isinstance(data, Table) else data
             raise ValueError(f"{where} has {len(self.pairs)} usable pictures with captions ({reasons}); a batch takes "
                              f"{batch_size}. Lower batch_size, or look at the data. {' '.join(self.problems)}".rstrip())
-        self.window = config.window or WINDOWS[self.pairs.in_blocks]
+        in_blocks = -(-WINDOW_BLOCKS * len(self.pairs) // len(self.pairs.blocks))
+        self.window = config.window or (in_blocks if self.pairs.in_blocks else WINDOW)
         self.order = Order(self.pairs.blocks, len(self.pairs), self.window, seed)
         self.maker = SampleMaker(self.pairs, processor, config, seed)
         self._keep_blocks(1)
@@ -132,10 +134,12 @@ class ContrastiveStream:
         there = torch.tensor([[k < len(row) for k in range(K)] for row in rows])
         return {"negative_ids": ids.view(b, K, -1), "negative_mask": mask.view(b, K, -1), "negative_rows": there}
 
-    def prefetch(self, start: int, stop: int, workers: int = 1, ahead: int = AHEAD, pin: bool = False) -> PairStream:
+    def prefetch(
+        self, start: int, stop: int, workers: int = 1, ahead: int = AHEAD, pin: bool | None = None
+    ) -> PairStream:
         """Batches start..stop-1, made ahead by worker processes; workers=0 makes them in the loop. pin: into memory
-        that a GPU reads by itself."""
-        return PairStream(self, start, stop, workers, ahead, pin)
+        that a GPU reads by itself; None: where there is one."""
+        return PairStream(self, start, stop, workers, ahead, torch.cuda.is_available() if pin is None else pin)
 
 
 class PairStream:
