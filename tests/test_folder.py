@@ -117,3 +117,18 @@ def test_the_reciprocal_rank_is_that_of_ranking_each():
     expected = np.mean([1, 1 / 3, 1 / 1.5, 1, 1 / 2, 1])
     assert mean_reciprocal_rank(scores, ["a", "b", "c"]) == pytest.approx(expected)
     assert mean_reciprocal_rank(scores, ["a", "b", "b"]) == pytest.approx(np.mean([1, 1 / 2, 1, 1, 1, 1]))
+
+
+def test_the_same_folder_becomes_two_towers_that_search(fitted, capsys):
+    place, before = fitted
+    sizes = [f"model.{tower}.{key}" for tower in ("vision", "text") for key in ("hidden_size=24", "num_layers=2",
+                                                                              "num_heads=2")]  # fmt: skip
+    changes = [*sizes, "model.vision.image_size=32", "model.vision.patch_size=16", "model.embed_dim=24",
+               "model.vision.stem=patch", *TINY[-5:], "workers=0"]  # fmt: skip
+    result = fit(before.table, place / "clip", changes=changes, device="cpu", progress=False, recipe="clip")
+    assert (place / "clip" / "report.html").is_file()
+    rows = [json.loads(line) for line in (place / "clip" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "eval.mrr" in row] == [2, 4, 6]
+    for command in result.next.split(" && "):
+        assert cli.run([*shlex.split(command)[1:], "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["hits"]

@@ -19,14 +19,17 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.retrieval.index import Hit, search
     from omma.table import Table
     from omma.training.checkpoint import Checkpoint
+    from omma.training.clip_config import ClipTrainConfig
     from omma.training.config import TrainConfig
     from omma.training.loop import train
+    from omma.training.wise import mix
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VLM",
     "Checkpoint",
+    "ClipTrainConfig",
     "Encoder",
     "Fit",
     "Hit",
@@ -42,12 +45,14 @@ __all__ = [
     "ingest",
     "ingest_items",
     "load_encoder",
+    "mix",
     "search",
     "train",
 ]
 
 _MODULES = {
     "Checkpoint": "omma.training.checkpoint",
+    "ClipTrainConfig": "omma.training.clip_config",
     "Encoder": "omma.models.pretrained",
     "Fit": "omma.folder",
     "Hit": "omma.retrieval.index",
@@ -64,6 +69,7 @@ _MODULES = {
     "ingest": "omma.data.ingest",
     "ingest_items": "omma.data.questions",
     "load_encoder": "omma.models.pretrained",
+    "mix": "omma.training.wise",
     "search": "omma.retrieval.index",
     "train": "omma.training.loop",
 }

@@ -14,7 +14,7 @@ import omma
 from omma import cli_data
 from omma.cli_parts import Batch, Device, Json, On, Seed, Where, read_words, working
 from omma.failures import INTERRUPTED, OK, tell
-from omma.views import answer, demo_tables, explanation_tables, facts_table, hits_table, shown
+from omma.views import answer, curve_table, demo_tables, explanation_tables, facts_table, hits_table, shown
 
 EXIT_CODES = "Exit codes: 0 ok, 1 unexpected failure, 2 bad usage or input, 3 the loss was not finite, 130 interrupted."
 
@@ -203,6 +203,7 @@ def train(
     omma train vlmo-nano-mim data=scenes/train/pictures out=runs/mim steps=500
     omma train vlmo-nano-mlm data=scenes/train/pictures init=runs/mim out=runs/mlm --resume
     omma train vlmo data=my-pictures
+    omma train clip data=my-pictures
     """
     from omma.config import apply, to_dict
     from omma.training.recipes import RECIPES, by_family, load_recipe
@@ -213,8 +214,8 @@ def train(
         answer(as_json, {"recipes": result}, lambda: facts_table("recipes", own | by_family()))
         return
     changes = list(overrides or ()) + ([f"device={device.value}"] if device else [])
-    if recipe == FOLDER_RECIPE:
-        train_on_folder(changes, config, resume, as_json)
+    if recipe == FOLDER_RECIPE or (recipe == "clip" and names_pictures(changes)):
+        train_on_folder(recipe, changes, config, resume, as_json)
         return
     with working(as_json):
         settings = apply(load_recipe(recipe), changes, toml=config)
@@ -229,21 +230,27 @@ def train(
 FOLDER_RECIPE = "vlmo"  # the one that chooses its settings by the data
 
 
-def train_on_folder(changes: list[str], config: Path | None, resume: bool, as_json: bool) -> None:
-    """omma train vlmo data=FOLDER [out=RUN] [key=value ...]"""
+def names_pictures(changes: list[str]) -> bool:
+    """Whether data= is a folder of pictures, and neither a table nor tars."""
+    data = next((Path(change.removeprefix("data=")) for change in changes if change.startswith("data=")), None)
+    return data is not None and data.is_dir() and not any(data.glob("*.tar")) and not (data / "manifest.json").is_file()
+
+
+def train_on_folder(recipe: str, changes: list[str], config: Path | None, resume: bool, as_json: bool) -> None:
+    """omma train vlmo data=FOLDER [out=RUN] [key=value ...], and clip of a folder of pictures"""
     given = {key: value for key, equals, value in (change.partition("=") for change in changes)
              if equals and key in ("data", "out", "device")}  # fmt: skip
     with working(as_json):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("the recipe vlmo reads, trains and measures in one process; for several, make a table "
-                             "first (omma ingest) and train by another recipe, such as vlmo-nano-vl")  # fmt: skip
+            raise ValueError(f"{recipe} on a folder reads, trains and measures in one process; for several, make a "
+                             "table first (omma ingest), and train clip or vlmo-nano-vl on that")  # fmt: skip
         if "data" not in given:
             raise ValueError("no data: give a folder of pictures with captions beside them, data=FOLDER")
         rest = [change for change in changes if change.partition("=")[0] not in given]
-        out, device = given.get("out", "runs/vlmo"), given.get("device", "auto")
-        fitted = omma.fit(given["data"], out, changes=rest, toml=config, device=device, resume=resume)
+        out, device = given.get("out", f"runs/{recipe}"), given.get("device", "auto")
+        fitted = omma.fit(given["data"], out, changes=rest, toml=config, device=device, resume=resume, recipe=recipe)
     result = dataclasses.asdict(fitted)
-    answer(as_json, result, lambda: facts_table("train vlmo", result))
+    answer(as_json, result, lambda: facts_table(f"train {recipe}", result))
 
 
 @app.command("eval")
@@ -323,6 +330,31 @@ def convert(
                             labels=names, vl_experts=vl_experts.value, num_vl_layers=num_vl_layers,
                             settings=settings)  # fmt: skip
     answer(as_json, made, lambda: facts_table("convert", made))
+
+
+@app.command()
+def mix(
+    start: Annotated[str, typer.Argument(help="The model before: a run, a model folder, a Hugging Face CLIP.")],
+    tuned: Annotated[str, typer.Argument(help="The same after fine-tuning.")],
+    out: Annotated[Path | None, typer.Argument(help="Folder to make.")] = None,
+    alpha: Annotated[float, typer.Option(help="0 is the model before, 1 the tuned one.")] = 0.5,
+    old: Annotated[Path | None, typer.Option(help="Table of the task before: print what each alpha keeps.")] = None,
+    new: Annotated[Path | None, typer.Option(help="Table of the new task: print what each alpha wins.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column with each picture's class, for accuracy.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a model between a CLIP and its fine-tuned self.
+
+    Fine-tuning costs some of what a model could do before; weights in between often keep most of both (WiSE-FT).
+
+    \b
+    omma mix runs/clip runs/tuned --old flowers --new birds
+    omma mix runs/clip runs/tuned mixed --alpha 0.5
+    """
+    with working(as_json):
+        made = omma.mix(start, tuned, out, alpha=alpha, old=old, new=new, label=label)
+    result = dataclasses.asdict(made)
+    answer(as_json, result, lambda: curve_table(made.curve) if made.curve else facts_table("mix", result))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""From a folder of pictures with captions to an eye trained on them: `omma train vlmo data=FOLDER`.
+"""From a folder of pictures with captions to an eye trained on them: `omma train vlmo data=FOLDER`, or `train clip`.
 
 Reads the pictures, holds some back so that no version of one stands on both sides, picks a size for the data and the
 machine, trains until the held-out pictures are found no better, measures on them, and writes a report. Everything goes
@@ -49,9 +49,10 @@ class Fit:
 
 
 def fit(data: str | Path, out: str | Path = "runs/vlmo", *, changes: Sequence[str] = (), toml: str | Path | None = None,
-        device: str = "auto", resume: bool = False, progress: bool = True) -> Fit:  # fmt: skip
+        device: str = "auto", resume: bool = False, progress: bool = True, recipe: str = "vlmo") -> Fit:  # fmt: skip
     """Trains an eye on a folder of pictures with captions, a tar, or a table.
 
+    recipe: vlmo, one transformer that also looks at a picture and a text together, or clip, two towers.
     changes: key=value pairs over the settings that are chosen (`omma.TrainConfig`); toml: a file of such. resume: go on
     where the fit in `out` stopped. A table that is given gets the column "fold" (`omma.data.split`). Raises ValueError
     for data that cannot be trained on, and when `out` holds something and resume is not asked for.
@@ -59,7 +60,7 @@ def fit(data: str | Path, out: str | Path = "runs/vlmo", *, changes: Sequence[st
     out = Path(out)
     if out.exists() and any(out.iterdir()) and not resume:
         raise ValueError(f"there is something at {out} already. Continue it with --resume, or give another out=FOLDER")
-    apply(choose(FEWEST, 64, "cpu"), changes, toml=toml)  # a misspelt setting is told before anything is read
+    apply(choose(FEWEST, 64, "cpu", recipe), changes, toml=toml)  # a misspelt setting is told before anything is read
     say = Console(file=sys.stderr, quiet=not progress, highlight=False, markup=False, emoji=False)
     out.mkdir(parents=True, exist_ok=True)
     table = find_table(Path(data), out, say, progress)
@@ -69,17 +70,21 @@ def fit(data: str | Path, out: str | Path = "runs/vlmo", *, changes: Sequence[st
     if usable < FEWEST:
         raise ValueError(f"{usable} usable pictures with captions in {data} ({sides.unusable} left out); an eye takes "
                          f"{FEWEST} to train and be measured. Look at them: omma show {table.uri}")  # fmt: skip
-    chosen = choose(sides.pictures[TRAIN], typical_side(table), pick_device(device).type)
+    chosen = choose(sides.pictures[TRAIN], typical_side(table), pick_device(device).type, recipe)
+    if recipe == "clip":
+        chosen = apply(chosen, [f"val={table.uri}", f"val_where=fold == '{HELD_OUT}'", f"val_rows={CHECKED}"])
     config = apply(chosen, [f"data={table.uri}", f"out={out}", f"device={device}", *changes], toml=toml)
     if config.warmup == chosen.warmup > config.steps // 10:  # fewer steps were asked for, not a longer warm-up
         config = apply(config, [f"warmup={config.steps // 10}"])
-    say.print(f"width {config.model.hidden_size}, {config.model.num_layers} layers, {config.model.image_size} px, "
+    size = config.model.vision if recipe == "clip" else config.model
+    say.print(f"width {size.hidden_size}, {size.num_layers} layers, {size.image_size} px, "
               f"at most {config.steps} steps of {config.batch_size}")  # fmt: skip
-    best = omma.train(config, evaluate=finds(table), resume=resume, progress=progress)
+    evaluate = None if recipe == "clip" else finds(table)  # a CLIP's run has its own
+    best = omma.train(config, evaluate=evaluate, resume=resume, progress=progress)
     held_out = table.select(f"fold == '{HELD_OUT}'")
     encoder = omma.load_encoder(out, device=device)
     report = omma.evaluate(encoder, "retrieval", data=held_out, out=out / "reports" / "retrieval", progress=progress)
-    page = write_html(out / "report.html", runs=[report], training=[("vlmo", best.metrics_path)], pictures=held_out)
+    page = write_html(out / "report.html", runs=[report], training=[(recipe, best.metrics_path)], pictures=held_out)
     recall = report.metrics["scores"]["itc"]["model"]
     place, eye = quote(str(table.uri)), quote(str(out))
     return Fit(
@@ -120,11 +125,11 @@ def typical_side(table: Any) -> float:
     return float(np.median(np.minimum(sizes["width"].to_numpy(), sizes["height"].to_numpy())))
 
 
-def choose(pictures: int, side: float, device: str) -> omma.TrainConfig:
+def choose(pictures: int, side: float, device: str, recipe: str = "vlmo") -> Any:
     """Settings for so many training pictures of so many pixels on a device ("cpu", "cuda", "mps").
 
-    Stage 3 from random weights. Small data gets the small model, since a larger one would learn it by heart; a CPU
-    gets fewer pixels than a GPU, and small pictures are not enlarged by more than they need be.
+    From random weights, a VLMo by its stage 3. Small data gets the small model, since a larger one would learn it by
+    heart; a CPU gets fewer pixels than a GPU, and small pictures are not enlarged by more than they need be.
     """
     cpu = device == "cpu"
     if cpu or pictures < 20_000:
@@ -138,16 +143,17 @@ def choose(pictures: int, side: float, device: str) -> omma.TrainConfig:
     batch = min(64 if cpu else 256, pictures // 2 * 2)
     steps = max(100, min(pictures * PASSES, MOST_CPU if cpu else MOST_GPU) // batch)
     every = max(20, steps // 25)
-    return apply(
-        load_recipe("vlmo-nano-vl"),
-        [
-            "recipe=vlmo", f"dataset.where=fold == '{TRAIN}'",
-            f"model.hidden_size={width}", f"model.num_layers={layers}", f"model.num_heads={heads}",
-            f"model.image_size={size}", f"model.patch_size={patch}",
-            f"batch_size={batch}", f"steps={steps}", f"warmup={min(100, steps // 10)}",
-            f"eval_every={every}", f"save_every={every}", "monitor=mrr", f"patience={PATIENCE}",
-        ],
-    )  # fmt: skip
+    common = [
+        f"dataset.where=fold == '{TRAIN}'", f"batch_size={batch}", f"steps={steps}", f"warmup={min(100, steps // 10)}",
+        f"eval_every={every}", f"save_every={every}", "monitor=mrr", f"patience={PATIENCE}",
+    ]  # fmt: skip
+    tower = [f"hidden_size={width}", f"num_layers={layers}", f"num_heads={heads}"]
+    picture = [f"image_size={size}", f"patch_size={patch}"]
+    if recipe == "clip":
+        both = [*(f"model.vision.{key}" for key in tower + picture), *(f"model.text.{key}" for key in tower)]
+        return apply(load_recipe("clip"), [*both, f"model.embed_dim={width}", *common])
+    own = [f"model.{key}" for key in tower + picture]
+    return apply(load_recipe("vlmo-nano-vl"), ["recipe=vlmo", *own, *common])
 
 
 def finds(table: Any) -> Any:

@@ -72,6 +72,16 @@ def hits_table(query: str, hits: list[tuple[str, float, str]]) -> Any:
     return grid
 
 
+def curve_table(rows: list[dict[str, float]]) -> Any:
+    """One line an alpha, a column a number."""
+    from rich.table import Table as Grid
+
+    grid = Grid(*rows[0], title="between the two models", title_justify="left")
+    for row in rows:
+        grid.add_row(*(f"{value:.3f}" for value in row.values()))
+    return grid
+
+
 def explanation_tables(result: dict[str, Any]) -> list[Any]:
     """Shares of words and patches in per cent of all, the largest patch in bold."""
     from rich.table import Table as Grid

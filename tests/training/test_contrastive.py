@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from gloo import on
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gloo import on
 from omma.training.contrastive import info_nce, siglip
 from omma.training.distributed import World, processes
 from omma.training.objectives import itc_loss

@@ -6,10 +6,10 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from gloo import on
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
+from gloo import on
 from omma.training.contrastive import info_nce, siglip
 from omma.training.distributed import World, processes, whole
 from omma.training.grad_cache import backward_in_chunks

@@ -187,3 +187,20 @@ def weights_hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """(1 - alpha) * start + alpha * end, weight by weight: a model between two (WiSE-FT, Wortsman et al. 2022).
+
+    The two are one architecture, and the end was trained from the start. ValueError for other names or shapes, and for
+    an alpha outside 0..1.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha}: 0 is the start, 1 the end; give a number between them")
+    odd = [name for name in {*start, *end} if name not in start or name not in end
+           or start[name].shape != end[name].shape]  # fmt: skip
+    if odd:
+        raise ValueError(f"the two models differ in {', '.join(sorted(odd)[:4])} ({len(odd)} of {len(start)}); only "
+                         "weights of one architecture have something between them")  # fmt: skip
+    return {name: torch.lerp(value.float(), end[name].float(), alpha).to(value.dtype) if value.is_floating_point()
+            else end[name] for name, value in start.items()}  # fmt: skip

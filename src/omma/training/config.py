@@ -51,6 +51,11 @@ class RunConfig:
     log: Literal["jsonl", "tensorboard", "wandb"] = "jsonl"  # where the numbers go beside metrics.jsonl
     tensorboard: bool = False  # the same as log=tensorboard
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether the run measures itself where `train` is given no evaluation."""
+        return False
+
     def __post_init__(self):
         counts = {"batch_size": 1, "log_every": 1, "save_every": 1, "warmup": 0, "workers": 0, "eval_every": 0,
                   "patience": 0, "threads": 0}  # fmt: skip

@@ -108,6 +108,12 @@ FREE_ON_RESUME = {
     "eval_every",
     "tensorboard",
     "log",
+    "val",
+    "val_where",
+    "val_rows",
+    "val_label",
+    "chunk",
+    "tile",
     "init",
     "parallel",
 }

@@ -19,6 +19,8 @@ from omma.training import checkpoint as checkpoints
 from omma.training import distributed
 from omma.training.batches import prefetch
 from omma.training.checkpoint import Checkpoint
+from omma.training.clip import ClipJob
+from omma.training.clip_config import ClipTrainConfig
 from omma.training.compiling import compile_blocks, compiling
 from omma.training.config import RunConfig, TrainConfig
 from omma.training.distributed import World, whole
@@ -29,7 +31,10 @@ from omma.training.rng import key_seed
 from omma.training.vlmo_job import VLMoJob
 
 # What trains by which config.
-JOBS: dict[type[RunConfig], Callable[[Any, bool, World, torch.device], Job]] = {TrainConfig: VLMoJob}
+JOBS: dict[Any, Callable[[Any, bool, World, torch.device], Job]] = {
+    TrainConfig: VLMoJob,
+    ClipTrainConfig: ClipJob,
+}
 
 
 class NonFiniteLoss(RuntimeError):
@@ -46,12 +51,13 @@ def train(
 ) -> Checkpoint:
     """Runs the config to its last step and returns the final checkpoint, or with config.monitor the best one.
 
-    The config's class says what is trained: a `TrainConfig` trains a VLMo. evaluate: called every config.eval_every
-    steps and at the end with the averaged model and its processor; its numbers are logged as eval.<name>. resume: go on
-    from the run folder's last checkpoint (start afresh where there is none). on_step: called after each step. Raises
-    ValueError for a config that cannot run, NonFiniteLoss with the step and the picture ids.
+    The config's class says what is trained: a `TrainConfig` a VLMo, a `ClipTrainConfig` a CLIP. evaluate: called every
+    config.eval_every steps and at the end with the averaged model and its processor, in place of the run's own; its
+    numbers are logged as eval.<name>. resume: go on from the run folder's last checkpoint (start afresh where there is
+    none). on_step: called after each step. Raises ValueError for a config that cannot run, NonFiniteLoss with the step
+    and the picture ids.
     """
-    if evaluate is None and (config.eval_every or config.monitor):
+    if not (evaluate or config.evaluates) and (config.eval_every or config.monitor):
         raise ValueError(f"eval_every={config.eval_every} monitor={config.monitor}: there is nothing that evaluates. "
                          "Give omma.train(config, evaluate=FUNCTION), or measure the run afterwards: omma eval RUN")
     device = distributed.local_device(pick_device(config.device))

@@ -1,4 +1,4 @@
-"""Recipes: functions that return a whole TrainConfig. `omma train NAME data=TABLE out=RUN key=value ...`
+"""Recipes: functions that return a whole configuration. `omma train NAME data=TABLE out=RUN key=value ...`
 
 VLMo's three stages, each starting from the one before (init=RUN):
   1 vision           masked image modelling on pictures alone
@@ -9,9 +9,11 @@ VLMo's three stages, each starting from the one before (init=RUN):
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from omma.models.vlmo_config import NANO
 from omma.training.batches import DataConfig
+from omma.training.clip_recipes import CLIP_RECIPES
 from omma.training.config import TrainConfig
 from omma.training.losses import LossWeights
 from omma.training.nlvr_recipes import NLVR_RECIPES
@@ -163,7 +165,7 @@ def prompts() -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], TrainConfig]] = {
+RECIPES: dict[str, Callable[[], Any]] = {
     "vlmo-nano-mim": vlmo_nano_mim,
     "vlmo-nano-mlm": vlmo_nano_mlm,
     "vlmo-nano-vl": vlmo_nano_vl,
@@ -174,11 +176,12 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     **STAGE_RECIPES,
     **TASK_RECIPES,
     **NLVR_RECIPES,
+    **CLIP_RECIPES,
 }
 
 
-def load_recipe(name: str) -> TrainConfig:
-    """The recipe's config. ValueError names the recipes there are, the nearest ones first."""
+def load_recipe(name: str) -> Any:
+    """The recipe's config, a `RunConfig`. ValueError names the recipes there are, the nearest ones first."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=3)
         nearest = f"the nearest: {', '.join(near)}; " if near else ""
