@@ -162,6 +162,11 @@ class VLMoEncoder(TwoTower):
 
     model: VLMo
 
+    def encode_image(self, images: Sequence[Image.Image], batch_size: int = 64) -> np.ndarray:
+        """RGB pictures -> (n, embed_dim) float32, L2-normalised. ValueError for an eye that takes them as panels."""
+        self._refuse_panels("has no vector of a picture")
+        return super().encode_image(images, batch_size)
+
     def match(self, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """The fusion encoder's probability (n,) float32 that text i belongs to picture i.
 
