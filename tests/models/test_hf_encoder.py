@@ -110,10 +110,14 @@ def test_dinov3_reads_its_settings_without_the_processor_that_needs_torchvision(
             "image_mean": [0.43, 0.411, 0.296], "image_std": [0.213, 0.156, 0.143], "do_center_crop": None}  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(file))
     eye, model = load_encoder(folder, device="cpu"), hf.AutoModel.from_pretrained(folder).eval()
-    image = pictures()[0].resize((24, 24))  # at its own size nothing is interpolated
     mean, std = (torch.tensor(file[k]).view(3, 1, 1) for k in ("image_mean", "image_std"))
-    pixels = (torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 - mean) / std
-    same(eye.encode_image([image]), unit(model(pixels[None])))
+    seen = []
+    for image in pictures():  # to 0..1 first, then in size, unrounded, as torchvision's resize computes it
+        whole = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 255
+        fitted = torch.nn.functional.interpolate(whole, size=(24, 24), mode="bilinear", antialias=True)
+        seen.append((fitted[0] - mean) / std)
+    same(eye.encode_image(pictures()), unit(model(torch.stack(seen))))
+    same(eye.processor.images(pictures()), torch.stack(seen), atol=1e-5)
 
 
 def test_a_vit_saved_with_a_classifier_gives_its_class_token_since_it_has_no_pooler(tmp_path):
@@ -162,8 +166,11 @@ def test_each_layer_is_the_one_that_transformers_returns(name, folders, eyes):
 
 def test_the_fingerprint_follows_weights_and_preprocessing_and_nothing_else(folders, eyes, tmp_path):
     copy = shutil.copytree(folders("clip"), tmp_path / "renamed")
-    assert load_encoder(copy, device="cpu").fingerprint == eyes("clip").fingerprint
     file = copy / "preprocessor_config.json"
+    (copy / "processor_config.json").write_text(json.dumps({"image_processor": json.loads(file.read_text())}))
+    file.unlink()  # transformers 5 puts it there
+    assert load_encoder(copy, device="cpu").fingerprint == eyes("clip").fingerprint
+    file = copy / "processor_config.json"
     file.write_text(file.read_text().replace('"resample": 3', '"resample": 2'))
     assert load_encoder(copy, device="cpu").fingerprint != eyes("clip").fingerprint
     assert load_encoder(save(tmp_path / "other", clip(), seed=1), device="cpu").fingerprint != eyes("clip").fingerprint

@@ -8,8 +8,8 @@ import torch
 import transformers as hf
 from tiny_hf import MODELS, SIZE, TEXT, TEXTS, VISION, bert_tokenizer, clip, pictures, save
 
-from omma.models.hf import load_dual, text_tower, vision_tower
-from omma.models.hf_preprocess import load_processor, shape_within
+from omma.models.hf import load_dual, read_config, text_tower, vision_tower
+from omma.models.hf_preprocess import load_processor, shape_within, square
 
 SMALL = {**VISION, "image_size": 16}
 WORDS = {**SIZE, "vocab_size": 30, "max_position_embeddings": 14}
@@ -32,6 +32,7 @@ TEXT_MODELS = {
     "siglip": {"model_type": "siglip_text_model", **WORDS, "bos_token_id": 28, "eos_token_id": 29, "pad_token_id": 1},
     "chinese_clip": {"model_type": "chinese_clip_text_model", **WORDS},
 }
+CROP = {"height": 224, "width": 224}
 IDS = torch.tensor([[28, 3, 4, 29], [28, 5, 29, 29]])
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 PIXELS = torch.linspace(-1, 1, 2 * 3 * 16 * 16).view(2, 3, 16, 16).sin()
@@ -172,6 +173,34 @@ def test_words_of_one_model_and_pictures_of_another_make_one_processor(tmp_path)
         load_processor(vision.config, tmp_path / "bert", context_length=99)
     with pytest.raises(ValueError, match="has no token '<nothing>' to pad with"):
         load_processor(None, tmp_path / "bert", pad_token="<nothing>")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"size": 224, "crop_size": 224, "do_center_crop": True}, (224, 224)),          # OpenAI's CLIP, as first saved
+        ({"size": 224}, (224, None)),                                                   # a ViT of that time
+        ({"size": {"shortest_edge": 256}, "crop_size": CROP, "do_center_crop": True}, (224, 256)),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, (224, 256)),              # ConvNeXt
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, (384, None)),
+        ({}, (16, None)),                                                               # no file: the model's own size
+    ],
+)  # fmt: skip
+def test_sizes_are_read_in_every_form_that_was_ever_saved(settings, expected):
+    assert square(settings, read_config(VISIONS["vit"])) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": {"height": 224, "width": 112}}, "pictures of 224 x 112; omma knows squares"),
+        ({"size": {"shortest_edge": 224}}, "without a crop have no one size"),
+        ({"size": {"height": 256, "width": 256}, "crop_size": 224, "do_center_crop": True}, "squashed .* then cropped"),
+    ],
+)
+def test_pictures_of_no_one_square_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        square(settings, read_config(VISIONS["vit"]))
 
 
 def test_what_is_no_tower_is_refused_with_those_that_are():

@@ -104,8 +104,9 @@ def picture_settings(source: Source, image_size: int | None = None) -> dict[str,
     names = {int(filter): name for name, filter in RESAMPLE.items()}
     if values["resample"] not in names:
         raise ValueError(f"resample {values['resample']}; there are {names}")
+    rounded = not family(config).startswith("dinov3")  # whose processor scales to 0..1 before it scales in size
     return {"image_size": side, "shortest_side": shortest, "resample": names[values["resample"]],
-            "mean": channels(mean), "std": channels(std)}  # fmt: skip
+            "mean": channels(mean), "std": channels(std), "rounded": rounded}  # fmt: skip
 
 
 def channels(value: float | Sequence[float]) -> float | tuple[float, ...]:

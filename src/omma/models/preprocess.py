@@ -104,7 +104,8 @@ class Processor:
 
     image_size: side of the square that the model sees. shortest_side: None scales the whole picture to that square; a
     number scales its shorter side to so many pixels and cuts the square out of the middle. resample: nearest, bilinear,
-    bicubic or lanczos. mean, std: one number, or one for each of red, green and blue.
+    bicubic or lanczos. mean, std: one number, or one for each of red, green and blue. rounded: False where the model
+    wants scaled pictures unrounded (DINOv3), which `images` then gives; `pixels` are 8 bits all the same.
     max_text_len: tokens, the special ones at the ends included; a longer text is cut at its end. pad_id, pad_left: with
     which token shorter texts are filled up, and on which side. read_padding: every text is filled up to max_text_len
     and the model reads the padding as it reads words (SigLIP), so the mask is all ones.
@@ -124,6 +125,7 @@ class Processor:
     pad_id: int = 0
     pad_left: bool = False
     read_padding: bool = False
+    rounded: bool = True
 
     def __post_init__(self):
         if self.panels < 1 or not 0 <= (self.panels - 1) * self.panel_gap < 1:
@@ -188,7 +190,7 @@ class Processor:
         return np.stack([np.asarray(band) for band in image.split()])  # faster than turning (h, w, 3) round
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 (..., 3, h, w) -> float32, centred and scaled by the model's mean and std."""
+        """uint8, or floats of 0 to 255, (..., 3, h, w) -> float32, centred and scaled by the model's mean and std."""
         import torch
 
         mean, std = (
@@ -201,7 +203,11 @@ class Processor:
         """PIL pictures -> pixel_values (B, 3, image_size, image_size) float32; (B, panels, 3, ...) with panels."""
         import torch
 
-        return self.normalize(torch.from_numpy(np.stack([self.pixels(image) for image in images])))
+        if self.rounded:
+            return self.normalize(torch.from_numpy(np.stack([self.pixels(image) for image in images])))
+        bands = [[band.convert("F") for band in image.convert("RGB").split()] for image in images]
+        exact = [np.concatenate([self._square(band, None) for band in picture]) for picture in bands]
+        return self.normalize(torch.from_numpy(np.stack(exact)))
 
     def encode(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """Token ids of each text, unpadded, and how many texts were longer than max_text_len.
