@@ -270,43 +270,43 @@ def test_the_pictures_of_the_data_are_never_held(tmp_path, processor):
 # ---- worker processes
 
 
-def test_workers_make_the_same_batches_and_tell_what_goes_wrong(tmp_path, processor):
+def first_are(batches, alone) -> None:
+    made = [next(batches) for _ in alone]
+    assert [batch.step for batch in made] == [batch.step for batch in alone]
+    assert all(same(a, b) for a, b in zip(alone, made, strict=True))
+
+
+def test_workers_make_the_same_batches_until_a_shard_is_cut_which_is_told(tmp_path, processor):
     data = write_shards(tmp_path / "s", bad=(3, 17))
-    table = make_table(tmp_path / "t")
-    for source in (stream(data, processor), stream(table, processor, negatives="false", window=20)):
-        alone = [source[step] for step in range(2, 9)]
-        with source.prefetch(2, 9, workers=2) as batches:
-            made = list(batches)
-        assert [batch.step for batch in made] == list(range(2, 9))
-        assert all(same(a, b) for a, b in zip(alone, made, strict=True))
-        assert batches.waited > 0
-        assert batches.skipped.total() == sum(sum(batch.skipped.values()) for batch in made)
-        assert not active_children()
-    with source.prefetch(2, 4, workers=0) as batches:
-        assert all(same(a, b) for a, b in zip(alone[:2], batches, strict=True))
-    assert batches.cut == sum(batch.cut for batch in alone[:2])
-
     source = stream(data, processor)
-    (data / "01.tar").unlink()
-    with pytest.raises(ValueError, match=r"shard .*01\.tar can't be read any more"):
-        list(source.prefetch(0, 9, 1))
-    assert not active_children()
-
-
-def test_a_killed_worker_is_an_error_that_names_it_and_leaves_nothing(tmp_path, processor):
-    source = stream(write_shards(tmp_path / "s"), processor)
-    with source.prefetch(0, 1000, workers=2) as batches:
+    alone = [source[step] for step in range(2, 9)]
+    with source.prefetch(2, 1000, workers=2) as batches:
         made = iter(batches)
-        next(made)
-        pid = batches.workers.processes[1].pid
-        memory = batches.workers.memory.name
+        first_are(made, alone)
+        assert batches.waited > 0
+        assert batches.skipped.total() == sum(sum(batch.skipped.values()) for batch in alone)
+        os.truncate(data / "01.tar", 1000)
+        with pytest.raises(ValueError, match=r"shard .*01\.tar ends \d+ bytes early: it was cut"):
+            list(made)
+    assert not active_children()
+    assert not list(source.prefetch(5, 5, workers=2))
+
+
+def test_workers_make_the_same_batches_of_a_table_until_one_is_killed_which_is_told(tmp_path, processor):
+    source = stream(make_table(tmp_path / "t"), processor, negatives="false", window=20)
+    alone = [source[step] for step in range(2, 9)]
+    with source.prefetch(2, 5, workers=0) as batches:
+        first_are(iter(batches), alone[:3])
+        assert batches.cut == sum(batch.cut for batch in alone[:3])
+    with source.prefetch(2, 1000, workers=2) as batches:
+        made = iter(batches)
+        first_are(made, alone)
+        pid, memory = batches.workers.processes[1].pid, batches.workers.memory.name
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(RuntimeError, match=rf"worker process 1 of 2 \(pid {pid}\).*was killed by SIGKILL"):
-            for _ in made:
-                pass
+            list(made)
     assert not active_children()
-    if Path("/dev/shm").is_dir():
-        assert not (Path("/dev/shm") / memory).exists()
+    assert not (Path("/dev/shm") / memory).exists()
 
 
 SCRIPT = """
@@ -331,7 +331,7 @@ def test_ctrl_c_ends_a_script_without_a_guard_and_leaves_nothing(tmp_path):
                            stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
     assert run.stdout.readline() == "ready\n"
     os.killpg(run.pid, signal.SIGINT)
-    _, errors = run.communicate(timeout=60)
+    _, errors = run.communicate(timeout=120)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert errors.count("Traceback") == 1, errors  # the workers say nothing
     assert "leaked" not in errors
