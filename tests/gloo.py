@@ -21,7 +21,7 @@ def on(size: int, work, folder: Path, *arguments, fails: bool = False) -> list:
     for process in started:
         process.start()
     for process in started:
-        process.join(60)
+        process.join(300)  # a machine may be busy with much else
         assert process.exitcode is not None, "a process hangs"
     notes = [(folder / f"{rank}.txt").read_text() if (folder / f"{rank}.txt").exists() else "" for rank in range(size)]
     if fails:
