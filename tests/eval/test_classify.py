@@ -84,3 +84,37 @@ def test_options_that_make_no_sense_say_so(world):
         task_for(table.select("id == 'p1'"))
     with pytest.raises(ValueError, match="task 'retrieval' takes no label; classify does"):
         evaluate(Constant(), "retrieval", data=world, label="kind")
+
+
+class Headed(Oracle):
+    """Has a class head with labels of its own; takes 5 for 6, cannot tell 7 from 8, and does not know 9."""
+
+    classes = tuple(str(number) for number in range(25) if number != 9)
+
+    def classify(self, images, batch_size=64):
+        seen = [int(np.argmax(self.see(image) @ self.encode_text(list(self.classes)).T)) for image in images]
+        values = np.eye(len(self.classes), dtype=np.float32)[seen]
+        place = self.classes.index
+        values[values[:, place("5")] == 1] = np.eye(len(self.classes))[place("6")]
+        unsure = (values[:, place("7")] == 1) | (values[:, place("8")] == 1)
+        values[unsure] = (np.eye(len(self.classes))[place("7")] + np.eye(len(self.classes))[place("8")]) / 2
+        return values
+
+
+def test_a_class_head_is_measured_beside_the_names(world):
+    scores = evaluate(Headed(), "classify", data=world).metrics["scores"]
+    by_name, by_head = scores["itc"]["model"], scores["classify"]["model"]
+    assert by_name["top1"]["right"] == 24
+    recalls = {name: block["recall"]["value"] for name, block in by_head["classes"].items()}
+    wrong = {name: recall for name, recall in recalls.items() if recall < 1}
+    assert wrong == {"5": 0, "7": 0.5, "8": 0.5, "9": 0}
+    assert by_head["classes"]["5"]["instead"] == {"6": 1}
+    after_6 = 4 / 23  # 5 shares the places after the first with all other labels
+    assert by_head["top5"]["value"] == pytest.approx((22 + after_6) / 24)
+
+
+def test_a_model_without_a_class_head_is_measured_by_the_names_alone(world):
+    class Headless(Headed):
+        classes = ()
+
+    assert list(evaluate(Headless(), "classify", data=world).metrics["scores"]) == ["itc"]

@@ -212,6 +212,8 @@ def evaluate(
                          f"{' in ' + ', '.join(languages) if languages else ''}. Make some: {chosen.make}")  # fmt: skip
     encoder = load(model, device)
     kinds = [kind for kind in chosen.kinds if hasattr(encoder, METHODS[kind])]
+    if len(kinds) > 1 and "classify" in kinds and not getattr(encoder, "classes", ()):
+        kinds.remove("classify")  # it has the method, but was not trained with the head
     if not kinds:
         methods = " or ".join(METHODS[kind] for kind in chosen.kinds)
         raise ValueError(f"task {task!r} asks the encoder's {methods}, and {encoder.name!r} has no such method")

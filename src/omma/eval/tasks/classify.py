@@ -1,7 +1,9 @@
-"""Classify: a picture's class by its name alone, as in CLIP's zero-shot classification (Radford et al. 2021).
+"""Classify: which of the classes that a column of the table names a picture belongs to, told in one or two ways.
 
-Each class is the mean of its name's vectors in several sentences, at unit length; a picture gets the class whose vector
-is nearest. Nothing is trained: the classes are those that a column of the table names.
+By the names alone (score kind itc), as in CLIP's zero-shot classification (Radford et al. 2021): each class is the mean
+of its name's vectors in several sentences, at unit length; a picture gets the class whose vector is nearest. And by the
+model's own class head (score kind classify), where it was trained with one; a class that the head does not know can
+only be missed, and is counted.
 """
 
 from collections import Counter
@@ -58,6 +60,8 @@ def score(prompts: dict[str, tuple[str, ...]], asked: list[Item], view: Any) -> 
     """Answer.scores = [the right class's, the best class's]; top: the five best. Ties get their expected hit."""
     if not asked:
         return []
+    if view.kind == "classify":
+        return [by_head(item, values, view.labels) for item, values in zip(asked, view.asked(asked), strict=True)]
     names = list(prompts)
     found = recall_at_k(
         view.images([item.pictures[0] for item in asked]),
@@ -75,6 +79,16 @@ def score(prompts: dict[str, tuple[str, ...]], asked: list[Item], view: Any) -> 
         )
         for n in range(len(asked))
     ]
+
+
+def by_head(item: Item, values: np.ndarray, labels: Sequence[str]) -> Answer:
+    """What a class head says of one picture: probabilities (C,) of its labels. Answer.scores and ties as in `score`."""
+    own = float(values[labels.index(item.answer)]) if item.answer in labels else 0.0
+    above, level = int((values > own).sum()), max(1, int((values == own).sum()))
+    hits = [float(np.clip((k - above) / level, 0, 1)) if item.answer in labels else 0.0 for k in KS]
+    top = [labels[column] for column in np.argsort(-values, kind="stable")[: max(KS)]]
+    correct = bool(hits[0]) if hits[0] in (0, 1) else None
+    return Answer(scores=[own, float(values.max())], prediction=top[0], credits=hits, correct=correct, top=top)
 
 
 def ensemble(vectors: np.ndarray) -> np.ndarray:
@@ -125,13 +139,13 @@ def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
 
 
 CLASSIFY = Task(  # without classes yet; `task_for` fills them in
-    about="a picture's class by the names of the classes, in several sentences; nothing is trained",
+    about="a picture's class: by the names of the classes, in several sentences, and by the model's class head",
     table="pictures",
     where=None,
     make="omma scenes OUT",
-    kinds=("itc",),
+    kinds=("itc", "classify"),
     credits=tuple(f"top{k}" for k in KS),
-    headline={"itc": "top1"},
+    headline={"itc": "top1", "classify": "top1"},
     items=partial(items, LABEL, {}),
     score=partial(score, {}),
     metrics=partial(metrics, 0),
