@@ -83,6 +83,7 @@ ONLY_IN = {
         *("omma.models.hf", "omma.models.hf_encoder", "omma.models.hf_preprocess"),
         *("omma.models.vlm", "omma.sparse.patch"),
     },
+    "huggingface_hub": {"omma.models.hf"},
     "peft": {"omma.models.lora", "omma.models.vlm"},
     "wandb": {"omma.training.log"},
     "lance": {"omma.data.export"},

@@ -16,17 +16,21 @@ from typing import Any, Literal
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from omma.models.towers import TowerOutput
 
 Source = str | Path | Mapping[str, Any]
 Pooling = Literal["pooler", "cls", "mean", "last"]
 
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # pickled ones only where there are no others
+OTHER_FILES = ("*.json", "*.txt", "*.model")
 # Parts of two-tower models that transformers' AutoModel does not build from their config alone.
 PARTS = {
     "blip_text_model": "BlipTextModel",
@@ -70,6 +74,23 @@ def unreadable(source: str | Path, reason: str) -> str:
             f"folder {name}. A model in the hub's cache is found without a network")  # fmt: skip
 
 
+def local(source: str | Path) -> str:
+    """The folder of a source: of a name on the hub, the one in the hub's cache, which is filled where it lacks the
+    weights. ValueError: it can't be had. With HF_HUB_OFFLINE=1 nothing is fetched."""
+    if Path(source).is_dir():
+        return str(source)
+    name = str(source)
+    with reading(source):
+        try:
+            folder = Path(snapshot_download(name, local_files_only=True))
+        except LocalEntryNotFoundError:
+            folder = None
+        for weights in WEIGHTS:
+            if folder is None or not any(path for kind in WEIGHTS for path in folder.glob(kind)):
+                folder = Path(snapshot_download(name, allow_patterns=[*OTHER_FILES, weights]))
+        return str(folder)
+
+
 def read_config(source: Source) -> PretrainedConfig:
     """The config of a source. ValueError: there is none, or its model_type is unknown to this transformers."""
     if isinstance(source, Mapping):
@@ -83,32 +104,25 @@ def read_config(source: Source) -> PretrainedConfig:
                 kind, **values)  # fmt: skip
         except ValueError as error:
             raise ValueError(f"transformers {transformers.__version__} knows no model_type {kind!r}") from error
+    folder = local(source)
     with reading(source):
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(folder)
 
 
 def read_json(source: str | Path, name: str) -> dict[str, Any] | None:
     """A JSON file of a model, None where it has none of that name."""
+    path = Path(local(source)) / name
     with reading(source):
-        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False,
-                           _raise_exceptions_for_connection_errors=False)  # fmt: skip
-        return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-def cached_folder(name: str) -> Path:
-    """Where the hub's cache keeps the files of a model that was loaded by name."""
-    with reading(name):
-        path = cached_file(name, "config.json")
-    assert path is not None
-    return Path(path).parent
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def load_model(source: str | Path, kind: Any = AutoModel) -> tuple[PreTrainedModel, set[str]]:
     """The model with its weights, in float32 and eval mode, and the names of weights that the file lacks: poolers that
     the model was saved without. ValueError when others are missing; they would be random.
     """
+    folder = local(source)
     with reading(source):
-        model, info = kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     lacking = {name for name in info["missing_keys"] if "pooler" not in name.split(".")}
     if lacking:
         shown = ", ".join(sorted(lacking)[:4])

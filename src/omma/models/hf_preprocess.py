@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
-from omma.models.hf import Source, longest_text, read_config, read_json, reading
+from omma.models.hf import Source, local, longest_text, read_config, read_json, reading
 from omma.models.preprocess import RESAMPLE, SPECIAL_TOKENS, Processor, wordpiece
 
 CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
@@ -223,11 +223,12 @@ def text_settings(source: Source, context_length: int | None, pad_token: str | N
 
 def fast_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     """The model's tokenizer. ValueError where its files hold none that is fast (a tokenizer.json)."""
+    folder = local(source)
     with reading(source):
         try:
-            found: Any = AutoTokenizer.from_pretrained(source)
+            found: Any = AutoTokenizer.from_pretrained(folder)
         except ImportError:  # SigLIP's own class wants sentencepiece; the tokenizer.json beside it does not
             found = None
         if not hasattr(found, "backend_tokenizer"):
-            found = PreTrainedTokenizerFast.from_pretrained(source)
+            found = PreTrainedTokenizerFast.from_pretrained(folder)
     return found

@@ -131,9 +131,9 @@ def files_of(place: str | Path) -> Path:
     folder = model_folder(place)
     if folder.is_dir():
         return folder
-    from omma.models.hf import cached_folder
+    from omma.models.hf import local
 
-    return cached_folder(str(place))
+    return Path(local(place))
 
 
 def copy_model(folder: Path, out: Path) -> None:
