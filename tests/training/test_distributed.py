@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
-from gloo import on
 from PIL import Image
 
+from gloo import on
 from omma.models.preprocess import Processor
 from omma.models.vlmo import VLMo
 from omma.models.weights import read_tensors

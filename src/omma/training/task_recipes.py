@@ -63,7 +63,7 @@ def vlmo_nano_segment() -> TrainConfig:
     omma train vlmo-nano-segment data=scenes/train/pictures init=runs/mim out=runs/segment
     """
     config = nano("segment", LossWeights(segment=1.0), DataConfig(flip=True, crop_scale=0.5))
-    return replace(config, model=VLMoConfig(segment_width=64), batch_size=32)
+    return replace(config, model=VLMoConfig(segment_width=64), batch_size=32, peak_lr=1e-3, head_lr=2.0)
 
 
 def vqa(size: str) -> TrainConfig:

@@ -86,7 +86,7 @@ def by_head(item: Item, values: np.ndarray, labels: Sequence[str]) -> Answer:
     own = float(values[labels.index(item.answer)]) if item.answer in labels else 0.0
     above, level = int((values > own).sum()), max(1, int((values == own).sum()))
     hits = [float(np.clip((k - above) / level, 0, 1)) if item.answer in labels else 0.0 for k in KS]
-    top = [labels[column] for column in np.argsort(-values, kind="stable")[: max(KS)]]
+    top = [labels[int(column)] for column in np.argsort(-values, kind="stable")[: max(KS)]]
     correct = bool(hits[0]) if hits[0] in (0, 1) else None
     return Answer(scores=[own, float(values.max())], prediction=top[0], credits=hits, correct=correct, top=top)
 
