@@ -94,6 +94,12 @@ class Oracle:
         self.pairs += len(sentences)
         return np.array([self.judge(i, s) for i, s in zip(images, sentences, strict=True)], dtype=np.float32)
 
+    classes = tuple(str(n) for n in range(24))
+
+    def classify(self, images, batch_size=64):
+        self.pairs += len(images)
+        return np.array([self.sort(image) for image in images], dtype=np.float32).reshape(len(images), 24)
+
     segments = tuple(f"stripe {n}" for n in range(4))
 
     def segment(self, images, batch_size=64):
@@ -114,6 +120,10 @@ class Oracle:
     def say(self, image):
         number = number_in(image)
         return [0.25] * 4 if number < 0 else [float(k == number % 4) for k in range(4)]
+
+    def sort(self, image):
+        number = number_in(image)
+        return [1 / 24] * 24 if number < 0 else [float(k == number) for k in range(24)]
 
     def judge(self, images, sentence):
         return 0.9 if number_in(images[0]) == number_of(sentence) else 0.1
@@ -150,6 +160,10 @@ class Coin(Oracle):
         number = number_in(image)
         return [0.25] * 4 if number < 0 else unit(f"say {number}")[:4]
 
+    def sort(self, image):
+        number = number_in(image)
+        return [1 / 24] * 24 if number < 0 else unit(f"sort {number}")[:24]
+
     def judge(self, images, sentence):
         return self.look(images[0], sentence)
 
@@ -177,6 +191,9 @@ class Constant(Oracle):
     def say(self, image):
         return [0.25] * 4
 
+    def sort(self, image):
+        return [1 / 24] * 24
+
     def judge(self, images, sentence):
         return 0.5
 
@@ -185,9 +202,10 @@ class Constant(Oracle):
 
 
 class Dual(Oracle):
-    """An oracle without a fusion head."""
+    """An oracle with two encoders and no head."""
 
     name, fingerprint = "dual", "d0a1"
+    classes = ()
     match, answer, compare, segment, caption = property(), property(), property(), property(), property()
 
 
