@@ -310,10 +310,12 @@ def test_workers_make_the_same_batches_of_a_table_until_one_is_killed_which_is_t
 
 
 SCRIPT = """
+import signal
 import sys
 from omma.models.preprocess import Processor, train_wordpiece
 from omma.training.streams import ContrastiveStream, StreamConfig
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests behind it has SIGINT ignored
 processor = Processor(train_wordpiece(["a"], 60), image_size=16, max_text_len=8)
 source = ContrastiveStream(sys.argv[1], processor, StreamConfig(), batch_size=12, seed=0)
 for batch in source.prefetch(0, 10**6, workers=1):
