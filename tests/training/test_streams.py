@@ -1,5 +1,6 @@
 """Batches of a stream are a function of (seed, step), whoever makes them; nothing is left behind; bad data is told."""
 
+import contextlib
 import dataclasses
 import io
 import os
@@ -331,9 +332,13 @@ def test_ctrl_c_ends_a_script_without_a_guard_and_leaves_nothing(tmp_path):
     before = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
     run = subprocess.Popen([sys.executable, script, write_shards(tmp_path / "s")], stdout=subprocess.PIPE, text=True,
                            stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
-    assert run.stdout.readline() == "ready\n"
-    os.killpg(run.pid, signal.SIGINT)
-    _, errors = run.communicate(timeout=120)
+    try:
+        assert run.stdout.readline() == "ready\n"
+        os.killpg(run.pid, signal.SIGINT)
+        _, errors = run.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # nothing is left of it but after a failure
+            os.killpg(run.pid, signal.SIGKILL)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert errors.count("Traceback") == 1, errors  # the workers say nothing
     assert "leaked" not in errors
