@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
@@ -211,19 +212,26 @@ def one_of(world: World, model: nn.Module, given: dict[str, torch.Tensor], autoc
 
 
 def on_each() -> dict:
+    with processes(CPU) as world:
+        group = weakref.ref(dist.group.WORLD)
+        found = spread_over(world)
+    assert group() is not None, "an error's traceback may still hold what is spread over it"
+    return found
+
+
+def spread_over(world: World) -> dict:
     from torch.distributed.fsdp import fully_shard
 
-    with processes(CPU) as world:
-        given = batch(world.rows_of(ROWS))
-        ddp = nn.parallel.DistributedDataParallel(towers())
-        sent = exchanges(ddp)
-        found = {"ddp": one_of(world, ddp, given), "sent": sum(sent)}
-        if world.size == 2:
-            sharded, rounded = towers(), towers().float()
-            for part in (sharded.image, sharded.text, sharded, rounded.image, rounded.text, rounded):
-                fully_shard(part)
-            found |= {"fsdp": one_of(world, sharded, given), "bf16": one_of(world, rounded, single(given), True)}
-        return found
+    given = batch(world.rows_of(ROWS))
+    ddp = nn.parallel.DistributedDataParallel(towers())
+    sent = exchanges(ddp)
+    found = {"ddp": one_of(world, ddp, given), "sent": sum(sent)}
+    if world.size == 2:
+        sharded, rounded = towers(), towers().float()
+        for part in (sharded.image, sharded.text, sharded, rounded.image, rounded.text, rounded):
+            fully_shard(part)
+        found |= {"fsdp": one_of(world, sharded, given), "bf16": one_of(world, rounded, single(given), True)}
+    return found
 
 
 @pytest.mark.parametrize("size", [2, 3])

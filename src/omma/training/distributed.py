@@ -240,7 +240,13 @@ def processes(device: torch.device, run: Path | None = None) -> Iterator[World]:
         explain(error, world, note)
         raise
     finally:
+        # What still holds a DistributedDataParallel, as an error's traceback does, must not be the last to hold the
+        # group: its end would wait, with the interpreter's lock, for threads of the group that wait for that lock.
+        ENDED[:] = [dist.group.WORLD]
         dist.destroy_process_group()
+
+
+ENDED: list[Any] = []  # the last group of processes
 
 
 def explain(error: Exception, world: World, note: Path | None) -> None:
