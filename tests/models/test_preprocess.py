@@ -116,3 +116,23 @@ def test_colours_with_means_of_their_own_are_no_single_scale():
     assert Processor(words(), 16, 8, mean=0.4).scale == (0.4, 0.5)
     with pytest.raises(ValueError, match=r"a mean and std of their own, \(0\.1, 0\.2, 0\.3\) and 0\.5"):
         _ = Processor(words(), 16, 8, mean=(0.1, 0.2, 0.3)).scale
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "has no attribute 'items'"),
+        ('{"image_size": 24}', "missing 1 required positional argument: 'max_text_len'"),
+        ('{"image_size": 24, "max_text_len": 8, "foo": 1}', "unexpected keyword argument 'foo'"),
+        ('{"image_size": "24", "max_text_len": 8}', "image_size='24': give a whole number"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named_by_their_file(tmp_path, text, message):
+    Processor(words(), 24, 8).save(tmp_path)
+    (tmp_path / "preprocessor.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"preprocessor\.json can't be read as .*{message}.*copy it from where"):
+        Processor.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer\.json can't be read as a tokenizer\.json"):
+        Processor.load(tmp_path)

@@ -17,6 +17,7 @@ from omma.models.weights import from_pretrained, interpolate, read_tensors
 from omma.training import checkpoint as checkpoints
 from omma.training.clip_config import ClipTrainConfig
 from omma.training.clip_eval import evaluation, retrieval
+from omma.training.compiling import compile_blocks
 from omma.training.distributed import is_sharded, processes
 from omma.training.loop import NonFiniteLoss, train
 
@@ -161,6 +162,24 @@ def test_a_siglip_goes_on_as_one(run, others):
     torch.testing.assert_close(model.logit_bias, theirs.logit_bias.detach())
 
 
+@pytest.mark.parametrize("changes", [{"vision": "vit"}, {"text": "bert"}])  # the other tower is our own
+def test_compiled_layers_learn_what_plain_ones_do(changes, run, tmp_path, others, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):  # traces alone: code takes a C++ compiler and minutes
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr("omma.training.loop.compile_blocks", lambda model: compile_blocks(model, backend))
+    towers = {name: others[model] for name, model in changes.items()}
+    for name, compiled in (("plain", False), ("compiled", True)):
+        train(run(name, compile=compiled, steps=1, warmup=0, eps=1e-3, **towers), progress=False)
+    assert len(graphs) >= 2, "one a tower at least"
+    a, b = weights(tmp_path / "plain"), weights(tmp_path / "compiled")
+    assert a.keys() == b.keys()
+    assert all(torch.allclose(a[name], b[name], rtol=1e-4, atol=1e-6) for name in a)
+
+
 def test_each_tower_has_its_own_rate(run):
     config = run(vision_lr=0.5, text_lr=0.0, head_lr=2.0, steps=1, ema=None, weight_decay=0.0)
     before = train(replace(config, out=config.out + "0", peak_lr=0.0), progress=False)
@@ -186,9 +205,14 @@ def test_what_cannot_run_is_refused(run, tmp_path):
         ({"train_vision": "frozen"}, "train_vision=frozen keeps the vision tower's weights, and these would be random"),
         ({"init": "x", "vision": "nano"}, "init=x is a whole model"),
         ({"data": ""}, "no data"),
-        ({"chunk": -1}, "chunk=-1"),
+        ({"chunk": -1}, "chunk=-1: give 0 or more"),
         ({"init": str(tmp_path / "nothing")}, "nothing"),
         ({"eval_every": 2}, "nothing that evaluates"),
+        ({"vision_lr": -1.0}, "vision_lr=-1.0: give 0.0 or more"),
+        ({"tile": -3}, "tile=-3: give 1 or more"),
+        ({"val_rows": 0}, "val_rows=0: give 1 or more"),
+        ({"context_length": 0}, "context_length=0: give 1 or more"),
+        ({"image_size": -8}, "image_size=-8: give 1 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             train(run("refused", **changes), progress=False)

@@ -4,6 +4,7 @@ import json
 import sys
 import types
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,6 +290,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_batch(tin
     last = checkpoints.latest(broken.out)
     if last:
         assert last.step <= max(seen)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_copied_without_its_links_says_how_to_copy_it(tiny_run, resume):
+    config = tiny_run()
+    Path(config.out, "last").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"last is a folder and not a link .* \(cp -a\), or .*: init=.*run.last$"):
+        train(config, progress=False, resume=resume)
 
 
 def test_evaluation_during_training_sees_the_average_and_changes_nothing(tiny_run):

@@ -131,6 +131,9 @@ class Processor:
         if self.panels < 1 or not 0 <= (self.panels - 1) * self.panel_gap < 1:
             raise ValueError(f"panels={self.panels} with gaps of {self.panel_gap} leave no picture; gaps are shares of "
                              "the whole picture's width")  # fmt: skip
+        for name in ("image_size", "max_text_len"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise ValueError(f"{name}={value!r}: give a whole number, 1 or more")
         if self.resample not in RESAMPLE:
             raise ValueError(f"no resampling {self.resample!r}; there are {', '.join(RESAMPLE)}")
 
@@ -251,16 +254,22 @@ class Processor:
 
     @classmethod
     def load(cls, folder: Path) -> Processor:
-        """Reads what `save` wrote. FileNotFoundError names the missing file."""
+        """Reads what `save` wrote. FileNotFoundError names the missing file, ValueError the one that is damaged."""
         for name in ("tokenizer.json", "preprocessor.json"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(
                     f"{folder} has no {name}; a model folder of omma holds config.json, model.safetensors, "
                     "preprocessor.json and tokenizer.json"
                 )
-        saved = json.loads((folder / "preprocessor.json").read_text())
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-        return cls(tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")), **settings)
+        tokenizer, path = read_tokenizer(folder / "tokenizer.json"), folder / "preprocessor.json"
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+            return cls(tokenizer=tokenizer, **settings)
+        except (ValueError, TypeError, AttributeError) as error:  # no JSON, other settings, no object
+            reason = str(error).removeprefix(f"{cls.__name__}.__init__() ")
+            raise ValueError(f"{path} can't be read as the settings of a processor ({reason}); copy it from where the "
+                             "model was saved") from error  # fmt: skip
 
 
 def middle(image: Image.Image, shortest: int, side: int, filter: Image.Resampling) -> Image.Image:

@@ -96,18 +96,25 @@ def sync(path: Path) -> None:
 
 
 def latest(run: str | Path) -> Checkpoint | None:
-    """The run's last complete checkpoint, or None where there is none."""
-    link = Path(run) / "last"
-    if not link.exists():
-        return None
-    folder = link.resolve()
-    return Checkpoint(folder, int(folder.name.removeprefix("step")))
+    """The run's last complete checkpoint, or None where there is none. ValueError: `last` is no link to a step."""
+    return linked(run, "last")
 
 
 def best(run: str | Path) -> Checkpoint | None:
-    """The checkpoint that scored best in a run that keeps it, or None."""
-    link = Path(run) / "best"
-    return Checkpoint(link.resolve(), int(link.resolve().name.removeprefix("step"))) if link.exists() else None
+    """The checkpoint that scored best in a run that keeps it, or None. ValueError as of `latest`."""
+    return linked(run, "best")
+
+
+def linked(run: str | Path, name: str) -> Checkpoint | None:
+    link = Path(run) / name
+    if not link.exists():
+        return None
+    folder = link.resolve()
+    number = folder.name.removeprefix("step")
+    if not number.isdecimal():
+        raise ValueError(f"{link} is a folder and not a link to one of the run's steps, as in a copy that follows links. "
+                         f"Copy the run with its links (cp -a), or use this one as a model: init={link}")  # fmt: skip
+    return Checkpoint(folder, int(number))
 
 
 def write_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None, step: int,

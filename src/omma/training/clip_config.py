@@ -1,8 +1,10 @@
 """Everything the training of a CLIP depends on, beside what every run has."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from omma.config import refuse_outside
 from omma.models.clip import NANO, CLIPConfig
 from omma.models.lora import LoRAConfig
 from omma.training.config import RunConfig
@@ -43,6 +45,12 @@ class ClipTrainConfig(RunConfig):
     val_where: str | None = None  # which of its rows, e.g. "split == 'test'"
     val_rows: int = 1000  # of these, evenly spread
     val_label: str | None = None  # a column with each picture's class: zero-shot accuracy beside retrieval
+
+    def __post_init__(self):
+        super().__post_init__()
+        counts = {"chunk": 0, "tile": 1, "val_rows": 1, "image_size": 1, "context_length": 1}
+        refuse_outside(self, {name: (low, math.inf) for name, low in counts.items()})
+        refuse_outside(self, dict.fromkeys(("vision_lr", "text_lr", "head_lr"), (0.0, math.inf)))
 
     @property
     def evaluates(self) -> bool:

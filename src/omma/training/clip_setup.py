@@ -42,9 +42,9 @@ def check(config: ClipTrainConfig, resume: bool, world: World = ALONE) -> Path:
         if how != "full" and not config.init and (not source or preset(source)):
             raise ValueError(f"train_{name}={how} keeps the {name} tower's weights, and these would be random; give "
                              f"init=MODEL or {name}=MODEL")  # fmt: skip
-    if config.chunk < 0 or config.batch_size % world.size:
-        raise ValueError(f"chunk={config.chunk} and batch_size={config.batch_size}: chunk is a number of samples, or "
-                         f"0 for all at once; batch_size a multiple of the processes, {world.size}")  # fmt: skip
+    if config.batch_size % world.size:
+        raise ValueError(f"batch_size={config.batch_size} is no multiple of the processes, {world.size}; each takes as "
+                         "many samples as any other")  # fmt: skip
     if config.compile and config.parallel == "fsdp" and world.size > 1:
         raise ValueError("compile=true compiles whole layers, and parallel=fsdp gathers the parts of one by one; "
                          "leave one of them out")  # fmt: skip
