@@ -28,8 +28,9 @@ def apply(config: Config, overrides: Sequence[str] | Mapping[str, Any] = (), tom
 
     overrides: "key=value" strings, or a mapping; a dotted key reaches into a nested dataclass or dict, as in
     "model.hidden_size=192". All changes to one dataclass happen at once, so its __post_init__ never sees a half-changed
-    config. Raises ValueError for an unknown key (naming the nearest), a value of the wrong type (naming key, value and
-    wanted type) and a file that is not TOML.
+    config. A config with a field `given` keeps there, dotted, the keys that were ever set: a value that is also the
+    default can so be told from one that nobody asked for. Raises ValueError for an unknown key (naming the nearest), a
+    value of the wrong type (naming key, value and wanted type) and a file that is not TOML.
 
     >>> apply(TrainConfig(), ["steps=200", "model.hidden_size=192"]).model.hidden_size
     192
@@ -46,7 +47,10 @@ def apply(config: Config, overrides: Sequence[str] | Mapping[str, Any] = (), tom
             if not equals or not key.strip():
                 raise ValueError(f"{item!r} is not key=value; write for example {_example(config)}")
             _merge(changes, {key.strip(): value.strip()})
-    return _replace(config, changes, "", config)
+    changed = _replace(config, changes, "", config)
+    if changes and "given" in {field.name for field in _fields(config)}:
+        changed = dataclasses.replace(changed, given=tuple(sorted({*changed.given, *_leaves(changes)})))
+    return changed
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -121,6 +125,12 @@ def _merge(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
             _merge(node[last], value)
         else:
             node[last] = value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys of a tree of changes."""
+    return [key for name, value in tree.items() for key in
+            (_leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name])]  # fmt: skip
 
 
 def _replace(config: Any, changes: Mapping[str, Any], prefix: str, top: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from omma.config import apply
 from omma.models.vlmo import VLMoConfig
 from omma.table import Table
 from omma.training.batches import DataConfig
@@ -15,7 +16,7 @@ from omma.training.items import ItemBatches
 from omma.training.loop import train
 from omma.training.losses import LossWeights
 from omma.training.mim import MIMConfig
-from omma.training.setup import build, check, training_set
+from omma.training.setup import build, check, starting_model, training_set
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,17 @@ def test_checks_look_at_the_model_that_will_be_trained_not_at_the_defaults(tiny_
     check(replace(plain, losses=LossWeights(itc=1.0, distill=1.0), teacher=first.out), resume=False)
     with pytest.raises(ValueError, match="goes on from a trained model: give init=RUN"):
         check(replace(plain, init=None), resume=False)
+
+
+def test_what_is_given_by_hand_is_set_even_where_it_is_the_default(tiny_run, tmp_path):
+    first = tiny_run("first", steps=1, warmup=1, losses=LossWeights(itc=1.0))
+    first = replace(first, model=replace(first.model, drop_path=0.2, text_dropout=0.3))
+    train(first, progress=False)
+    plain = TrainConfig(data=first.data, init=first.out, out=str(tmp_path / "second"), inherit=True)
+    assert starting_model(plain).drop_path == 0.2
+    asked = apply(apply(plain, ["model.drop_path=0"]), ["steps=3"])
+    assert asked.given == ("model.drop_path", "steps")
+    assert (starting_model(asked).drop_path, starting_model(asked).text_dropout) == (0.0, 0.3)
 
 
 def test_prompts_learn_nothing_that_the_model_itself_would_have_to_learn(tiny_run, labelled):

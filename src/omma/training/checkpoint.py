@@ -112,8 +112,8 @@ def linked(run: str | Path, name: str) -> Checkpoint | None:
     folder = link.resolve()
     number = folder.name.removeprefix("step")
     if not number.isdecimal():
-        raise ValueError(f"{link} is a folder and not a link to one of the run's steps, as in a copy that follows links. "
-                         f"Copy the run with its links (cp -a), or use this one as a model: init={link}")  # fmt: skip
+        raise ValueError(f"{link} is a folder and not a link to one of the run's steps, as in a copy that follows "
+                         f"links. Copy the run with its links (cp -a), or use this one as a model: init={link}")
     return Checkpoint(folder, int(number))
 
 

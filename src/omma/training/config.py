@@ -68,8 +68,10 @@ class RunConfig:
 class TrainConfig(RunConfig):
     """Everything a VLMo's run depends on. Recipes return one whole; the command line changes it by key=value."""
 
-    # The model is that of init; only what differs from VLMoConfig() here is set anew, such as a larger image_size.
+    # The model is that of init; only what differs from VLMoConfig() here, or is given, is set anew, such as a larger
+    # image_size.
     inherit: bool = False
+    given: tuple[str, ...] = ()  # what was set by hand, as model.drop_path; `omma.config.apply` keeps it
     teacher: str | None = None  # model folder, run or name of the eye that losses.distill learns from
     model: VLMoConfig = field(default_factory=VLMoConfig)
     dataset: DataConfig = field(default_factory=DataConfig)

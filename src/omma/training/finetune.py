@@ -3,6 +3,7 @@
 B batch, K pictures an item, C labels.
 """
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 from typing import Any
 
@@ -115,10 +116,11 @@ def is_for_items(objectives: Any) -> bool:
     return bool(set(objectives) & set(ITEM_OBJECTIVES))
 
 
-def inherited(stored: VLMoConfig, wanted: VLMoConfig) -> VLMoConfig:
-    """The stored model's config, with what `wanted` has other than a plain VLMoConfig()."""
+def inherited(stored: VLMoConfig, wanted: VLMoConfig, given: Collection[str] = ()) -> VLMoConfig:
+    """The stored model's config, with what `wanted` has other than a plain VLMoConfig(), or was `given`."""
     plain = VLMoConfig()
-    names = [f.name for f in fields(VLMoConfig) if getattr(wanted, f.name) != getattr(plain, f.name)]
+    names = [f.name for f in fields(VLMoConfig)
+             if f"model.{f.name}" in given or getattr(wanted, f.name) != getattr(plain, f.name)]  # fmt: skip
     return replace(stored, **{name: getattr(wanted, name) for name in names})
 
 

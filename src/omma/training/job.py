@@ -115,6 +115,7 @@ FREE_ON_RESUME = {
     "chunk",
     "tile",
     "init",
+    "given",
     "parallel",
 }
 

@@ -76,7 +76,7 @@ def starting_model(config: TrainConfig) -> VLMoConfig:
     """The model's settings before its data are known: the config's, or as far as it says so those of init."""
     if config.init and (config.inherit or with_prompts(config)):
         stored = read_config(model_folder(config.init))
-        return stored if with_prompts(config) else inherited(stored, config.model)
+        return stored if with_prompts(config) else inherited(stored, config.model, config.given)
     return config.model
 
 
