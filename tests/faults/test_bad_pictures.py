@@ -10,7 +10,7 @@ import pytest
 from corpus import PICTURE, encoded, jpeg_that_claims, png
 from PIL import Image, features
 
-from omma.decode import STATUSES, Limits, decode, open_picture
+from omma.decode import STATUSES, Limits, _one_scan, decode, open_picture
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else [])]
 
@@ -153,6 +153,33 @@ def test_a_jpeg_of_many_scans_is_turned_down_before_it_is_decoded():
     assert decode(data + scan * 100).status == "ok"        # what follows the end of the picture is none of it
     block = b"\xff\xe1" + struct.pack(">H", 802) + b"\xff\xda" * 400
     assert decode(data[:2] + block + data[2:]).status == "ok"
+
+
+def test_scans_are_counted_where_a_decoder_would_read_more_than_one():
+    """A plain frame whose first scan has all colours has no other: what comes as one is an error, told at once. One of
+    a colour a scan may have as many as it likes, and so may one whose headers a decoder reads otherwise than they
+    say."""
+    data = encoded(PICTURE, "JPEG")
+    at = data.index(b"\xff\xda")
+    scan = data[at:-2]
+    assert _one_scan(data)
+    assert _one_scan(encoded(PICTURE.convert("L"), "JPEG"))
+    assert decode(data[:-2] + scan * 101 + b"\xff\xd9").status == "decode_error"
+
+    grey = encoded(PICTURE.convert("L"), "JPEG")
+    frame, first = grey.index(b"\xff\xc0"), grey.index(b"\xff\xda")
+    colours = b"\xff\xc0\0\x11" + grey[frame + 4:frame + 9] + b"\x03" + b"".join(bytes([k, 17, 0]) for k in (1, 2, 3))
+    scans = [b"\xff\xda\0\x08\1" + bytes([k, 0, 0, 63, 0]) + grey[first + 10:-2] for k in (1, 2, 3)]
+    apart = grey[:frame] + colours + grey[frame + 13:first] + b"".join(scans) + b"\xff\xd9"
+    assert decode(apart).status == "ok"
+    many = apart[:-2] + scans[2] * 100 + b"\xff\xd9"
+    assert (decode(many).status, decode(many).note) == ("suspicious_ratio", "more than 100 scans")
+
+    hidden = [many[:2] + b"\xff\xe1" + struct.pack(">H", n) + data[2:at + 14] + many[2:] for n in (0, 1)]
+    filled = many[:2] + b"\xff\xff\xfe\0\x02" + many[2:]
+    between, progressive = data[:2] + b"\0" + data[2:], encoded(PICTURE, "JPEG", progressive=True)
+    for other in (many, apart, filled, *hidden, between, progressive, data[:at], data[:at + 3], b"\xff\xd8\xff\xe0"):
+        assert not _one_scan(other)
 
 
 @pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])   # Pillow opens no fourth
