@@ -1,6 +1,7 @@
 """The loop: it learns, it resumes bit for bit, and it stops before a bad step."""
 
 import json
+import shutil
 import sys
 import types
 from dataclasses import replace
@@ -88,6 +89,57 @@ def test_a_resumed_run_stops_where_it_would_have(tiny_run, killed_after):
     assert_equal(checkpoints.latest(again.run), checkpoints.latest(whole.run))
     over = train(tiny_run("cut", **STOPPING), **scored({}), resume=True, progress=False)
     assert over == again, "a run that has stopped is not trained further"
+
+
+def test_the_same_number_again_is_no_new_best_after_a_resume_either(tiny_run):
+    """metrics.jsonl is shorter than the number: 7 digits of it, here rounded down, which the number itself is above."""
+    values = dict.fromkeys(range(2, 14, 2), 0.123456712)
+    assert train(tiny_run("whole", **STOPPING), **scored(values), progress=False).step == 2
+    with pytest.raises(KeyError):  # killed in its step 6
+        train(tiny_run("cut", **STOPPING), **scored({2: values[2], 4: values[4]}), progress=False)
+    done = train(tiny_run("cut", **STOPPING), **scored(values, 3), resume=True, progress=False)
+    assert (done.step, checkpoints.latest(done.run).step) == (2, 6)
+
+
+def test_a_resume_never_begins_anew_where_its_checkpoint_is_gone(tiny_run):
+    done = train(tiny_run(steps=4, save_every=2), progress=False)
+    lines = done.metrics()
+    shutil.move(done.path, done.run / "moved")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"last points at step00000004, which is gone; .* has step00000002\."):
+            train(tiny_run(steps=4, save_every=2), progress=False, resume=True)
+        (done.run / "last").unlink(missing_ok=True)
+        (done.run / "last").symlink_to("step00000004")
+    assert done.metrics() == lines
+    (done.run / "last").unlink()
+    (done.run / "last").symlink_to("step00000002")
+    assert train(tiny_run(steps=4, save_every=2), progress=False, resume=True).step == 4
+
+
+def test_an_evaluation_may_return_numbers_of_numpy_and_of_torch(tiny_run):
+    found = {"a": np.float32(0.5), "b": torch.tensor(0.25), "c": 1}
+    done = train(tiny_run(steps=1, warmup=0), evaluate=lambda *_: found, progress=False)
+    assert {k: v for k, v in done.metrics()[-1].items() if k.startswith("eval")} == {
+        "eval.a": 0.5, "eval.b": 0.25, "eval.c": 1.0}  # fmt: skip
+
+
+def test_small_numbers_are_written_too(tiny_run):
+    done = train(tiny_run(steps=1, peak_lr=1.23456789e-9, warmup=0), progress=False)
+    assert done.metrics()[0]["lr"] == 1.234568e-9
+
+
+def test_a_run_that_begins_again_before_its_first_checkpoint_has_each_line_once(tiny_run):
+    class Killed(Exception):
+        pass
+
+    def on_step(step: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(tiny_run(steps=2), progress=False, on_step=on_step)
+    log = Path(tiny_run().out) / "metrics.jsonl"
+    log.write_text(json.dumps({"step": 0, "eval.mrr": 0.5}) + "\n" + log.read_text())  # as a tuned model begins
+    assert [row["step"] for row in train(tiny_run(steps=2), progress=False).metrics()] == [1, 2]
 
 
 def test_a_run_that_never_falls_keeps_its_end(tiny_run):
@@ -364,6 +416,42 @@ def test_tensorboard_is_written_when_asked_for(tiny_run):
     done = train(tiny_run(tensorboard=True, steps=2), progress=False)
     assert list((done.run / "tensorboard").glob("events.*"))
     json.loads((done.run / "config.json").read_text())
+
+
+def test_tensorboard_shows_a_step_once_after_a_resume(tiny_run):
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def on_step(step: int) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    settings = {"log": "tensorboard", "steps": 6, "save_every": 3}
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_run(**settings), progress=False, on_step=on_step)
+    done = train(tiny_run(**settings), progress=False, resume=True)
+    shown = loader.EventAccumulator(str(done.run / "tensorboard"))
+    shown.Reload()
+    assert [event.step for event in shown.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_board_that_fails_is_told_once_and_the_run_goes_on(tiny_run, monkeypatch, capsys):
+    class Session:
+        def __init__(self, **settings):
+            pass
+
+        def log(self, numbers, step):
+            if step == 2:
+                raise OSError("no answer from the server")
+
+        def finish(self):
+            raise OSError("still no answer")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=Session))
+    done = train(tiny_run(log="wandb", steps=4), progress=True)
+    assert [row["step"] for row in done.metrics()] == [1, 2, 3, 4]
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("log=wandb failed at step 2 (OSError: no answer from the server)") == 1
+    assert "metrics.jsonl has all numbers" in told
 
 
 def test_the_same_numbers_go_to_weights_and_biases_under_one_id(tiny_run, monkeypatch):

@@ -96,7 +96,8 @@ def sync(path: Path) -> None:
 
 
 def latest(run: str | Path) -> Checkpoint | None:
-    """The run's last complete checkpoint, or None where there is none. ValueError: `last` is no link to a step."""
+    """The run's last complete checkpoint, or None where there is none. ValueError: `last` is no link to a step, or to
+    one that is gone."""
     return linked(run, "last")
 
 
@@ -107,6 +108,10 @@ def best(run: str | Path) -> Checkpoint | None:
 
 def linked(run: str | Path, name: str) -> Checkpoint | None:
     link = Path(run) / name
+    if link.is_symlink() and not link.exists():  # a run that begins anew unasked is the worst of answers
+        there = ", ".join(path.name for path in sorted(Path(run).glob("step*"))) or "no other step"
+        raise ValueError(f"{link} points at {os.readlink(link)}, which is gone; {run} has {there}. Point it at one, "
+                         f"ln -sfn STEP {link}, or remove it to begin anew")  # fmt: skip
     if not link.exists():
         return None
     folder = link.resolve()
@@ -125,15 +130,14 @@ def write_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     """
     if any(distributed.is_sharded(parameter) for parameter in model.parameters()):
         save_shards(folder / STATE_FOLDER, model, optimizer, average, step)
-    elif world.rank == 0:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-        torch.save(state | ({"average": average.state} if average and beside else {}), folder / STATE_FILE)
+        return
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    state |= {"average": average.state} if average and beside else {}
+    world.by_first(lambda: torch.save(state, folder / STATE_FILE))
 
 
 @torch.no_grad()
-def restore(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None
-) -> int:
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA | None) -> int:
     """Puts the training state of a checkpoint into these, however they are laid out; returns its step. Collective."""
     if (checkpoint.path / STATE_FOLDER).is_dir():
         return load_shards(checkpoint.path / STATE_FOLDER, model, optimizer, average)
@@ -179,10 +183,12 @@ def read_metrics(path: str | Path) -> list[dict]:
     return rows
 
 
-def cut_metrics(path: Path, step: int) -> None:
-    """Drops the lines after `step`: a resumed run writes them again."""
-    if path.exists():
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
-        new = path.with_suffix(".new")
-        new.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(new, path)
+def cut_metrics(path: Path, step: int) -> list[dict]:
+    """Drops the lines after `step`, which a resumed run writes again; returns those that are left."""
+    if not path.exists():
+        return []
+    kept = [row for row in read_metrics(path) if row["step"] <= step]
+    new = path.with_suffix(".new")
+    new.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    os.replace(new, path)
+    return kept

@@ -59,17 +59,17 @@ class ClipJob:
     """Training or fine-tuning a CLIP. ValueError for a config that cannot run."""
 
     def __init__(self, config: ClipTrainConfig, resume: bool, world: World, device: torch.device):
-        check(config, resume, world)
         self.world, self.device = world, device
         with world.one_first():  # an index of tars, a download: made once, found by the others
+            check(config, resume, world)
             self.model, self.processor, self.started_from = build(config, resume)
             self.batches = training_set(config, self.processor, world)
-        self.config = in_steps(config, self.batches.steps_per_epoch)
+            self.evaluate: Callable[[Any, Any], dict[str, float]] | None = held_out(config) if config.val else None
+            self.config = in_steps(config, self.batches.steps_per_epoch)
+            self.checks_start = bool(config.init)
+            self.notes = [] if world.rank else self.first_lines()
         self.weights = {"infonce" if self.model.logit_bias is None else "siglip": 1.0}
-        self.evaluate: Callable[[Any, Any], dict[str, float]] | None = held_out(config) if config.val else None
-        self.checks_start = bool(config.init)
         self.merges = "lora" in (config.train_vision, config.train_text)
-        self.notes = self.first_lines()
         self.met: Counter[str] = Counter()  # captions that were cut and samples left out since the last line
         self.last: dict[str, Tensor] = {}  # detached vectors of the last step
 

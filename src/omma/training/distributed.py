@@ -131,29 +131,31 @@ class World:
         if error is not None:
             raise error
 
+    @contextlib.contextmanager
+    def all_through(self) -> Iterator[None]:
+        """A block that each process goes through by itself; nothing is exchanged in it. Where it fails on any of them,
+        all raise at its end, and none waits."""
+        error = None
+        try:
+            yield
+        except Exception as failure:
+            error = failure
+        self.agree(error)
+
     def together(self, items: Iterable[Any]) -> Iterator[Any]:
         """Each process's items in step. Where making one fails on any process, all of them raise, and none waits."""
         each = iter(items)
         while True:
-            item, error = None, None
-            try:
+            with self.all_through():
                 item = next(each, None)
-            except Exception as failure:
-                error = failure
-            self.agree(error)
             if item is None:
                 return
             yield item
 
     def by_first(self, work: Callable[[], Any]) -> Any:
         """What `work` returns on process 0, on all of them. Where it fails there, all raise."""
-        made, error = None, None
-        if self.rank == 0:
-            try:
-                made = work()
-            except Exception as failure:
-                error = failure
-        self.agree(error)
+        with self.all_through():
+            made = work() if self.rank == 0 else None
         return self.tell(made)
 
     def wait(self) -> None:
@@ -163,12 +165,14 @@ class World:
 
     @contextlib.contextmanager
     def one_first(self) -> Iterator[None]:
-        """Process 0 goes through the block before the others, which find what it has made."""
+        """Process 0 goes through the block before the others, which find what it has made. Where it fails on any of
+        them, all raise."""
         if self.rank > 0:
-            self.wait()
-        yield
+            self.agree()  # process 0 is through
+        with self.all_through():
+            yield
         if self.rank == 0:
-            self.wait()
+            self.agree()  # and the others
 
 
 ALONE = World()

@@ -34,9 +34,15 @@ class Watch:
         """Whether this row has a new best. A row without the number changes nothing."""
         if self.key is None or self.key not in row:
             return False
-        better = row[self.key] > self.best
-        self.best, self.since = (row[self.key], 0) if better else (self.best, self.since + 1)
+        value = written(row[self.key])  # what a resumed run will know of it
+        better = value > self.best
+        self.best, self.since = (value, 0) if better else (self.best, self.since + 1)
         return better
+
+
+def written(value: float) -> float:
+    """A number as metrics.jsonl has it: seven digits."""
+    return float(f"{value:.7g}")
 
 
 class Log:
@@ -56,7 +62,9 @@ class Log:
         self.bar = Progress(*columns, console=self.console, disable=not progress)
         self.task = self.bar.add_task(config.recipe or "train", total=config.steps, completed=start, note="")
         chosen = "tensorboard" if config.tensorboard else config.log
-        self.board: Board | None = BOARDS[chosen](run, config) if chosen in BOARDS and not silent else None
+        self.board = (
+            Guarded(chosen, BOARDS[chosen](run, config, start), self.say) if chosen in BOARDS and not silent else None
+        )
 
     def __enter__(self) -> "Log":
         self.bar.start()
@@ -85,7 +93,7 @@ class Log:
         if self.silent:
             return
         now = perf_counter()
-        row: dict[str, float] = {"step": step, **{k: round(v, 7) for k, v in numbers.items()}}
+        row: dict[str, float] = {"step": step, **{k: written(v) for k, v in numbers.items()}}
         if waited is not None:
             elapsed = now - self.last_time
             row["samples_per_s"] = round((step - self.last_step) * self.config.batch_size / max(1e-9, elapsed), 2)
@@ -109,13 +117,37 @@ class Board(Protocol):
     def close(self) -> None: ...
 
 
+class Guarded:
+    """A board that may fail, as one on a server does, and is left alone from then on: it is no reason to end a run."""
+
+    def __init__(self, name: str, board: Board, say: Callable[[str], None]):
+        self.name, self.board, self.say, self.step = name, board, say, 0
+
+    def add(self, numbers: dict[str, float], step: int) -> None:
+        self.step = step
+        self._try(lambda board: board.add(numbers, step))
+
+    def close(self) -> None:
+        self._try(lambda board: board.close())
+
+    def _try(self, work: Callable[[Board], None]) -> None:
+        try:
+            if self.board is not None:
+                work(self.board)
+        except Exception as error:
+            self.board = None
+            self.say(f"log={self.name} failed at step {self.step} ({type(error).__name__}: {error}) and gets no more; "
+                     "metrics.jsonl has all numbers")  # fmt: skip
+
+
 class TensorBoard:
-    def __init__(self, run: Path, config: RunConfig):
+    def __init__(self, run: Path, config: RunConfig, start: int):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ValueError("log=tensorboard needs the package: pip install omma[tensorboard]") from None
-        self.writer = SummaryWriter(str(run / "tensorboard"))
+        # What a killed run wrote after its last checkpoint is shown no more: these steps come again.
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=start + 1 if start else 0)
 
     def add(self, numbers: dict[str, float], step: int) -> None:
         for name, value in numbers.items():
@@ -126,9 +158,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """One run there for one run folder: its id lies in wandb_id.txt, and a resumed run goes on under it."""
+    """One run there for one run folder: its id lies in wandb_id.txt, and a resumed run goes on under it. Of a step that
+    comes again it keeps the first numbers, which are the same."""
 
-    def __init__(self, run: Path, config: RunConfig):
+    def __init__(self, run: Path, config: RunConfig, start: int):
         try:
             import wandb  # type: ignore[import-not-found]
         except ImportError:
@@ -146,4 +179,4 @@ class WeightsAndBiases:
         self.session.finish()
 
 
-BOARDS: dict[str, Callable[[Path, RunConfig], Board]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+BOARDS: dict[str, Callable[[Path, RunConfig, int], Board]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}

@@ -7,6 +7,7 @@ continues bit for bit, even with another number of workers; with another number 
 import contextlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,7 @@ def train_in(
     start = checkpoints.restore(previous, model, optimizer, average) if previous else 0
     job.begin(average)
     world.wait()  # every process has read what was there
-    if world.rank == 0:
-        checkpoints.cut_metrics(run / "metrics.jsonl", start)
-        (run / "config.json").write_text(json.dumps(configuration.to_dict(asked), indent=2) + "\n")
-    past = world.tell(checkpoints.read_metrics(run / "metrics.jsonl") if previous else [])
+    past = world.by_first(lambda: begin(run, asked, start if previous else None))
     look = evaluate or job.evaluate
 
     def save(step: int, best: bool = False) -> Checkpoint:
@@ -113,9 +111,15 @@ def train_in(
         found = world.by_first(lambda: measure(job.model_of(averaged), job.processor))
         if config.monitor and config.monitor not in found:
             raise ValueError(f"monitor={config.monitor!r} is not among what is evaluated: {', '.join(found)}")
-        return {f"eval.{name}": value for name, value in found.items()}
+        return {f"eval.{name}": float(value) for name, value in found.items()}  # also of NumPy's and torch's numbers
 
-    log = Log(run, config, start, progress, silent=world.rank > 0)
+    with world.all_through():
+        log = Log(run, config, start, progress, silent=world.rank > 0)
+
+    def written(step: int, **numbers: float) -> None:
+        with world.all_through():
+            log.write(step, **numbers)
+
     log.say(f"{config.recipe or 'run'}: {size / 1e6:.1f}M weights ({frozen} of "
             f"{len(tensors)} tensors frozen), {len(batches)} {batches.unit}, "
             f"{batches.steps_per_epoch} steps an epoch, {device.type}"
@@ -129,7 +133,7 @@ def train_in(
     with log, deterministic(device), compiling(), prefetch(batches, start, stop, config.workers) as stream:
         if look and job.checks_start and not previous:
             before = run_evaluation()
-            log.write(0, **before)
+            written(0, **before)
         for batch in world.together(stream):
             # ---- one training step
             step = batch.step
@@ -155,7 +159,7 @@ def train_in(
                 numbers |= run_evaluation()
             if numbers:
                 numbers |= job.numbers()
-                log.write(finished, loss=loss, lr=rate, grad_norm=grad_norm, waited=stream.waited, **numbers)
+                written(finished, loss=loss, lr=rate, grad_norm=grad_norm, waited=stream.waited, **numbers)
             log.advance(finished, loss)
             is_best = watch.add(numbers)
             if finished < config.steps and (finished % config.save_every == 0 or is_best):
@@ -169,11 +173,20 @@ def train_in(
         is_best = False
         if look and start < config.steps and stop == config.steps:
             numbers = run_evaluation()
-            log.write(config.steps, **numbers)
+            written(config.steps, **numbers)
             is_best = watch.add(numbers)
     if done is None or done.step < stop or is_best:
         done = save(stop, is_best)
     return (checkpoints.best(run) or done) if config.monitor else done
+
+
+def begin(run: Path, config: RunConfig, start: int | None) -> list[dict]:
+    """The run folder as one that begins, or goes on at step `start`; returns the metrics up to there."""
+    path = run / "config.json"
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(configuration.to_dict(config), indent=2) + "\n")
+    os.replace(new, path)
+    return checkpoints.cut_metrics(run / "metrics.jsonl", -1 if start is None else start)
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -26,13 +26,15 @@ class VLMoJob:
     """Any of VLMo's stages and tasks, by its config's losses. ValueError for a config that cannot run."""
 
     def __init__(self, config: TrainConfig, resume: bool, world: World, device: torch.device):
-        check(config, resume, world)
-        self.table, self.world, self.device = main_table(config), world, device
-        previous = checkpoints.latest(config.out) if resume else None
-        self.model, self.processor, self.started_from = (
-            resumed(previous.path) if previous else build(config, self.table)
-        )
-        self.batches = training_set(config, self.table, self.model, self.processor, world)
+        self.world, self.device = world, device
+        with world.all_through():
+            check(config, resume, world)
+            self.table, previous = main_table(config), checkpoints.latest(config.out) if resume else None
+            self.model, self.processor, self.started_from = (
+                resumed(previous.path) if previous else build(config, self.table)
+            )
+            self.batches = training_set(config, self.table, self.model, self.processor, world)
+            frozen_by(config, self.model)
         self.config = in_steps(config, self.batches.steps_per_epoch)
         self.weights = config.losses.active()
         self.target: MIMTarget | None = None
@@ -43,7 +45,6 @@ class VLMoJob:
             "fusion_share": config.fusion_share, "negatives_within": config.negatives_within, "world": world,
             "contrast": config.contrast, "one_length": config.parallel == "fsdp" and world.size > 1,
         }  # fmt: skip
-        frozen_by(config, self.model)
 
     def spread(self) -> nn.Module:
         return spread(self.model, self.config, self.world, self.device)
@@ -58,7 +59,8 @@ class VLMoJob:
                 self.target = mim_target(self.config, self.model, average, self.processor, self.table)
             self.options["mim_target"] = self.target
         if self.config.teacher:
-            self.options["teacher"] = load_teacher(self.config.teacher, self.processor, self.device)
+            with self.world.all_through():
+                self.options["teacher"] = load_teacher(self.config.teacher, self.processor, self.device)
 
     def backward(self, spread: nn.Module, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.config
