@@ -4,12 +4,15 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from torch import nn
 
 from omma.config import from_dict, to_dict
 from omma.models.clip import CLIP, CLIPConfig
+from omma.models.hf import vision_tower
 from omma.models.lora import LoRAConfig, merged, tune
 from omma.models.towers import HFConfig, TextConfig, VisionConfig
 from omma.models.weights import from_pretrained, read_config, save_pretrained, weights_hash
+from omma.training.optim import parameter_groups
 
 SIZES = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 VIT = {"model_type": "vit", **SIZES, "image_size": 16, "patch_size": 8}
@@ -76,6 +79,20 @@ def test_adapters_on_hugging_face_towers_are_merged_on_saving(model, tmp_path):
     save_pretrained(model, tmp_path)
     loaded = from_pretrained(tmp_path, kind=CLIP)
     torch.testing.assert_close(loaded(PIXELS, IDS, MASK), model.eval()(PIXELS, IDS, MASK), atol=1e-5, rtol=0)
+
+
+def test_layers_are_counted_and_tokens_and_positions_not_decayed_as_in_towers_of_our_own(model):
+    found = {model.layer_of(name) for name, _ in model.named_parameters() if ".layers." in name or ".layer." in name}
+    assert found == {1, 2}
+    assert model.layer_of("vision.model.embeddings.cls_token") == 0
+    assert model.layer_of("vision.model.layernorm.weight") == model.layer_of("image_projection.weight") == 3
+    assert {group["lr_scale"] for group in parameter_groups(model, 0.1, layer_decay=0.5)} == {1, 0.5, 0.25, 0.125}
+    registers = {"model_type": "dinov2_with_registers", **SIZES, "image_size": 16, "patch_size": 8}
+    towers = nn.ModuleList(vision_tower(config) for config in (VIT, SIGLIP, registers))
+    decayed = {id(p) for group in parameter_groups(towers, 0.1) if group["weight_decay"] for p in group["params"]}
+    free = {name.split(".")[-1] for name, p in towers.named_parameters() if id(p) not in decayed and p.ndim > 1}
+    assert free == {"cls_token", "mask_token", "position_embeddings", "register_tokens", "probe", "weight"}
+    assert id(towers[0].model.embeddings.patch_embeddings.projection.weight) in decayed
 
 
 def test_a_tower_that_projects_by_itself_says_which_embed_dim_it_needs():

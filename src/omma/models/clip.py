@@ -167,25 +167,24 @@ class CLIP(nn.Module):
     def layer_of(self, name: str) -> int:
         """The layer that a parameter of this name is in, counted so that both towers end at the same number.
 
-        0 or more for embeddings, then one for each block, and one more for what lies above the blocks. For learning
-        rates that differ by layer.
+        0 or more for what comes before a tower's blocks, its embeddings; then one for each block, and one more for what
+        lies above them. For learning rates that differ by layer.
         """
         depths = {tower: len(self.tower(tower).blocks) for tower in TOWERS}  # type: ignore[arg-type]
-        top = 1 + max(depths.values())
-        part, _, rest = name.partition(".")
+        top, part = 1 + max(depths.values()), name.partition(".")[0]
         if part not in depths:
             return top
-        under = top - 1 - depths[part]
-        if rest.startswith("blocks."):
-            return under + 1 + int(rest.split(".")[1])
-        return under if rest.startswith(EMBEDDINGS) else top
+        under, blocks = top - 1 - depths[part], self.tower(part).blocks  # type: ignore[arg-type]
+        first = next(key for key, module in self.named_modules() if module is blocks) + "."
+        if name.startswith(first):
+            return under + 1 + int(name.removeprefix(first).split(".")[0])
+        names = [key for key, _ in self.named_parameters()]  # in the order in which a pass meets them
+        below = names[: next(i for i, key in enumerate(names) if key.startswith(first))]
+        return under if name in below else top
 
     def num_parameters(self) -> int:
         """Number of weights."""
         return sum(p.numel() for p in self.parameters())
-
-
-EMBEDDINGS = ("patch_embed", "cls_token", "image_positions", "pre_norm", "word_embed", "text_positions")
 
 
 def projection(tower: nn.Module, embed_dim: int, name: Tower) -> nn.Module:

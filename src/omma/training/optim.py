@@ -60,8 +60,8 @@ def parameter_groups(
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
-            decays = matrix and not name.endswith(("_token", "_positions", "_prompts", ".table"))
+            # Tokens, positions and tables have names of their own; MultiheadAttention calls a matrix in_proj_weight.
+            decays = parameter.ndim >= 2 and name.endswith("weight") and id(parameter) not in embeddings
             group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scales[name]}
             groups.setdefault((scales[name], not decays), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
