@@ -233,6 +233,53 @@ def test_what_is_no_eye_is_refused_with_the_reason(tmp_path, folders):
         load_encoder(folders("clip"), prompts=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "{", "can't be read as a tokenizer: Expecting"),
+        ("tokenizer.json", '{"model": {}}', "can't be read as a tokenizer"),
+        ("tokenizer.json", None, r"has no vocabulary, such as a tokenizer\.json; copy the model's tokenizer files"),
+        ("preprocessor_config.json", "{", r"preprocessor_config\.json can't be read as an object of JSON: Expecting"),
+        ("preprocessor_config.json", "[1]", r"preprocessor_config\.json can't be read as an object of JSON"),
+        ("preprocessor_config.json", '{"do_resize": false}', "these pictures are cut out of what is given, unscaled"),
+        ("preprocessor_config.json", '{"size": "big"}', "a size of 'big'; give a number of pixels"),
+    ],
+)
+def test_a_file_that_is_missing_or_damaged_is_named(name, content, message, folders, tmp_path):
+    copy = shutil.copytree(folders("clip"), tmp_path / "copy")
+    (copy / name).unlink()
+    if content is not None:
+        (copy / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_encoder(copy)
+
+
+def test_pickled_and_divided_weights_are_read_as_one_file_is(folders, eyes, tmp_path):
+    model = hf.CLIPModel.from_pretrained(folders("clip"))
+    for name in ("bin", "divided"):
+        copy = shutil.copytree(folders("clip"), tmp_path / name)
+        (copy / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "bin" / "pytorch_model.bin")
+    model.save_pretrained(tmp_path / "divided", max_shard_size="60KB")
+    assert len(list((tmp_path / "divided").glob("*.safetensors"))) > 1
+    for name in ("bin", "divided"):
+        assert load_encoder(tmp_path / name, device="cpu").fingerprint == eyes("clip").fingerprint
+    (tmp_path / "bin" / "pytorch_model.bin").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"bin can't be read as .* its \.bin file is damaged"):
+        load_encoder(tmp_path / "bin")
+
+
+def test_a_siglip_reads_full_length_texts_whatever_its_tokenizer_says_of_masks(tmp_path):
+    folder = save(tmp_path / "siglip", siglip())
+    expected = load_encoder(folder, device="cpu").encode_text(TEXTS)
+    file = folder / "tokenizer_config.json"
+    names = {"model_input_names": ["input_ids", "attention_mask"]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | names))
+    eye = load_encoder(folder, device="cpu")
+    same(eye.encode_text(TEXTS), expected)
+    same(eye.encode_text(TEXTS, batch_size=1), expected)
+
+
 def test_a_tokenizer_without_padding_is_named_with_the_way_out(tmp_path):
     folder = save(tmp_path / "siglip", siglip())
     settings = json.loads((folder / "tokenizer_config.json").read_text())

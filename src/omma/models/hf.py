@@ -9,6 +9,7 @@ B batch, N patches, P image tokens (a class token and registers first, where the
 import contextlib
 import inspect
 import json
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,6 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -45,29 +45,33 @@ PARTS = {
 OWN_POOLER = ("clip", "siglip", "siglip2", "dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext",
               "convnext", "convnextv2", "blip_vision_model", "chinese_clip_vision_model")  # fmt: skip
 FIRST_TOKEN = ("vit", "deit", "chinese_clip_text_model", "blip_text_model")
+AFTER_PADDING = ("camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+                 "xlm-roberta-xl", "xmod")  # fmt: skip
 SHARED_HEAD = ("siglip", "siglip2")  # their pooled vectors are compared as they are: no projection comes after them
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
 @contextlib.contextmanager
-def reading(source: str | Path) -> Iterator[None]:
+def reading(source: str | Path, what: str = "a Hugging Face model") -> Iterator[None]:
     """Without transformers' bars and reports; what can't be read is a ValueError that says what was tried."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(unreadable(source, " ".join(str(error).split())[:400])) from error
+    except pickle.UnpicklingError as error:  # PyTorch's advice in it is to read it unsafely
+        raise ValueError(unreadable(source, what, "its .bin file is damaged, or holds more than weights")) from error
+    except Exception as error:  # tokenizers and safetensors raise types of their own for damaged files
+        raise ValueError(unreadable(source, what, " ".join(str(error).split())[:400])) from error
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
 
 
-def unreadable(source: str | Path, reason: str) -> str:
-    if Path(source).is_dir():
-        return f"{source} can't be read as a Hugging Face model: {reason}"
+def unreadable(source: str | Path, what: str, reason: str) -> str:
+    if Path(source).exists():
+        return f"{source} can't be read as {what}: {reason}"
     name = Path(source).name
     return (f"no model {str(source)!r}: no folder of this name is here, and as a name on the Hugging Face hub it could "
             f"not be had: {reason} Where there is a network: hf download {source} --local-dir {name}; then give the "
@@ -112,8 +116,10 @@ def read_config(source: Source) -> PretrainedConfig:
 def read_json(source: str | Path, name: str) -> dict[str, Any] | None:
     """A JSON file of a model, None where it has none of that name."""
     path = Path(local(source)) / name
-    with reading(source):
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with reading(path, "an object of JSON"):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def load_model(source: str | Path, kind: Any = AutoModel) -> tuple[PreTrainedModel, set[str]]:
@@ -300,7 +306,7 @@ def as_patches(pixel_values: Tensor, patch: int) -> dict[str, Tensor]:
 def longest_text(config: PretrainedConfig) -> int | None:
     """How many tokens a text model has positions for; None: as many as one likes. RoBERTa's begin after its padding."""
     held = getattr(config, "max_position_embeddings", None)
-    after_padding = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
+    after_padding = config.model_type in AFTER_PADDING
     return held - config.pad_token_id - 1 if held and after_padding else held
 
 

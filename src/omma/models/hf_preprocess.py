@@ -39,6 +39,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "siglip2": HALF | BILINEAR,
     "vit": HALF | BILINEAR,
 }
+# A tokenizer without any of these knows its special tokens alone, and transformers makes it without a word.
+VOCABULARIES = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("*.model",))
 LARGEST_SCALE = 100.0  # of SigLIP2's search for a picture's size
 
 
@@ -96,6 +98,8 @@ def picture_settings(source: Source, image_size: int | None = None) -> dict[str,
     side = image_size or own
     if shortest is not None:
         shortest = round(shortest * side / own)
+    if not values.get("do_resize", True):
+        raise ValueError("these pictures are cut out of what is given, unscaled, and omma's are scaled; set do_resize")
     if not values.get("do_rescale", True) or not math.isclose(values.get("rescale_factor", 1 / 255), 1 / 255):
         raise ValueError("these pictures are not scaled from 0..255 to 0..1, which is all that omma knows")
     mean, std = values["image_mean"], values["image_std"]
@@ -142,6 +146,8 @@ def square(values: Mapping[str, Any], config: PretrainedConfig) -> tuple[int, in
 def edge(size: Any, name: str) -> int | None:
     """A side out of 224, {"height": 224, "width": 224} or {"shortest_edge": 224}; None where nothing is said."""
     if not isinstance(size, Mapping):
+        if not isinstance(size, int | None):
+            raise ValueError(f"a size of {size!r}; give a number of pixels")
         return size
     if size.get("height") != size.get("width"):
         raise ValueError(f"pictures of {size.get('height')} x {size.get('width')}; omma knows squares")
@@ -215,16 +221,18 @@ def text_settings(source: Source, context_length: int | None, pad_token: str | N
     if context_length is not None and context_length > (longest_text(text) or context_length):
         raise ValueError(f"context_length {context_length}: the text model of {source} has positions for "
                          f"{longest_text(text)} tokens")  # fmt: skip
-    fills = config.model_type.startswith("siglip")
+    # SigLIP's models were trained on texts of one length without a mask, and read the last token, padding or not.
     return {"tokenizer": tokenizer, "max_text_len": context_length or longest, "pad_id": pad_id,
-            "pad_left": own.padding_side == "left",
-            "read_padding": fills and "attention_mask" not in own.model_input_names}  # fmt: skip
+            "pad_left": own.padding_side == "left", "read_padding": config.model_type.startswith("siglip")}
 
 
 def fast_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     """The model's tokenizer. ValueError where its files hold none that is fast (a tokenizer.json)."""
     folder = local(source)
-    with reading(source):
+    if not any(all(any(Path(folder).glob(name)) for name in files) for files in VOCABULARIES):
+        raise ValueError(f"{source} has no vocabulary, such as a tokenizer.json; copy the model's tokenizer files "
+                         f"there too: hf download NAME --local-dir {source}")  # fmt: skip
+    with reading(folder, "a tokenizer"):
         try:
             found: Any = AutoTokenizer.from_pretrained(folder)
         except ImportError:  # SigLIP's own class wants sentencepiece; the tokenizer.json beside it does not
