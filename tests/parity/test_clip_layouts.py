@@ -126,6 +126,25 @@ def test_what_does_not_fit_is_listed_by_the_files_own_names():
         load_clip(cut, hf_settings(CONFIG))
 
 
+def test_settings_in_the_places_of_2022_are_read():
+    theirs = hugging_face(42)
+    said = theirs.config.to_dict()
+    old = {"text_config": None, "vision_config": {}} | {f"{k}_dict": said[k] for k in ("text_config", "vision_config")}
+    assert load_clip(theirs.state_dict(), old).config == load_clip(theirs.state_dict(), said).config
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [("vision_cfg", {"final_ln_after_pool": True}, r"vision_cfg\.final_ln_after_pool=True is arithmetic"),
+     ("vision_cfg", {"pool_type": "none"}, r"vision_cfg\.pool_type=none is arithmetic"),
+     ("text_cfg", {"pool_type": "none"}, r"text_cfg\.pool_type=none is arithmetic")],
+)  # fmt: skip
+def test_settings_of_another_arithmetic_are_refused(part, change, message):
+    settings = open_clip_settings(CONFIG)
+    with pytest.raises(ValueError, match=message):
+        load_clip(to_layout(CLIP(CONFIG), "open_clip"), settings | {part: settings[part] | change})
+
+
 @pytest.mark.parametrize(
     ("change", "layout", "message"),
     [({"text": replace(CONFIG.text, pool="last")}, "hf", "no place for text.pool=last, only for eos"),

@@ -1,6 +1,7 @@
 """CLIP under the loop: it learns, resumes bit for bit, is tuned from what there is, and says what went wrong where."""
 
-from dataclasses import replace
+import math
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from omma.models.weights import from_pretrained, interpolate, read_tensors
 from omma.training import checkpoint as checkpoints
 from omma.training.clip_config import ClipTrainConfig
 from omma.training.clip_eval import evaluation, retrieval
+from omma.training.clip_setup import PICTURES, build
 from omma.training.compiling import compile_blocks
 from omma.training.distributed import is_sharded, processes
 from omma.training.loop import NonFiniteLoss, train
@@ -132,10 +134,11 @@ def others(tmp_path_factory) -> dict[str, str]:
     dual = hf.SiglipConfig(vision_config=seen, text_config=read | ends)
     torch.manual_seed(0)
     models = {"vit": hf.ViTModel(hf.ViTConfig(**seen)), "bert": hf.BertModel(hf.BertConfig(**read)),
-              "siglip": hf.SiglipModel(dual)}  # fmt: skip
+              "dinov3": hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**seen)), "siglip": hf.SiglipModel(dual)}  # fmt: skip
+    models["siglip"].logit_scale.data.fill_(math.log(117.3))  # that of the released base size, above CLIP's ceiling
     for name, model in models.items():
         model.save_pretrained(place / name)
-        if name != "vit":
+        if name in ("bert", "siglip"):
             tokenizer.save_pretrained(place / name)
     return {name: str(place / name) for name in models}
 
@@ -160,6 +163,30 @@ def test_a_siglip_goes_on_as_one(run, others):
         torch.testing.assert_close(model.encode_image(pixels), wanted / wanted.norm(dim=-1, keepdim=True))
     assert model.logit_bias is not None
     torch.testing.assert_close(model.logit_bias, theirs.logit_bias.detach())
+    assert model.logit_scale.exp().item() == pytest.approx(117.3)
+
+
+def test_pictures_are_prepared_as_the_vision_tower_wants_them(run, others):
+    _, processor, _ = build(run(vision=others["dinov3"], text=others["bert"]))
+    assert not processor.rounded
+    words = {"tokenizer", "max_text_len", "pad_id", "pad_left", "read_padding"}
+    assert {*PICTURES, *words} == {field.name for field in fields(Processor)}
+
+
+def test_towers_out_of_a_run_take_another_size_and_no_longer_texts(run, tmp_path):
+    start = train(run("start", steps=1, warmup=0), progress=False)
+    place = str(tmp_path / "start")
+    both = run("both", vision=place, text=place, image_size=48, patch_dropout=0.5, context_length=8)
+    model, processor, _ = build(both)
+    assert (processor.image_size, processor.max_text_len, model.config.vision.patch_dropout) == (48, 8, 0.5)
+    larger = from_pretrained(start.path, kind=CLIP).at_resolution(48)
+    torch.testing.assert_close(model.vision.state_dict(), larger.vision.state_dict())
+    with pytest.raises(ValueError, match=r"context_length=11: .*start reads at most 10 tokens"):
+        build(replace(both, context_length=11))
+    (start.path / "preprocessor.json").unlink()
+    for changes in ({"init": place}, {"vision": place}):
+        with pytest.raises(FileNotFoundError, match=r"has no preprocessor\.json; a model folder of omma holds"):
+            build(run("again", **changes))
 
 
 @pytest.mark.parametrize("changes", [{"vision": "vit"}, {"text": "bert"}])  # the other tower is our own

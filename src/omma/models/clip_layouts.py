@@ -192,17 +192,20 @@ def read_open_clip(
                          "model take the Hugging Face files")  # fmt: skip
     found = sizes(state, where, "open_clip")
     vision, text = (settings.get(f"{name}_cfg", {}) for name in ("vision", "text"))
-    unknown = {"vision_cfg.act_kwargs": vision.get("act_kwargs"), "text_cfg.act_kwargs": text.get("act_kwargs")}
-    if said := [name for name, value in unknown.items() if value]:
-        raise ValueError(f"{where}: {said[0]}={unknown[said[0]]} is an activation that omma's towers don't have")
-    act: Activation = "quick_gelu" if settings.get("quick_gelu", quick_gelu) else "gelu"
     pools: dict[str, Any] = {"argmax": "eos", "eos": "eos", "last": "last", "first": "first"}
-    pool = text.get("pool_type", "argmax")
+    pool, seen = text.get("pool_type", "argmax"), vision.get("pool_type", "tok")
+    other = {"vision_cfg.act_kwargs": vision.get("act_kwargs"), "text_cfg.act_kwargs": text.get("act_kwargs"),
+             "vision_cfg.final_ln_after_pool": vision.get("final_ln_after_pool"),
+             "vision_cfg.pool_type": None if seen in ("tok", "avg") else seen,
+             "text_cfg.pool_type": None if pool in pools else pool}  # fmt: skip
+    if said := [f"{name}={value}" for name, value in other.items() if value]:
+        raise ValueError(f"{where}: {', '.join(said)} is arithmetic that omma's towers don't have")
+    act: Activation = "quick_gelu" if settings.get("quick_gelu", quick_gelu) else "gelu"
     width = found["vision"]["hidden_size"]
     return CLIPConfig(
         vision=VisionConfig(
             **found["vision"], num_heads=heads(width, width // vision.get("head_width", 64), where), activation=act,
-            pre_norm="visual.ln_pre.weight" in state, pool="mean" if vision.get("pool_type") == "avg" else "cls",
+            pre_norm="visual.ln_pre.weight" in state, pool="mean" if seen == "avg" else "cls",
             norm_eps=(vision.get("norm_kwargs") or {}).get("eps", 1e-5)),
         text=TextConfig(
             **found["text"], activation=act, pool=pools[pool],
@@ -222,8 +225,10 @@ def read_hf(
                          "encoder, or its towers as those of a CLIP")  # fmt: skip
     found = sizes(state, where, "hf")
     parts: dict[str, dict[str, Any]] = {}
+    said: dict[str, Any] = {}
     for name, usual in (("vision", 12), ("text", 8)):
-        said = settings.get(f"{name}_config") or {}
+        # The files of 2022 may say it in vision_config_dict, which counts before vision_config.
+        said = (settings.get(f"{name}_config") or {}) | (settings.get(f"{name}_config_dict") or {})
         act = said.get("hidden_act", "quick_gelu")
         if quick_gelu is not None and "hidden_act" not in said:
             act = "quick_gelu" if quick_gelu else "gelu"
@@ -233,7 +238,7 @@ def read_hf(
         number = heads(found[name]["hidden_size"], number, where)
         parts[name] = {**found[name], "num_heads": number, "activation": act,
                        "norm_eps": said.get("layer_norm_eps", 1e-5)}  # fmt: skip
-    end = (settings.get("text_config") or {}).get("eos_token_id", 49407 if settings else 2)
+    end = said.get("eos_token_id", 49407 if settings else 2)  # of the text, which came last
     end = end[0] if isinstance(end, list) else end
     # 2 stood in the files of the first years and is no end of text there: such a model reads the largest id.
     text = TextConfig(**parts["text"], pool="eos", eos_token_id=None if end == 2 else end)

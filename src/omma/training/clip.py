@@ -104,8 +104,9 @@ class ClipJob:
         pass
 
     def backward(self, spread: nn.Module, batch: PairBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            local(self.model.logit_scale).clamp_(max=LARGEST_SCALE)
+        if self.model.logit_bias is None:  # SigLIP's isn't: that of released ones is 117
+            with torch.no_grad():
+                local(self.model.logit_scale).clamp_(max=LARGEST_SCALE)
         self.met["cut"] += batch.cut
         self.met["skipped"] += sum(batch.skipped.values())
         with autocast(self.device, self.config.precision):

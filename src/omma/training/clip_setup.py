@@ -13,8 +13,9 @@ from omma.data.indexed import open_pairs
 from omma.models.clip import CLIP, PRESETS, CLIPConfig, Tower
 from omma.models.lora import Way, tune
 from omma.models.preprocess import Processor, train_wordpiece
+from omma.models.pretrained import is_hugging_face
 from omma.models.towers import HFConfig, TextConfig, VisionConfig
-from omma.models.weights import from_pretrained, load_matching, model_folder, read_config, read_weights
+from omma.models.weights import from_pretrained, load_matching, model_folder, read_config
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.clip_config import ClipTrainConfig
@@ -25,7 +26,8 @@ from omma.training.rng import key_seed
 from omma.training.sources import captions_of
 from omma.training.streams import ContrastiveStream
 
-PICTURES = ("image_size", "mean", "std", "panels", "panel_gap", "resample", "shortest_side")  # fields of a Processor
+# Fields of a Processor; the others are of words.
+PICTURES = ("image_size", "mean", "std", "panels", "panel_gap", "resample", "shortest_side", "rounded")
 MOST_TEXTS = 100_000  # that a tokenizer is learned from
 LOOKED_AT = 10_000  # captions whose length is looked at before a run
 
@@ -77,8 +79,10 @@ def build(config: ClipTrainConfig, resume: bool = False) -> tuple[CLIP, Processo
         sources = [f"{name} from {s}" for name, s in (("vision", config.vision), ("text", config.text))
                    if s and not preset(s)]  # fmt: skip
         found = "".join(f", {source}" for source in sources)
-    if config.context_length and config.context_length < processor.max_text_len:
-        processor = replace(processor, max_text_len=config.context_length)
+    length, held = config.context_length or processor.max_text_len, processor.max_text_len
+    if length > held:
+        raise ValueError(f"context_length={length}: {config.init or config.text} reads at most {held} tokens")
+    processor = replace(processor, max_text_len=length)
     freeze(model, [*(name for name, p in model.named_parameters() if not p.requires_grad), *config.freeze])
     torch.manual_seed(key_seed(config.seed, "lora"))
     tune(model, ways(config))
@@ -126,14 +130,14 @@ def tower(config: ClipTrainConfig, name: Tower) -> Part:
         own: Any = size.vision if name == "vision" else size.text
         return Part(resized(config, own))
     if clip_folder(source):
-        stored, weights = read_config(model_folder(source), CLIPConfig), read_weights(model_folder(source))
-        own = stored.vision if name == "vision" else stored.text
-        mine = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-        return Part(with_dropout(config, own), mine, Processor.load(model_folder(source)))
+        stored, processor = stored_clip(source, config.image_size if name == "vision" else None)
+        module: Any = stored.tower(name)
+        own = with_dropout(config, stored.config.vision) if name == "vision" else stored.config.text
+        return Part(own, module.state_dict(), processor, module.width if module.projects else None)
     from omma.models import hf, hf_preprocess
 
     if name == "vision":
-        module: Any = hf.vision_tower(source, image_size=config.image_size)
+        module = hf.vision_tower(source, image_size=config.image_size)
         processor = hf_preprocess.load_processor(source, image_size=config.image_size)
     else:
         module = hf.text_tower(source, context_length=config.context_length)
@@ -144,8 +148,20 @@ def tower(config: ClipTrainConfig, name: Tower) -> Part:
 
 
 def clip_folder(source: str) -> bool:
-    """Whether it is a model folder or run of omma's, and not a Hugging Face model."""
-    return (model_folder(source) / "preprocessor.json").is_file()
+    """Whether it is a folder that no Hugging Face model is in: a run or model folder of omma's, or none at all."""
+    folder = model_folder(source)
+    return folder.is_dir() and not is_hugging_face(folder)
+
+
+def stored_clip(place: str, image_size: int | None) -> tuple[CLIP, Processor]:
+    """The CLIP in a run or model folder of omma's, for pictures of image_size px, None: of its own size."""
+    folder = model_folder(place)
+    model, processor = from_pretrained(folder, kind=CLIP), Processor.load(folder)
+    if image_size and image_size != processor.image_size:
+        model, shortest = model.at_resolution(image_size), processor.shortest_side
+        shortest = shortest and round(shortest * image_size / processor.image_size)
+        processor = replace(processor, image_size=image_size, shortest_side=shortest)
+    return model, processor
 
 
 def resized(config: ClipTrainConfig, own: Any) -> Any:
@@ -169,23 +185,15 @@ def whole_model(config: ClipTrainConfig) -> tuple[CLIP, Processor]:
     """The CLIP at config.init, of omma's or a Hugging Face one, with the run's loss and dropout."""
     assert config.init
     if clip_folder(config.init):
-        folder = model_folder(config.init)
-        start, processor = from_pretrained(folder, kind=CLIP), Processor.load(folder)
-        if config.image_size and config.image_size != processor.image_size:
-            start = start.at_resolution(config.image_size)
-            shortest = processor.shortest_side and round(processor.shortest_side * config.image_size
-                                                         / processor.image_size)  # fmt: skip
-            processor = replace(processor, image_size=config.image_size, shortest_side=shortest)
+        start, processor = stored_clip(config.init, config.image_size)
         stored, tensors = start.config, start.state_dict()
     else:
         stored, tensors, processor = of_hugging_face(config)
-    held = processor.max_text_len
-    if config.context_length and config.context_length > held:
-        raise ValueError(f"context_length={config.context_length}: {config.init} reads at most {held} tokens")
     bias = stored.logit_bias if config.loss == "auto" else config.loss == "siglip"
     torch.manual_seed(key_seed(config.seed, "init"))
     model = CLIP(replace(stored, vision=with_dropout(config, stored.vision), logit_bias=bias))
-    load_matching(model, tensors)
+    _, new = load_matching(model, tensors)
+    assert set(new) <= {"logit_bias"}, new
     return model, processor
 
 
