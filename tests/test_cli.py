@@ -270,6 +270,14 @@ def test_a_known_failure_is_one_line_with_its_exit_code(capsys, monkeypatch, tmp
     assert omma_says(capsys, "show", tmp_path, "--json") == (code, "", words)
 
 
+def test_a_failure_of_another_process_is_one_line(capsys, monkeypatch, tmp_path):
+    from omma.training.loop import FailedElsewhere
+
+    failing_verb(monkeypatch, FailedElsewhere("process 0 of 2 failed: ValueError: no data"))
+    told = "omma: process 0 of 2 failed: ValueError: no data\n"
+    assert omma_says(capsys, "show", tmp_path, "--json") == (1, "", told)
+
+
 def test_a_loss_that_is_not_finite_is_exit_3(capsys, monkeypatch, tmp_path):
     from omma.training.loop import NonFiniteLoss
 

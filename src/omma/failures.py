@@ -24,6 +24,9 @@ def tell(error: BaseException) -> int:
     if loop is not None and isinstance(error, loop.NonFiniteLoss):
         print(f"omma: {error}", file=sys.stderr)
         return NON_FINITE
+    if loop is not None and isinstance(error, loop.FailedElsewhere):  # its traceback is the other process's to show
+        print(f"omma: {error}", file=sys.stderr)
+        return UNEXPECTED
     if isinstance(error, PLACE) or (isinstance(error, OSError) and error.errno in NO_PLACE):
         print(f"omma: {error.strerror}: {error.filename}" if error.filename else f"omma: {error}", file=sys.stderr)
         return BAD_INPUT

@@ -150,6 +150,17 @@ def test_a_shard_that_is_gone_cut_or_changed_is_an_error_that_names_it(tmp_path)
         pairs.read(14)
 
 
+def test_a_process_that_finds_another_index_says_so(tmp_path):
+    """It would read other samples by the same numbers."""
+    paths = shards(tmp_path, count=2)
+    pairs = pickle.dumps(open_pairs(paths))
+    assert pickle.loads(pairs).read(7).id == "01.tar/s1-2"
+    write_tar(paths[0], [("new.png", picture(9)), ("new.txt", b"new")])
+    open_pairs(paths)
+    with pytest.raises(ValueError, match=r"index is another index by now, since the data was changed"):
+        pickle.loads(pairs)
+
+
 def make_table(folder, n=40, chunk_rows=16):
     table = Table.create(folder, chunk_rows=chunk_rows)
     for i in range(0, n, 10):

@@ -218,6 +218,20 @@ def test_each_tower_has_its_own_rate(run):
     assert largest["image_projection.weight"] == pytest.approx(2e-3, rel=1e-2)
 
 
+def test_captions_longer_than_the_context_are_told_at_the_start_and_counted(run, coloured_table, tmp_path, capsys):
+    """Of 48 captions, "red left" and its like have four tokens with those at both ends, the others more."""
+    tars = tmp_path / "tars"
+    omma.export(coloured_table, tars, to="webdataset")
+    for name, data in (("table", coloured_table), ("tars", tars)):
+        train(run(name, data=str(data), context_length=5, steps=3), progress=True)
+        said = " ".join(capsys.readouterr().err.split())
+        assert "24 of 48 captions are longer than 5 tokens; their ends are cut off" in said, name
+        rows = checkpoints.read_metrics(tmp_path / name / "metrics.jsonl")
+        assert 0 < sum(row.get("cut", 0) for row in rows) < 24, name
+    train(run("whole"), progress=True)
+    assert "longer" not in capsys.readouterr().err
+
+
 def test_retrieval_is_counted_as_by_hand():
     scores = np.array([[0.9, 0.1, 0.5], [0.8, 0.7, 0.2], [0.3, 0.3, 0.3]])
     found = retrieval(scores, ["a", "b", "c"])

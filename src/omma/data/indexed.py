@@ -78,6 +78,9 @@ class Pairs:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        if _Kept.find(self.kept.path, self.kept.dtype) != self.kept:
+            raise ValueError(f"{self.kept.path} is another index by now, since the data was changed; samples would "
+                             "have other numbers. Start the run again")  # fmt: skip
         self._map()
 
     def __len__(self) -> int:

@@ -80,7 +80,7 @@ class ClipJob:
             lines.append("no val=TABLE: nothing measures what is lost and won")
         if self.batches.skipped:
             lines.append("left out: " + ", ".join(f"{n:,} {reason}" for reason, n in self.batches.skipped.items()))
-        cut, looked = cut_share(self.config, self.processor)
+        cut, looked = cut_share(self.config, self.batches)
         if cut:
             lines.append(f"{cut:,} of {looked:,} captions are longer than {self.processor.max_text_len} tokens; their "
                          "ends are cut off. A longer context_length reads them")  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omma.data.indexed import open_pairs
+from omma.data.indexed import TablePairs, open_pairs
 from omma.models.clip import CLIP, PRESETS, CLIPConfig, Tower
 from omma.models.lora import Way, tune
 from omma.models.preprocess import Processor, train_wordpiece
@@ -29,7 +29,7 @@ from omma.training.streams import ContrastiveStream
 # Fields of a Processor; the others are of words.
 PICTURES = ("image_size", "mean", "std", "panels", "panel_gap", "resample", "shortest_side", "rounded")
 MOST_TEXTS = 100_000  # that a tokenizer is learned from
-LOOKED_AT = 10_000  # captions whose length is looked at before a run
+LOOKED_AT, LOOKED_AT_IN_TARS = 10_000, 1_000  # captions whose length is looked at before a run; samples of tars
 
 
 def check(config: ClipTrainConfig, resume: bool, world: World = ALONE) -> Path:
@@ -241,11 +241,14 @@ def captions(config: ClipTrainConfig, most: int) -> Iterable[str]:
     return (text for i in range(0, len(pairs), max(1, len(pairs) // most)) for text in pairs.read(i).captions)
 
 
-def cut_share(config: ClipTrainConfig, processor: Processor) -> tuple[int, int]:
-    """How many of the first captions of a table are longer than the model reads, and of how many. (0, 0) for tars,
-    whose captions are counted as they are read."""
-    if not (Path(config.data) / "manifest.json").is_file():
-        return 0, 0
-    found = captions_of(Table.open(config.data), config.dataset.where, config.dataset.languages)
-    texts = list(islice(found, LOOKED_AT))
-    return processor.cut_texts(texts), len(texts)
+def cut_share(config: ClipTrainConfig, batches: ContrastiveStream) -> tuple[int, int]:
+    """How many captions are longer than the model reads, and of how many: of the first of a table, or of some from all
+    over the tars, where a caption is read with its picture."""
+    pairs = batches.pairs
+    if isinstance(pairs, TablePairs):
+        found = captions_of(pairs.table, config.dataset.where, config.dataset.languages)
+        texts = list(islice(found, LOOKED_AT))
+    else:
+        spread = range(0, len(pairs), -(-len(pairs) // LOOKED_AT_IN_TARS))
+        texts = [text for number in spread for text in pairs.read(number).captions]
+    return batches.processor.cut_texts(texts), len(texts)

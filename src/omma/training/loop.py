@@ -24,6 +24,7 @@ from omma.training.clip import ClipJob
 from omma.training.clip_config import ClipTrainConfig
 from omma.training.compiling import compile_blocks, compiling
 from omma.training.config import RunConfig, TrainConfig
+from omma.training.distributed import FailedElsewhere as FailedElsewhere
 from omma.training.distributed import World, whole
 from omma.training.job import Job
 from omma.training.log import Log, Watch
