@@ -14,6 +14,20 @@ def pytest_addoption(parser):
     parser.addoption("--rewrite-docs", action="store_true", help="put what the docs' examples print into the docs")
 
 
+class Stopped(Exception):
+    """What `stop_after` raises."""
+
+
+def stop_after(last: int) -> Callable[[int], None]:
+    """For train's on_step: ends the run after a step, as a crash does."""
+
+    def on_step(step: int) -> None:
+        if step == last:
+            raise Stopped
+
+    return on_step
+
+
 class ColourEncoder:
     """The Encoder protocol by arithmetic: a picture is its mean colour, a text the sum of the colours it names."""
 

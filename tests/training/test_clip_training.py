@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import omma
+from conftest import Stopped, stop_after
 from gloo import on
 from omma.config import apply
 from omma.models.clip import CLIP, NANO
@@ -42,18 +43,6 @@ def run(coloured_table, tmp_path):
     return config
 
 
-class Stop(Exception):
-    pass
-
-
-def stop_after(last: int):
-    def on_step(step: int) -> None:
-        if step == last:
-            raise Stop
-
-    return on_step
-
-
 def weights(run: Path) -> dict[str, torch.Tensor]:
     last = checkpoints.latest(run)
     assert last
@@ -70,7 +59,7 @@ def assert_equal(a: Path, b: Path) -> None:
 def test_a_run_in_chunks_with_patch_dropout_goes_on_bit_for_bit_and_leaves_an_eye(run, tmp_path, coloured_table):
     config = run("whole", chunk=3, patch_dropout=0.4, val=str(coloured_table), eval_every=2)
     done = train(config, progress=False)
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         train(replace(config, out=str(tmp_path / "cut")), progress=False, on_step=stop_after(3))
     train(replace(config, out=str(tmp_path / "cut")), progress=False, resume=True)
     assert_equal(tmp_path / "whole", tmp_path / "cut")
@@ -97,7 +86,7 @@ def test_it_is_tuned_from_what_there_is_and_measured_before_and_after(run, tmp_p
     start = read_tensors(tmp_path / "start" / "last" / "model.safetensors")
     tuned = run("lit", init=str(tmp_path / "start"), train_vision="frozen", train_text="lora", val=str(coloured_table))
     done = train(tuned, progress=False)
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         train(replace(tuned, out=str(tmp_path / "cut")), progress=False, on_step=stop_after(3))
     train(replace(tuned, out=str(tmp_path / "cut")), progress=False, resume=True)
     assert_equal(tmp_path / "lit", tmp_path / "cut")
@@ -265,7 +254,7 @@ def shared(config: ClipTrainConfig) -> str:
     with processes(CPU) as world:
         train(replace(config, out=out("two"), chunk=2), progress=False)
         train(replace(config, out=out("from-one")), progress=False, resume=True)
-        with pytest.raises(Stop):
+        with pytest.raises(Stopped):
             train(replace(config, out=out("sliced"), parallel="fsdp", chunk=2), progress=False, on_step=stop_after(2))
         if world.rank == 1:
             Processor.normalize = lambda self, pixels: torch.full(pixels.shape, torch.nan)
@@ -277,7 +266,7 @@ def shared(config: ClipTrainConfig) -> str:
 def test_two_processes_train_what_one_does_and_both_name_the_one_whose_numbers_break(run, tmp_path):
     config = run("one", eps=1e-3)
     train(config, progress=False)
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         train(replace(config, out=str(tmp_path / "from-one")), progress=False, on_step=stop_after(2))
     told = on(2, shared, tmp_path / "out", config)
     assert all("It began on process 1 of 2." in text for text in told)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from conftest import Stopped, stop_after
 from omma.table import Table
 from omma.training import checkpoint as checkpoints
 from omma.training.batches import Batches
@@ -69,15 +70,8 @@ def test_a_compiled_run_resumes_compiled_and_not_otherwise(tiny_run, traced):
     whole = train(small(tiny_run, "whole", compile=True), progress=False)
     assert traced[0], "nothing was compiled"
 
-    class Stop(Exception):
-        pass
-
-    def stop(step: int) -> None:
-        if step == 3:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(small(tiny_run, "cut", compile=True), on_step=stop, progress=False)
+    with pytest.raises(Stopped):
+        train(small(tiny_run, "cut", compile=True), on_step=stop_after(3), progress=False)
     with pytest.raises(ValueError, match="compile: True -> False"):
         train(small(tiny_run, "cut"), resume=True, progress=False)
     resumed = train(small(tiny_run, "cut", compile=True), resume=True, progress=False)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 
+from conftest import Stopped, stop_after
 from gloo import on
 from omma.models.preprocess import Processor
 from omma.models.vlmo import VLMo
@@ -196,18 +197,6 @@ def test_questions_sets_captions_and_masks_give_on_two_processes_what_they_give_
 
 
 # ---- whole runs
-class Stopped(Exception):
-    """Raised by a test after a step."""
-
-
-def stop_after(last: int):
-    def on_step(step: int) -> None:
-        if step == last:
-            raise Stopped
-
-    return on_step
-
-
 def evaluated(model: VLMo, _) -> dict[str, float]:
     return {"scale": float(model.logit_scale.detach()), "sharded": float(is_sharded(model.logit_scale))}
 

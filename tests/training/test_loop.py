@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import Stopped, stop_after
 from omma.models.pretrained import load_encoder
 from omma.models.weights import from_pretrained, read_tensors
 from omma.table import Table
@@ -66,22 +67,10 @@ def test_a_run_stops_by_its_best_and_keeps_it(tiny_run):
 def test_a_resumed_run_stops_where_it_would_have(tiny_run, killed_after):
     whole = train(tiny_run("whole", **STOPPING), **scored(RISE_AND_FALL), progress=False)
 
-    class Killed(Exception):
-        pass
-
-    def first_part() -> dict:
-        arguments = scored(RISE_AND_FALL)
-        note = arguments["on_step"]
-
-        def on_step(step: int) -> None:
-            note(step)
-            if step == killed_after:
-                raise Killed
-
-        return arguments | {"on_step": on_step}
-
-    with pytest.raises(Killed):
-        train(tiny_run("cut", **STOPPING), **first_part(), progress=False)
+    first_part, stop = scored(RISE_AND_FALL), stop_after(killed_after)
+    note = first_part.pop("on_step")
+    with pytest.raises(Stopped):
+        train(tiny_run("cut", **STOPPING), **first_part, on_step=lambda step: (note(step), stop(step)), progress=False)
     start = checkpoints.latest(whole.run.parent / "cut").step
     again = train(tiny_run("cut", **STOPPING), **scored(RISE_AND_FALL, start), resume=True, progress=False)
     assert again.step == whole.step == 4
@@ -129,14 +118,8 @@ def test_small_numbers_are_written_too(tiny_run):
 
 
 def test_a_run_that_begins_again_before_its_first_checkpoint_has_each_line_once(tiny_run):
-    class Killed(Exception):
-        pass
-
-    def on_step(step: int) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        train(tiny_run(steps=2), progress=False, on_step=on_step)
+    with pytest.raises(Stopped):
+        train(tiny_run(steps=2), progress=False, on_step=stop_after(1))
     log = Path(tiny_run().out) / "metrics.jsonl"
     log.write_text(json.dumps({"step": 0, "eval.mrr": 0.5}) + "\n" + log.read_text())  # as a tuned model begins
     assert [row["step"] for row in train(tiny_run(steps=2), progress=False).metrics()] == [1, 2]
@@ -194,15 +177,8 @@ def test_the_same_config_gives_the_same_weights_with_any_number_of_workers(tiny_
 def test_a_run_that_stopped_continues_bit_for_bit(tiny_run):
     whole = train(tiny_run("whole"), progress=False)
 
-    class Stop(Exception):
-        pass
-
-    def stop(step: int) -> None:
-        if step == 5:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(tiny_run("cut"), progress=False, on_step=stop)
+    with pytest.raises(Stopped):
+        train(tiny_run("cut"), progress=False, on_step=stop_after(5))
     assert checkpoints.latest(tiny_run("cut").out).step == 3
     resumed = train(tiny_run("cut", workers=2), progress=False, resume=True)
     assert_equal(whole, resumed)
@@ -215,15 +191,8 @@ def test_rates_by_layer_linear_decay_and_no_clipping_resume_bit_for_bit(tiny_run
     settings = {"layer_decay": 0.5, "schedule": "linear", "final_lr": 0.0, "eps": 1e-6, "max_grad_norm": None}
     whole = train(tiny_run("whole", **settings), progress=False)
 
-    class Stop(Exception):
-        pass
-
-    def stop(step: int) -> None:
-        if step == 4:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(tiny_run("cut", **settings), progress=False, on_step=stop)
+    with pytest.raises(Stopped):
+        train(tiny_run("cut", **settings), progress=False, on_step=stop_after(4))
     resumed = train(tiny_run("cut", **settings), progress=False, resume=True)
     assert_equal(whole, resumed)
     groups = checkpoints.read_state(resumed)["optimizer"]["param_groups"]
@@ -420,14 +389,9 @@ def test_tensorboard_is_written_when_asked_for(tiny_run):
 
 def test_tensorboard_shows_a_step_once_after_a_resume(tiny_run):
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-
-    def on_step(step: int) -> None:
-        if step == 5:
-            raise KeyboardInterrupt
-
     settings = {"log": "tensorboard", "steps": 6, "save_every": 3}
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny_run(**settings), progress=False, on_step=on_step)
+    with pytest.raises(Stopped):
+        train(tiny_run(**settings), progress=False, on_step=stop_after(5))
     done = train(tiny_run(**settings), progress=False, resume=True)
     shown = loader.EventAccumulator(str(done.run / "tensorboard"))
     shown.Reload()

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from conftest import Stopped, stop_after
 from omma.models.pretrained import load_encoder
 from omma.models.vlmo import VLMo
 from omma.models.weights import save_pretrained
@@ -108,15 +109,8 @@ def test_features_of_the_runs_own_average_are_learned_and_a_resumed_run_learns_t
     whole = train(stage_1("whole", **settings), progress=False)
     assert falls(whole, 0.8)
 
-    class Stop(Exception):
-        pass
-
-    def stop(step: int) -> None:
-        if step == 21:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(stage_1("cut", **settings), progress=False, on_step=stop)
+    with pytest.raises(Stopped):
+        train(stage_1("cut", **settings), progress=False, on_step=stop_after(21))
     resumed = train(stage_1("cut", **settings), progress=False, resume=True)
     assert (resumed.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import Stopped, stop_after
 from omma.models.preprocess import Processor, train_wordpiece
 from omma.models.pretrained import load_encoder
 from omma.table import Table
@@ -139,15 +140,8 @@ def test_a_mixed_run_resumes_bit_for_bit(mixed):
     whole = train(mixed("whole", steps=5, save_every=3), progress=False)
     assert {"loss_mim", "loss_text_mlm", "loss_itc", "loss_mlm"} <= whole.metrics()[0].keys()
 
-    class Stop(Exception):
-        pass
-
-    def stop(step: int) -> None:
-        if step == 4:
-            raise Stop
-
-    with pytest.raises(Stop):
-        train(mixed("cut", steps=5, save_every=3, workers=2), progress=False, on_step=stop)
+    with pytest.raises(Stopped):
+        train(mixed("cut", steps=5, save_every=3, workers=2), progress=False, on_step=stop_after(4))
     resumed = train(mixed("cut", steps=5, save_every=3), progress=False, resume=True)
     assert (resumed.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 
