@@ -106,6 +106,23 @@ def test_pictures_come_as_files_and_arrays_too_and_nothing_else_is_taken_for_one
         Eye.load("nothing")
 
 
+@pytest.mark.parametrize("name", ["clip", "hf-dinov2"])
+def test_what_it_has_learned_since_is_saved_too(name, tmp_path):
+    place = MAKERS[name](tmp_path / "eye")
+    if name == "hf-dinov2":  # in several files, as large models come
+        load_encoder(place, device="cpu").model.save_pretrained(place, max_shard_size="20KB")
+        (place / "model.safetensors").unlink()
+    eye = Eye.load(str(export_encoder(place, tmp_path / "out", "sentence-transformers").path))
+    before = eye(eye.preprocess(pictures()))["sentence_embedding"]
+    for weight in eye.parameters():
+        weight.data += 0.1 * torch.rand_like(weight)
+    after = eye(eye.preprocess(pictures()))["sentence_embedding"]
+    eye.save(str(tmp_path / "again"))
+    again = Eye.load(str(tmp_path / "again"))
+    torch.testing.assert_close(again(again.preprocess(pictures()))["sentence_embedding"], after)
+    assert (after - before).abs().max() > 1e-3
+
+
 def test_weights_that_are_pickled_are_not_passed_on(tmp_path):
     place = save(tmp_path / "eye", MODELS["dinov2"]())
     torch.save(load_encoder(place, device="cpu").model.state_dict(), place / "pytorch_model.bin")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from omma.decode import decode
 from omma.models.pretrained import TwoTower, is_hugging_face, load_encoder
-from omma.models.weights import model_folder
+from omma.models.weights import model_folder, save_pretrained
 
 MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
 # What a model folder can consist of, of omma and of Hugging Face; pickled weights are not copied.
@@ -86,8 +86,15 @@ class Eye(nn.Module):
         return self.encoder.image_embeds({name: features[name] for name in names if name in features})
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """The model's files, as they were read. Weights that were changed since are not in them."""
-        copy_model(self.folder, Path(output_path))
+        """The model's files, with the weights that it has now."""
+        out = Path(output_path)
+        copy_model(self.folder, out)
+        for weights in out.glob("*.safetensors*"):  # and the index of divided ones
+            weights.unlink()
+        if isinstance(self.encoder, TwoTower):
+            save_pretrained(self.model, out)
+        else:
+            self.model.save_pretrained(out)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> "Eye":
@@ -117,7 +124,6 @@ def opened(value: Any) -> Image.Image | None:
 # ---------------------------------------------------------------------------------------------------------- folders
 def write(place: str | Path, out: Path) -> None:
     """A folder for SentenceTransformer of the eye at `place`: the model's own files and the two that name its class."""
-    out.mkdir(parents=True, exist_ok=True)
     copy_model(files_of(place), out)
     modules = [{"idx": 0, "name": "0", "path": "", "type": f"{Eye.__module__}.{Eye.__qualname__}"}]
     (out / MODULES).write_text(json.dumps(modules, indent=2) + "\n")
@@ -141,6 +147,7 @@ def copy_model(folder: Path, out: Path) -> None:
     if not any(path.suffix == ".safetensors" for path in parts):
         how = "; save it anew with transformers' save_pretrained" if is_hugging_face(folder) else ""
         raise ValueError(f"{folder} holds no safetensors weights{how}")
+    out.mkdir(parents=True, exist_ok=True)
     for path in parts:
-        if path.name not in (MODULES, SETTINGS):
+        if path.name not in (MODULES, SETTINGS) and folder.resolve() != out.resolve():
             shutil.copyfile(path, out / path.name)
