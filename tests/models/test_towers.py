@@ -155,7 +155,8 @@ def test_quick_gelu_is_x_times_the_sigmoid_of_1_702_x():
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"num_heads": 5}, "hidden_size 32 does not divide by num_heads 5"), ({"image_size": 18}, "image_size 18"),
-     ({"class_token": False}, "pool=cls needs class_token=true"), ({"patch_dropout": 1.0}, "patch_dropout=1.0")],
+     ({"class_token": False}, "pool=cls needs class_token=true"), ({"num_layers": 0}, "num_layers=0: give 1 or more"),
+     ({"patch_dropout": 1.0}, "patch_dropout=1.0")],
 )  # fmt: skip
 def test_sizes_that_do_not_fit_together_are_refused(change, message):
     with pytest.raises(ValueError, match=message):

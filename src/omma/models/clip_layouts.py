@@ -14,7 +14,7 @@ from torch import Tensor
 
 from omma.models.clip import CLIP, CLIPConfig, own_towers
 from omma.models.layouts import needed, refuse, side
-from omma.models.towers import Activation, TextConfig, VisionConfig
+from omma.models.towers import Activation, LayersConfig, TextConfig, VisionConfig
 
 Layout = Literal["open_clip", "hf"]
 MARKS: dict[Layout, str] = {  # the patch embedding: what is called so is laid out so
@@ -318,7 +318,7 @@ def hf_settings(config: CLIPConfig) -> dict[str, Any]:
     check_layout(config, "hf")
     v, t = own_towers(config)
 
-    def common(c: VisionConfig | TextConfig) -> dict[str, Any]:
+    def common(c: LayersConfig) -> dict[str, Any]:
         return {"hidden_size": c.hidden_size, "intermediate_size": round(c.hidden_size * c.mlp_ratio),
                 "num_hidden_layers": c.num_layers, "num_attention_heads": c.num_heads, "hidden_act": c.activation,
                 "layer_norm_eps": c.norm_eps, "projection_dim": config.embed_dim}  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from omma.models.layers import ConvStem, DropPath, attend, merge_heads, take_tokens
 from omma.models.positions import resample_grid
+from omma.models.sizes import Patched, check_sizes
 
 Activation = Literal["gelu", "quick_gelu"]
 
@@ -28,7 +29,20 @@ class TowerOutput(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionConfig:
+class LayersConfig:
+    """Sizes and options of either tower's layers."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    activation: Activation = "gelu"  # quick_gelu: x sigmoid(1.702 x), as OpenAI's weights have it
+    norm_eps: float = 1e-5
+    drop_path: float = 0.0  # of the last layer; the layers below it get a linear share
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionConfig(LayersConfig, Patched):
     """Sizes and options of a `VisionTower`; the defaults are those of ViT-S/16."""
 
     image_size: int = 224
@@ -36,38 +50,21 @@ class VisionConfig:
     hidden_size: int = 384
     num_layers: int = 12
     num_heads: int = 6
-    mlp_ratio: float = 4.0
-    activation: Activation = "gelu"  # quick_gelu: x sigmoid(1.702 x), as OpenAI's weights have it
     stem: Literal["patch", "conv"] = "patch"  # one linear map a patch, or `ConvStem`, for little data
     pre_norm: bool = True  # LayerNorm before the first layer, as in CLIP
     # The class token, the mean of the patches, or a learned query that attends to them (MAP, Zhai et al. 2022).
     pool: Literal["cls", "mean", "map"] = "cls"
     class_token: bool = True  # False where nothing reads it: "mean" and "map"
-    norm_eps: float = 1e-5
-    drop_path: float = 0.0  # of the last layer; the layers below it get a linear share
     patch_dropout: float = 0.0  # share of the patches that a training pass leaves out (FLIP, Li et al. 2023)
 
     def __post_init__(self):
-        check_layers(self.hidden_size, self.num_heads)
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} does not divide by patch_size {self.patch_size}")
+        check_sizes(self, {"image_size": 1, "patch_size": 1, **LAYERS}, shares=("drop_path", "patch_dropout"))
         if self.pool == "cls" and not self.class_token:
             raise ValueError("pool=cls needs class_token=true; or take pool=mean or pool=map")
-        if not 0 <= self.patch_dropout < 1:
-            raise ValueError(f"patch_dropout={self.patch_dropout}; it is a share of the patches, 0 to less than 1")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        side = self.image_size // self.patch_size
-        return side, side
-
-    @property
-    def num_patches(self) -> int:
-        return self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
+class TextConfig(LayersConfig):
     """Sizes and options of a `TextTower`; the defaults are half as many layers as CLIP's ViT-B/32 has."""
 
     vocab_size: int = 49408
@@ -75,20 +72,19 @@ class TextConfig:
     hidden_size: int = 512
     num_layers: int = 6
     num_heads: int = 8
-    mlp_ratio: float = 4.0
-    activation: Activation = "gelu"
     attention: Literal["causal", "bidirectional"] = "causal"
     # The token whose state stands for the text: eos_token_id's first, the last that is no padding, the first; or the
     # mean of all. Any tokenizer has a last token, so it is the default.
     pool: Literal["eos", "last", "first", "mean"] = "last"
     eos_token_id: int | None = None  # for pool=eos; None: the largest id of the text, as in OpenAI's vocabulary
-    norm_eps: float = 1e-5
-    drop_path: float = 0.0
 
     def __post_init__(self):
-        check_layers(self.hidden_size, self.num_heads)
+        check_sizes(self, {"vocab_size": 1, "max_text_len": 1, **LAYERS}, shares=("drop_path",))
         if self.pool == "first" and self.attention == "causal":
             raise ValueError("pool=first with attention=causal: the first token sees no other; take pool=last")
+
+
+LAYERS = dict.fromkeys(("hidden_size", "num_layers", "num_heads"), 1)  # the least of each
 
 
 @dataclass(frozen=True)
@@ -96,11 +92,6 @@ class HFConfig:
     """A Hugging Face model as a tower (hf.py): a plain dict from which it is built."""
 
     hf: dict[str, Any]
-
-
-def check_layers(hidden_size: int, num_heads: int) -> None:
-    if hidden_size % num_heads:
-        raise ValueError(f"hidden_size {hidden_size} does not divide by num_heads {num_heads}")
 
 
 # ---------------------------------------------------------------------------------------------------------- layers
@@ -171,7 +162,7 @@ ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": quick_gelu}
 class Block(nn.Module):
     """A pre-norm transformer layer."""
 
-    def __init__(self, config: VisionConfig | TextConfig, layer: int):
+    def __init__(self, config: LayersConfig, layer: int):
         super().__init__()
         c = config
         self.norm1 = nn.LayerNorm(c.hidden_size, eps=c.norm_eps)

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from omma.models.sizes import Patched, check_sizes
+
 
 @dataclass(frozen=True, kw_only=True)
-class VLMoConfig:
+class VLMoConfig(Patched):
     """Sizes and options of a VLMo. `PRESETS` holds the paper's three sizes, two small ones and BEiT-3's two."""
 
     image_size: int = 128
@@ -55,16 +57,7 @@ class VLMoConfig:
                   "num_layers": 1, "num_heads": 1, "mlp_ratio": 1, "relative_text_len": 2, "embed_dim": 1,
                   "mim_size": 1, "num_image_types": 1, "segment_width": 1, "num_pair_classes": 0,
                   "num_set_classes": 0}  # fmt: skip
-        for name, least in counts.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name}={value}: give {least} or more")
-        for name in ("drop_path", "text_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give a probability from 0 to below 1")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} does not divide by num_heads {self.num_heads}")
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} does not divide by patch_size {self.patch_size}")
+        check_sizes(self, counts, shares=("drop_path", "text_dropout"))
         if not 0 <= self.num_vl_layers <= self.num_layers:
             raise ValueError(f"num_vl_layers {self.num_vl_layers} is not within 0..num_layers {self.num_layers}")
         if self.itc_vl and not self.num_vl_layers:
@@ -80,15 +73,6 @@ class VLMoConfig:
         least = 3 if self.num_vl_layers else 2
         if self.num_experts is not None and self.num_experts < least:
             raise ValueError(f"num_experts={self.num_experts}; the modalities have {least} already")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        side = self.image_size // self.patch_size
-        return side, side
-
-    @property
-    def num_patches(self) -> int:
-        return self.grid[0] * self.grid[1]
 
     @property
     def vl_start(self) -> int:

@@ -4,6 +4,8 @@ A model that has been trained on much is easily made worse by little: low rates,
 it could do before (val=TABLE), and `omma mix`, which goes back part of the way.
 """
 
+from dataclasses import replace
+
 from omma.models.clip import NANO
 from omma.training.clip_config import ClipTrainConfig
 
@@ -54,20 +56,8 @@ def clip_lora() -> ClipTrainConfig:
 
     omma train clip-lora data=TABLE init=MODEL val=TABLE out=runs/lora
     """
-    return ClipTrainConfig(
-        recipe="clip-lora",
-        train_vision="lora",
-        train_text="lora",
-        steps=500,
-        batch_size=64,
-        peak_lr=2e-4,
-        head_lr=0.1,
-        warmup=50,
-        weight_decay=0.0,
-        eps=1e-6,
-        max_grad_norm=1.0,
-        ema=0.99,
-    )
+    return replace(clip_tune(), recipe="clip-lora", train_vision="lora", train_text="lora", peak_lr=2e-4, head_lr=0.1,
+                   weight_decay=0.0)  # fmt: skip
 
 
 def clip_lit() -> ClipTrainConfig:
@@ -77,18 +67,7 @@ def clip_lit() -> ClipTrainConfig:
 
     omma train clip-lit data=TABLE vision=MODEL out=runs/lit
     """
-    return ClipTrainConfig(
-        recipe="clip-lit",
-        model=NANO,
-        train_vision="frozen",
-        steps=2000,
-        batch_size=128,
-        peak_lr=1e-3,
-        warmup=100,
-        weight_decay=0.1,
-        eps=1e-6,
-        max_grad_norm=1.0,
-    )
+    return replace(clip(), recipe="clip-lit", train_vision="frozen")
 
 
 CLIP_RECIPES = {"clip": clip, "clip-tune": clip_tune, "clip-lora": clip_lora, "clip-lit": clip_lit}
