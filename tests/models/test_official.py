@@ -376,6 +376,23 @@ def test_open_clips_settings_of_pictures_are_taken_over(tmp_path, vocab):
     assert from_pretrained(tmp_path / "eye", kind=CLIP).config == CLIP_CONFIG
 
 
+@pytest.mark.parametrize(
+    ("change", "fills"), [({}, False), ({"pool": "last"}, True), ({"attention": "bidirectional"}, True)]
+)
+def test_texts_of_an_open_clip_that_reads_its_padding_are_filled_up(change, fills, tmp_path, vocab):
+    config = replace(CLIP_CONFIG, text=replace(CLIP_CONFIG.text, **change))
+    torch.save(to_layout(CLIP(config), "open_clip"), tmp_path / "open_clip.pt")
+    said = {"model_cfg": open_clip_settings(config)}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(said))
+    convert(tmp_path / "open_clip.pt", tmp_path / "eye", vocab)
+    ids, mask = Processor.load(tmp_path / "eye").texts(["a"])
+    assert (bool(mask.all()), ids.shape[1] == config.text.max_text_len) == (fills, fills)
+    said["preprocess_cfg"] = {"resize_mode": "longest"}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="resize_mode=longest; omma scales pictures by their shorter side"):
+        convert(tmp_path / "open_clip.pt", tmp_path / "other", vocab)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_openais_archives_are_read_without_running_them(tmp_path):
     config = replace(CLIP_CONFIG, vision=replace(CLIP_CONFIG.vision, hidden_size=64, num_heads=1),

@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from omma.models.preprocess import RESAMPLE, Processor, middle, wordpiece
+from omma.models.preprocess import RESAMPLE, Processor, middle, read_tokenizer, wordpiece
 
 RNG = np.random.default_rng(0)
 WORDS = ["<end>", "a", "red", "cup", "on", "the", "table"]
@@ -136,3 +136,12 @@ def test_settings_that_cannot_be_read_are_named_by_their_file(tmp_path, text, me
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer\.json can't be read as a tokenizer\.json"):
         Processor.load(tmp_path)
+
+
+def test_a_tokenizer_that_was_saved_padding_and_cutting_does_neither(tmp_path):
+    tokenizer = words()
+    tokenizer.enable_padding(length=9)
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    rows, cut = Processor(read_tokenizer(tmp_path / "tokenizer.json"), 24, 8).encode(["red cup on the table"])
+    assert (rows, cut) == ([[2, 3, 4, 5, 6, 0]], 0)

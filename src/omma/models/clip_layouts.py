@@ -257,7 +257,8 @@ def heads(width: int, given: int | None, where: str) -> int:
 def to_layout(model: CLIP, layout: Layout) -> dict[str, Tensor]:
     """The model's weights under the names of another library, copies that it can load strictly.
 
-    ValueError for a model that has what the layout has no place for.
+    open_clip masks no padding: a text tower that looks both ways, or is read at its last token, gives the same vectors
+    there for texts that fill the context alone. ValueError for a model that has what the layout has no place for.
     """
     check_layout(model.config, layout)
     out: dict[str, Tensor] = {}

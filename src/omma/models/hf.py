@@ -151,11 +151,15 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
         return make(config, dtype=torch.float32)
 
 
+# Of a config: where it came from, and the names of a classifier's classes.
+UNUSED = ("architectures", "transformers_version", "dtype", "_name_or_path", "id2label", "label2id")
+
+
 def plain(config: PretrainedConfig) -> dict[str, Any]:
-    """A config as JSON has it, without where it came from."""
+    """A config as JSON has it, without what no tower reads."""
     values = json.loads(config.to_json_string(use_diff=True))
     return {"model_type": config.model_type} | {
-        k: v for k, v in values.items() if k not in ("architectures", "transformers_version", "dtype", "_name_or_path")
+        k: v for k, v in values.items() if k not in UNUSED
     }
 
 

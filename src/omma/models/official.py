@@ -268,15 +268,19 @@ def clip_folder(
         raise ValueError(f"max_text_len={max_text_len}, but {where} holds positions for {text.max_text_len} tokens")
     side, length = vision.image_size, max_text_len or text.max_text_len
     said = (settings or {}).get("preprocess_cfg", {})  # of open_clip
-    squash = said.get("resize_mode") == "squash"
-    pictures = {"image_size": side, "shortest_side": None if squash else side,
+    mode = said.get("resize_mode", "shortest")
+    if mode not in ("shortest", "squash"):
+        raise ValueError(f"{where}: resize_mode={mode}; omma scales pictures by their shorter side, or squashes them")
+    pictures = {"image_size": side, "shortest_side": None if mode == "squash" else side,
                 "mean": tuple(said.get("mean", CLIP_MEAN)), "std": tuple(said.get("std", CLIP_STD)),
                 "resample": said.get("interpolation", "bicubic")}  # fmt: skip
     if layout_of(state) == "hf" and (beside / "preprocessor_config.json").is_file():
         from omma.models.hf_preprocess import picture_settings  # imports transformers
 
         pictures = picture_settings(beside, side)
-    processor = Processor(tokenizer, max_text_len=length, **pictures)
+    # open_clip gives no mask: what looks both ways, or is read at its last place, reads the padding too.
+    fills = layout_of(state) == "open_clip" and (text.attention == "bidirectional" or text.pool == "last")
+    processor = Processor(tokenizer, max_text_len=length, read_padding=fills, **pictures)
     save_pretrained(model, folder)
     processor.save(folder)
     millions = round(model.num_parameters() / 1e6, 1)

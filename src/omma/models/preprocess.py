@@ -76,7 +76,10 @@ def read_tokenizer(place: str | Path) -> Tokenizer:
         raise ValueError(f"no vocabulary at {place}; give BERT's vocab.txt, a tokenizer.json, or a folder with either")
     if place.suffix == ".json":
         try:
-            return Tokenizer.from_file(str(place))
+            tokenizer = Tokenizer.from_file(str(place))
+            tokenizer.no_padding()  # some are saved as they were last used; `Processor` cuts and pads by itself
+            tokenizer.no_truncation()
+            return tokenizer
         except Exception as error:  # tokenizers raises plain Exception for what it can't read
             raise ValueError(f"{place} can't be read as a tokenizer.json ({error})") from error
     vocab = place.read_text(encoding="utf-8").rstrip("\n").split("\n")
