@@ -126,7 +126,8 @@ def test_scenes_writes_two_tables_and_says_where(capsys, tmp_path):
     assert omma_says(capsys, "scenes", out)[0] == 2, "a table that is there is not written over"
 
 
-def test_single_edits_are_drawn_unchecked_for_training_and_refused_for_a_test(capsys, tmp_path):
+def test_single_edits_are_drawn_unchecked_for_training_and_refused_for_a_test(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("omma.scenes.sources.PATTERNS", ("presence",))
     wanted = ("--pictures", 0, "--pairs", 200, "--size", 64, "--mode", "single", "--json")
     code, _, err = omma_says(capsys, "scenes", tmp_path / "test", *wanted)
     assert code == 2

@@ -112,7 +112,8 @@ def test_another_seed_writes_other_worlds_and_a_longer_run_begins_as_the_shorter
     assert rows["longer"][:6] == rows["one"]
 
 
-def test_pairs_with_a_shortcut_are_refused_and_leave_nothing_behind(tmp_path):
+def test_pairs_with_a_shortcut_are_refused_and_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "PATTERNS", ("text", "presence"))
     with pytest.raises(ValueError, match=r"without seeing: .*presence: statistics"):
         write_scenes(tmp_path / "out", pictures=0, pairs=200, size=64, mode="single")
     assert not (tmp_path / "out" / "pictures").exists()
