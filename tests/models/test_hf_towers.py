@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from tiny_hf import MODELS, SIZE, TEXT, TEXTS, VISION, bert_tokenizer, clip, pictures, save
+from tiny_hf import MODELS, SIZE, TEXT, TEXTS, VISION, bert_tokenizer, blip, clip, pictures, save
 
 from omma.models.hf import load_dual, read_config, text_tower, vision_tower
 from omma.models.hf_preprocess import load_processor, shape_within, square
@@ -134,6 +134,13 @@ def test_a_model_taken_apart_gives_the_vectors_that_it_gave_whole(name, tmp_path
     assert parts.logit_scale == pytest.approx(whole.logit_scale.item())
     assert (parts.logit_bias is None) == (not name.startswith("siglip"))
     assert (parts.image_projection is None) == parts.vision.projects == parts.text.projects
+
+
+@pytest.mark.parametrize("name", ["blip", "vit"])
+def test_a_model_that_pools_in_another_way_is_not_taken_apart(name, tmp_path):
+    made = {"blip": lambda: blip(hf.BlipModel), "vit": MODELS["vit"]}[name]()
+    with pytest.raises(ValueError, match=rf"is a {name}; a whole model to go on from is one of chinese_clip, clip"):
+        load_dual(save(tmp_path / name, made))
 
 
 def test_a_picture_cut_into_patches_is_the_one_that_siglip2s_own_processor_cuts(tmp_path):

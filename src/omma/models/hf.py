@@ -376,6 +376,9 @@ def side_of(model: Any, side: Literal["vision", "text"]) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------------- whole
+DUALS = ("chinese_clip", "clip", "siglip", "siglip2")
+
+
 @dataclass(frozen=True)
 class Dual:
     """A two-tower model taken apart. A projection is None where the tower projects itself (SigLIP)."""
@@ -393,10 +396,11 @@ def load_dual(source: str | Path) -> Dual:
 
     ValueError: the source is no such model.
     """
-    whole, _ = load_model(source, kind_of(read_config(source)))
-    model: Any = whole
-    if not (hasattr(model, "vision_model") and hasattr(model, "text_model") and hasattr(model, "logit_scale")):
-        raise ValueError(f"{source} is a {model.config.model_type}, not a model of two towers such as clip or siglip")
+    config = read_config(source)
+    if config.model_type not in DUALS:  # others, such as BLIP, pool in ways of their own
+        raise ValueError(f"{source} is a {config.model_type}; a whole model to go on from is one of "
+                         f"{', '.join(DUALS)}. Of others take a tower: vision= or text=")  # fmt: skip
+    model: Any = load_model(source)[0]
     vision, text = side_of(model, "vision"), side_of(model, "text")
     bias = getattr(model, "logit_bias", None)
     return Dual(
