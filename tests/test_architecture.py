@@ -81,7 +81,7 @@ BESIDE_PUBLIC = {
 ONLY_IN = {
     "transformers": {
         *("omma.models.hf", "omma.models.hf_encoder", "omma.models.hf_preprocess"),
-        *("omma.models.vlm", "omma.sparse.patch"),
+        *("omma.models.vlm", "omma.models.packing", "omma.sparse.patch"),
     },
     "huggingface_hub": {"omma.models.hf"},
     "peft": {"omma.models.lora", "omma.models.vlm"},

@@ -142,10 +142,16 @@ class ConvStem(nn.Module):
     takes more data than a small model is given. A 7 x 7 convolution of stride 4, then 3 x 3 ones of stride 2 and twice
     the width, up to the patch size; a patch of 20 px ends with a 5 x 5 one of stride 5 and four times the width
     instead. No norm between them, one LayerNorm at the end.
+
+    fine: the stem of patches twice as large, read at every patch_size pixels: its last convolution makes single steps,
+    so neighbouring tokens overlap, and every other one is what that stem would give.
     """
 
-    def __init__(self, hidden_size: int, patch_size: int, width: int = 32):
+    def __init__(self, hidden_size: int, patch_size: int, width: int = 32, fine: bool = False):
         super().__init__()
+        if fine and patch_size not in (4, 8, 16):
+            raise ValueError(f"a fine conv stem has a patch_size of 4, 8 or 16, not {patch_size}")
+        patch_size *= 1 + fine
         halvings = patch_size.bit_length() - 3
         convs: list[nn.Module] = [nn.Conv2d(3, width, 7, stride=4, padding=3)]
         if patch_size == 20:
@@ -158,6 +164,8 @@ class ConvStem(nn.Module):
             raise ValueError(
                 f"a conv stem needs a patch_size of 4, 8, 16, 20 or 32, not {patch_size}; or take stem=patch"
             )
+        if fine:
+            convs[-1].stride = (1, 1)  # type: ignore[assignment]
         self.convs = nn.ModuleList(convs)
         self.proj = nn.Conv2d(last, hidden_size, 1)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-6)

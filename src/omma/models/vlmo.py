@@ -75,7 +75,8 @@ class VLMo(nn.Module):
         self.text_norm = nn.LayerNorm(D, eps=1e-12) if c.text_norm else nn.Identity()
         self.text_dropout = nn.Dropout(c.text_dropout)
         conv = c.stem == "conv"
-        self.patch_embed = ConvStem(D, c.patch_size) if conv else nn.Conv2d(3, D, c.patch_size, c.patch_size)
+        patch = nn.Conv2d(3, D, c.patch_size, c.patch_size) if not conv else None
+        self.patch_embed = patch or ConvStem(D, c.patch_size, fine=c.fine_stem)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, D))  # stands for a hidden patch in masked image modelling
         self.type_embed = nn.Embedding(1 + c.num_image_types, D)  # row 0 text, row 1 (and 2) image

@@ -30,6 +30,7 @@ class VLMoConfig(Patched):
     norm_eps: float = 1e-6
     text_norm: bool = True  # LayerNorm of the text's embeddings, as in BERT; False: none, as in BEiT-3
     stem: Literal["patch", "conv"] = "patch"  # pixels to tokens: one linear map a patch, as published, or `ConvStem`
+    fine_stem: bool = False  # a conv stem made for patches of twice this size: four times the tokens of what it knows
     positions: Literal["absolute", "relative"] = "absolute"
     relative_text_len: int = 196  # text range of the relative table: that of the longest stage, stage 2
     layer_scale: float | None = 0.1
@@ -58,6 +59,8 @@ class VLMoConfig(Patched):
                   "mim_size": 1, "num_image_types": 1, "segment_width": 1, "num_pair_classes": 0,
                   "num_set_classes": 0}  # fmt: skip
         check_sizes(self, counts, shares=("drop_path", "text_dropout"))
+        if self.fine_stem and self.stem != "conv":
+            raise ValueError(f"fine_stem=True reads a conv stem at a finer step, and this one is stem={self.stem}")
         if not 0 <= self.num_vl_layers <= self.num_layers:
             raise ValueError(f"num_vl_layers {self.num_vl_layers} is not within 0..num_layers {self.num_layers}")
         if self.itc_vl and not self.num_vl_layers:

@@ -25,6 +25,7 @@ from omma.models.vlmo_config import VLMoConfig
 SHIPPED = Path(__file__).parents[1] / "weights"  # model folders inside the package
 PROMPTS_FILE = "prompts.safetensors"  # beside model.safetensors: a few kB, and another task's can take their place
 MODELS = {"vlmo": (VLMo, VLMoConfig), "clip": (CLIP, CLIPConfig)}  # config.json's "model" -> classes
+KINDS = (*MODELS, "vlm")  # and what vlm.py reads, which needs transformers
 Model = TypeVar("Model", VLMo, CLIP)
 Config = TypeVar("Config", VLMoConfig, CLIPConfig)
 
@@ -76,7 +77,7 @@ def model_folder(place: str | Path) -> Path:
 
 
 def model_kind(folder: str | Path) -> str:
-    """Which of MODELS a model folder holds. ValueError says what is at folder instead."""
+    """Which of KINDS a model folder holds. ValueError says what is at folder instead."""
     return read_settings(folder)[0]
 
 
@@ -95,8 +96,8 @@ def read_settings(folder: str | Path) -> tuple[str, dict[str, Any]]:
     kind = values.pop("model", None)
     if isinstance(kind, dict):  # the config of a whole run, which has a model's in it
         raise ValueError(f"{folder} is a run of `omma train` that has no checkpoint yet; wait for its first one")
-    if kind not in MODELS:
-        raise ValueError(f"{path} names the model kind {kind!r}; this version reads {', '.join(MODELS)}")
+    if kind not in KINDS:
+        raise ValueError(f"{path} names the model kind {kind!r}; this version reads {', '.join(KINDS)}")
     return kind, values
 
 
@@ -106,6 +107,8 @@ def read_config(folder: str | Path, cls: type[Config] = VLMoConfig) -> Config:  
     ValueError: what is at folder instead, an unknown kind or another one, or keys this version doesn't know.
     """
     kind, values = read_settings(folder)
+    if kind == "vlm":
+        raise ValueError(f"{folder} holds a VLM, which answers in words: omma.load_vlm({str(folder)!r})")
     if MODELS[kind][1] is not cls:
         wanted = next(name for name, (_, config) in MODELS.items() if config is cls)
         raise ValueError(f"{folder} holds a {kind}, and a {wanted} is wanted here")
