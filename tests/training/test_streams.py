@@ -233,6 +233,27 @@ def test_a_stream_scaled_by_torch_shows_the_same_pictures(tmp_path, processor):
         stream(data, dataclasses.replace(processor, resample="lanczos"), resize="torch")[0]
 
 
+def test_a_draft_has_all_the_pixels_that_are_left_of_a_picture(tmp_path, processor):
+    """At half its size a picture of 45 pixels is enough for 16, and for a model that first makes 24 of them is not."""
+    out = tmp_path / "a.tar"
+    with tarfile.open(out, "w") as tar:
+        for number in range(2):
+            for ending, content in (("jpg", encoded(number, (45, 45), "JPEG")), ("txt", b"a cup")):
+                member = tarfile.TarInfo(f"{number}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    for side, same_pixels in ((None, False), (16, False), (24, True)):
+        made = dataclasses.replace(processor, shortest_side=side)
+        draft, whole = (stream(out, made, batch_size=2, draft=d, crop_scale=1.0, jitter=0.0)[0] for d in (True, False))
+        assert torch.equal(draft.pixels, whole.pixels) == same_pixels, side
+
+
+def test_settings_outside_of_their_range_are_refused():
+    for setting in ({"crop_scale": 0.0}, {"jitter": -0.1}, {"jitter": 1.5}, {"window": -1}, {"max_negatives": 0}):
+        with pytest.raises(ValueError, match=rf"{next(iter(setting))}=.*: give "):
+            StreamConfig(**setting)
+
+
 def test_crops_for_a_model_that_sees_squares_are_squares(processor):
     image = Image.new("RGB", (60, 20))
     config = StreamConfig(crop_scale=0.5)

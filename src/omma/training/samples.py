@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from omma.config import refuse_outside
 from omma.data.indexed import Pair, Pairs
 from omma.decode import decode
 from omma.models.preprocess import Processor
@@ -50,10 +51,8 @@ class StreamConfig:
     window: int = 0
 
     def __post_init__(self):
-        if not 0 < self.crop_scale <= 1:
-            raise ValueError(f"crop_scale={self.crop_scale} is a share of the picture's area: above 0, at most 1")
-        if self.window < 0 or self.max_negatives < 1:
-            raise ValueError(f"window={self.window}, max_negatives={self.max_negatives}: 0 or more, and 1 or more")
+        refuse_outside(self, {"crop_scale": (0.001, 1.0), "jitter": (0.0, 1.0), "window": (0, math.inf),
+                              "max_negatives": (1, math.inf)})  # fmt: skip
 
 
 class Order:
@@ -121,8 +120,10 @@ class SampleMaker:
 
     def __init__(self, pairs: Pairs, processor: Processor, config: StreamConfig, seed: int):
         self.pairs, self.processor, self.config, self.seed = pairs, processor, config, seed
-        # the shorter side that the smallest crop needs
-        self.target = math.ceil(processor.image_size / math.sqrt(config.crop_scale)) if config.draft else None
+        # the shorter side that the smallest crop needs, or the whole picture, of which some models see the middle
+        whole = processor.shortest_side if config.crop_scale == 1 else None
+        needed = math.ceil((whole or processor.image_size) / math.sqrt(config.crop_scale))
+        self.target = needed if config.draft else None
 
     def _scaled(self, image: Image.Image, box: Box | None) -> np.ndarray:
         if self.config.resize == "pillow" or (box is None and self.processor.shortest_side is not None):
