@@ -81,6 +81,7 @@ BESIDE_PUBLIC = {
 ONLY_IN = {
     "transformers": {
         *("omma.models.hf", "omma.models.hf_encoder", "omma.models.hf_preprocess"),
+        *("omma.models.hf_processor", "omma.models.hf_vlm"),
         *("omma.models.vlm", "omma.models.packing", "omma.sparse.patch"),
     },
     "huggingface_hub": {"omma.models.hf"},

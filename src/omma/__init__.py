@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.eval.run import Report, evaluate
     from omma.folder import Fit, fit
     from omma.models.deploy import export_encoder
-    from omma.models.pretrained import VLM, Encoder, load_encoder
+    from omma.models.pretrained import VLM, Encoder, load_encoder, load_vlm
     from omma.retrieval.index import Hit, search
     from omma.table import Table
     from omma.training.checkpoint import Checkpoint
@@ -45,6 +45,7 @@ __all__ = [
     "ingest",
     "ingest_items",
     "load_encoder",
+    "load_vlm",
     "mix",
     "search",
     "train",
@@ -69,6 +70,7 @@ _MODULES = {
     "ingest": "omma.data.ingest",
     "ingest_items": "omma.data.questions",
     "load_encoder": "omma.models.pretrained",
+    "load_vlm": "omma.models.pretrained",
     "mix": "omma.training.wise",
     "search": "omma.retrieval.index",
     "train": "omma.training.loop",

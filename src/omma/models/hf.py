@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+
+import omma.models.no_torchvision  # noqa: F401  isort: skip  (before transformers, which looks for torchvision)
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -30,7 +32,7 @@ Source = str | Path | Mapping[str, Any]
 Pooling = Literal["pooler", "cls", "mean", "last"]
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # pickled ones only where there are no others
-OTHER_FILES = ("*.json", "*.txt", "*.model")
+OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 # Parts of two-tower models that transformers' AutoModel does not build from their config alone.
 PARTS = {
     "blip_text_model": "BlipTextModel",
@@ -110,7 +112,7 @@ def read_config(source: Source) -> PretrainedConfig:
             raise ValueError(f"transformers {transformers.__version__} knows no model_type {kind!r}") from error
     folder = local(source)
     with reading(source):
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)  # nor is the user asked whether to run any
 
 
 def read_json(source: str | Path, name: str) -> dict[str, Any] | None:
@@ -122,13 +124,15 @@ def read_json(source: str | Path, name: str) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def load_model(source: str | Path, kind: Any = AutoModel) -> tuple[PreTrainedModel, set[str]]:
-    """The model with its weights, in float32 and eval mode, and the names of weights that the file lacks: poolers that
+def load_model(
+    source: str | Path, kind: Any = AutoModel, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model with its weights, in eval mode, and the names of weights that the file lacks: poolers that
     the model was saved without. ValueError when others are missing; they would be random.
     """
     folder = local(source)
     with reading(source):
-        model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        model, info = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     lacking = {name for name in info["missing_keys"] if "pooler" not in name.split(".")}
     if lacking:
         shown = ", ".join(sorted(lacking)[:4])

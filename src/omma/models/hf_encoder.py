@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+import omma.models.no_torchvision  # noqa: F401  isort: skip  (before transformers, which looks for torchvision)
 from transformers import BlipForImageTextRetrieval, PreTrainedModel
 
 from omma.models.hf import kind_of, load_model, read_config, side_of, tokens

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
+
+import omma.models.no_torchvision  # noqa: F401  isort: skip  (before transformers, which looks for torchvision)
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
 from omma.models.hf import Source, local, longest_text, read_config, read_json, reading

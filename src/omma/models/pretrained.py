@@ -335,6 +335,29 @@ def load_encoder(
     return VLMoEncoder(model, processor, name, device, precision)
 
 
+def load_vlm(
+    name_or_path: str | Path, device: str = "auto", precision: str = "auto", quantize: str | None = None, **options: Any
+) -> Any:
+    """A `VLM` by folder or by its name on the Hugging Face hub, such as "HuggingFaceTB/SmolVLM-256M-Instruct".
+
+    LLaVA, Qwen-VL, SmolVLM, InternVL and whatever else transformers has for pictures and words; see models/hf_vlm.py.
+    It needs no torchvision, runs no code that comes with a model, and with HF_HUB_OFFLINE=1 fetches nothing. precision:
+    auto (bf16 where that is fast) | bf16 | fp32. quantize: "int8" keeps the weights of the language model's layers as
+    int8. options: `max_pixels`, of a picture before it is prepared. ValueError says what is at the path and what would
+    be a VLM.
+    """
+    folder = model_folder(name_or_path)
+    if is_hugging_face(folder) or (not folder.is_dir() and is_hub_name(name_or_path)):
+        from omma.models.hf_vlm import load_hf_vlm  # transformers takes a second to load
+
+        return load_hf_vlm(folder if folder.is_dir() else str(name_or_path), device, precision, quantize, **options)
+    if folder.is_dir():
+        raise ValueError(f"{folder} holds a {model_kind(folder)}, which sees but doesn't answer in words; "
+                         "load_encoder loads it")  # fmt: skip
+    raise ValueError(f"no VLM {str(name_or_path)!r}: no folder of this name is here, and on the Hugging Face hub names "
+                     "are owner/name, such as HuggingFaceTB/SmolVLM-256M-Instruct")  # fmt: skip
+
+
 def is_hugging_face(folder: Path) -> bool:
     """Whether a folder holds a Hugging Face model: its config.json names a model_type, and no model of omma."""
     path = folder / "config.json"
