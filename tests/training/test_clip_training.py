@@ -162,6 +162,13 @@ def test_pictures_are_prepared_as_the_vision_tower_wants_them(run, others):
     assert {*PICTURES, *words} == {field.name for field in fields(Processor)}
 
 
+def test_a_text_read_at_its_end_ends_where_its_own_tokenizer_says(run):
+    model = apply(TINY, ["text.pool=eos", "text.attention=causal"])
+    made, processor, _ = build(run(model=model))
+    ids, mask = processor.texts(["a red square", "blue"])
+    torch.testing.assert_close(made.text.end_of(ids), mask.sum(dim=1) - 1)
+
+
 def test_towers_out_of_a_run_take_another_size_and_no_longer_texts(run, tmp_path):
     start = train(run("start", steps=1, warmup=0), progress=False)
     place = str(tmp_path / "start")

@@ -12,7 +12,7 @@ from torch import Tensor
 from omma.data.indexed import TablePairs, open_pairs
 from omma.models.clip import CLIP, PRESETS, CLIPConfig, Tower
 from omma.models.lora import Way, tune
-from omma.models.preprocess import Processor, train_wordpiece
+from omma.models.preprocess import SEP, Processor, train_wordpiece
 from omma.models.pretrained import is_hugging_face
 from omma.models.towers import HFConfig, TextConfig, VisionConfig
 from omma.models.weights import from_pretrained, load_matching, model_folder, read_config
@@ -108,7 +108,10 @@ def from_parts(config: ClipTrainConfig) -> tuple[CLIP, Processor]:
     words = text.processor
     if words is None:
         tokenizer = train_wordpiece(texts_of(config, MOST_TEXTS), text.config.vocab_size)
-        text = replace(text, config=replace(text.config, vocab_size=tokenizer.get_vocab_size()))
+        own = replace(text.config, vocab_size=tokenizer.get_vocab_size())
+        if own.pool == "eos" and own.eos_token_id is None:  # the largest id is a word here
+            own = replace(own, eos_token_id=tokenizer.token_to_id(SEP))
+        text = replace(text, config=own)
         words = Processor(tokenizer, 8, text.config.max_text_len)
     pictures = vision.processor or Processor(words.tokenizer, vision.config.image_size, 8)
     processor = replace(words, **{name: getattr(pictures, name) for name in PICTURES})
