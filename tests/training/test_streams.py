@@ -220,6 +220,13 @@ def test_torch_scales_as_pillow_does_to_a_level(filter, box):
         assert (difference > 0).mean() < 0.02
 
 
+def test_a_crop_of_less_than_a_pixel_is_one(processor):
+    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))
+    for box, pixel in (((1.6, 1.6, 1.9, 1.9), (9, 10, 11)), ((0.1, 1.1, 0.4, 1.3), (6, 7, 8))):
+        found = square(image, 4, "bicubic", box)
+        assert np.array_equal(found, np.broadcast_to(np.reshape(pixel, (3, 1, 1)), (3, 4, 4)))
+
+
 def test_a_stream_scaled_by_torch_shows_the_same_pictures(tmp_path, processor):
     data = write_shards(tmp_path / "s")
     whole = {"crop_scale": 1.0, "jitter": 0.0}

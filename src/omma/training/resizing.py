@@ -25,6 +25,7 @@ def square(image: Image.Image, side: int, filter: str, box: Box | None = None) -
     pixels = _pixels(image)
     if box is not None:
         left, top, right, bottom = (round(edge) for edge in box)
+        left, top = min(left, image.width - 1), min(top, image.height - 1)  # one pixel at least
         pixels = pixels[top : max(bottom, top + 1), left : max(right, left + 1)]
     scaled = F.interpolate(pixels.permute(2, 0, 1)[None], size=(side, side), mode=filter, antialias=True)
     return scaled[0, :3].numpy()
