@@ -210,6 +210,23 @@ def test_pictures_of_no_one_square_are_refused(settings, message):
         square(settings, read_config(VISIONS["vit"]))
 
 
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"model_type": "swin", "image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1],
+          "num_heads": [2, 2], "window_size": 4}, "pooler"),
+        ({"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}, "pooler"),
+        ({"model_type": "ijepa", **VISION}, "mean"),
+        ({"model_type": "beit", **VISION}, "cls"),
+    ],
+)  # fmt: skip
+def test_a_vision_model_of_any_kind_becomes_one_vector_that_all_it_trains_leads_to(config, pooling):
+    tower = vision_tower(config).train()
+    assert tower.pooling == pooling
+    assert without_gradient(tower, torch.randn(2, 3, 32, 32)) == []
+    assert vision_tower(config, pooling="mean")(torch.randn(2, 3, 32, 32)).pooled.shape == (2, tower.width)
+
+
 def test_what_is_no_tower_is_refused_with_those_that_are():
     with pytest.raises(ValueError, match="a bert is no vision encoder; vision towers are models such as vit, dinov2"):
         vision_tower(TEXT_MODELS["bert"])
@@ -219,6 +236,8 @@ def test_what_is_no_tower_is_refused_with_those_that_are():
         vision_tower({"hidden_size": 3})
     with pytest.raises(ValueError, match="knows no model_type 'vitt'"):
         vision_tower({"model_type": "vitt"})
+    with pytest.raises(ValueError, match="can't build a siglip_vision_model of this config: embed_dim must be"):
+        vision_tower({**VISIONS["siglip"], "num_attention_heads": 5})
     with pytest.raises(ValueError, match="context_length 15: this bert has positions for 14 tokens"):
         text_tower(TEXT_MODELS["bert"], context_length=15)
     with pytest.raises(ValueError, match="image_size 20 does not divide by patch_size 8 of this vit"):

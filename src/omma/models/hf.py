@@ -149,10 +149,14 @@ def build(config: PretrainedConfig) -> PreTrainedModel:
     """
     kind = getattr(transformers, PARTS[config.model_type]) if config.model_type in PARTS else None
     make = AutoModel.from_config if kind is None else kind._from_config
-    if torch.empty(0).device.type != "meta":
-        return make(config, dtype=torch.float32)
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]), no_init_weights():
-        return make(config, dtype=torch.float32)
+    try:
+        if torch.empty(0).device.type != "meta":
+            return make(config, dtype=torch.float32)
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]), no_init_weights():
+            return make(config, dtype=torch.float32)
+    except ValueError as error:  # sizes that don't divide, or no model of this kind
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"transformers can't build a {config.model_type} of this config: {reason}") from error
 
 
 # Of a config: where it came from, and the names of a classifier's classes.
@@ -286,7 +290,8 @@ class HFTextTower(Tower):
 def drop_unused(model: Any, kind: str, pooling: Pooling) -> None:
     """Takes off what no output depends on: its gradient would be missing, which DistributedDataParallel refuses."""
     if pooling != "pooler":
-        if hasattr(model, "pooler"):
+        pooler = getattr(model, "pooler", None)
+        if pooler is not None and any(True for _ in pooler.parameters()):  # a ResNet's has none, and is always called
             model.pooler = None
         if kind.startswith("siglip") and hasattr(model, "head"):
             model.head = nn.Identity()
@@ -323,12 +328,13 @@ def vision_tower(source: Source, *, pooling: Pooling | None = None, image_size: 
     """Any Hugging Face vision model as a tower: ViT, DINOv2, DINOv3, ConvNeXt, or the vision side of a CLIP or SigLIP.
 
     source: a folder or name (its weights are loaded), a config dict with its model_type (random weights), or the
-    `.config` of a tower. pooling: see HFVisionTower; by default the model's own, of a ViT the class token. image_size:
-    another one than the model's; learned positions are then interpolated in every pass. ValueError: no vision model.
+    `.config` of a tower. pooling: see HFVisionTower; by default the model's own, of a ViT the class token
+    (`seen_as_one`). image_size: another one than the model's; learned positions are then interpolated in every pass.
+    ValueError: no vision model.
     """
     model, options = part(source, "vision", {"pooling": pooling, "image_size": image_size})
-    config, size = model.config, options["image_size"]
-    return HFVisionTower(model, options["pooling"] or usual_pooling(config.model_type, "cls"), size)
+    chosen = options["pooling"] or usual_pooling(model.config.model_type, seen_as_one(model))
+    return HFVisionTower(model, chosen, options["image_size"])
 
 
 def text_tower(source: Source, *, pooling: Pooling | None = None, context_length: int | None = None) -> HFTextTower:
@@ -341,6 +347,14 @@ def text_tower(source: Source, *, pooling: Pooling | None = None, context_length
     model, options = part(source, "text", {"pooling": pooling, "context_length": context_length})
     length = options["context_length"]
     return HFTextTower(model, options["pooling"] or usual_pooling(model.config.model_type, "mean"), length)
+
+
+def seen_as_one(model: Any) -> Pooling:
+    """How a vision model of an unknown kind makes one vector: by its class token, else by its pooler, else the mean."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    if names & {"cls_token", "class_embedding"}:
+        return "cls"
+    return "mean" if getattr(model, "pooler", None) is None else "pooler"
 
 
 def usual_pooling(kind: str, otherwise: Pooling) -> Pooling:
