@@ -82,7 +82,8 @@ ONLY_IN = {
     "transformers": {
         *("omma.models.hf", "omma.models.hf_encoder", "omma.models.hf_preprocess"),
         *("omma.models.hf_processor", "omma.models.hf_vlm"),
-        *("omma.models.vlm", "omma.models.packing", "omma.sparse.patch"),
+        *("omma.models.vlm", "omma.models.packing"),
+        *("omma.sparse.anatomy", "omma.sparse.cache", "omma.sparse.masks", "omma.sparse.patch", "omma.sparse.tap"),
     },
     "huggingface_hub": {"omma.models.hf"},
     "peft": {"omma.models.lora", "omma.models.vlm"},

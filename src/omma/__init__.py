@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.models.deploy import export_encoder
     from omma.models.pretrained import VLM, Encoder, load_encoder, load_vlm
     from omma.retrieval.index import Hit, search
+    from omma.sparse.patch import sparsify
     from omma.table import Table
     from omma.training.checkpoint import Checkpoint
     from omma.training.clip_config import ClipTrainConfig
@@ -48,6 +49,7 @@ __all__ = [
     "load_vlm",
     "mix",
     "search",
+    "sparsify",
     "train",
 ]
 
@@ -73,6 +75,7 @@ _MODULES = {
     "load_vlm": "omma.models.pretrained",
     "mix": "omma.training.wise",
     "search": "omma.retrieval.index",
+    "sparsify": "omma.sparse.patch",
     "train": "omma.training.loop",
 }
 

@@ -1,0 +1,425 @@
+"""Make somebody else's vision-language model cheaper for as long as a `with` block, and leave it as it was found.
+
+Hooks on the decoder layers shorten the sequence between them, one tap in the attention interface hears queries and keys
+of the layers that are scored, and nothing is copied or replaced: masks and kernels stay the model's own. What a pass
+needs to know lives with the pass and with its cache, so that several may be under way.
+"""
+
+import contextlib
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from omma.sparse import masks
+from omma.sparse.anatomy import Anatomy, anatomy
+from omma.sparse.cache import Plan, PrunedCache
+from omma.sparse.layout import reduced, whole
+from omma.sparse.passes import Answer, Call, Prompt, answer
+from omma.sparse.policy import Policy, policy_of
+from omma.sparse.stage import Heard, Stage
+from omma.sparse.tap import Asked, listen
+from omma.sparse.trace import Record, Trace
+
+DENSE = "no visual tokens in the prompt: it runs as it is, and nothing is dropped"
+STATIC = (
+    "the cache is {}, whose layers hold equally many tokens; dropping gives each layer its own length: leave "
+    "cache_implementation out, or pass a DynamicCache"
+)
+_INSTALLED: weakref.WeakKeyDictionary[nn.Module, "Listener"] = weakref.WeakKeyDictionary()  # by text model
+
+
+@contextlib.contextmanager
+def sparsify(
+    model: Any,
+    method: str = "sparsevlm",
+    *,
+    budget: float | None = None,
+    ratio: float | None = None,
+    schedule: dict[int, int] | str | None = None,
+    keep: Any = None,
+    positions: str | None = None,
+    calibrate: bool = False,
+    **options: Any,
+) -> Iterator[Trace]:
+    """Within it, `model` drops visual tokens between its decoder layers; what was dropped is in the `Trace` it yields.
+
+        with omma.sparsify(model, "sparsevlm", budget=192) as trace:
+            answer = model.generate(**inputs)
+        trace.kept, trace.budget()
+
+    model: a vision-language model of transformers, or anything whose `.model` is one; batches, beams, sampling and a
+    later turn on the same cache work as ever. method: a name in `omma.sparse.methods.METHODS`; options: its own. Of
+    these, one:
+    - budget: mean, over the decoder layers, of the visual tokens that enter them. A layer that only scores counts, and
+      so does what a method makes of dropped tokens: SparseVLM's table "64" is a budget of 82.25. As many as the picture
+      has, or more, changes nothing, to the bit.
+    - ratio: the same as a share of each sample's visual tokens.
+    - schedule: {l: k}, k visual tokens kept after decoder layer l (0-based; -1: before the first), or the name of a
+      published table of the method, such as "64".
+
+    keep: (V,) or (samples, V) bool, a sample's visual tokens that stay whatever the method says; they count. Tokens are
+    numbered in prompt order over all pictures of a sample. positions: "original" leaves what is kept its positions,
+    "compact" renumbers it; as each method was published by default. calibrate: give kept tokens the weight of those
+    that went, as RESTORE does (Cho et al. 2026, arXiv 2606.01711): the logit of each visual key, for a query at
+    distance d, gains log(V / n) + log(2 - c(d)), V and n the visual tokens of the prompt and of that layer and c(d) the
+    mean cosine of d times RoPE's frequencies; a method's own sizes stand in place of V / n. Published in the prompt's
+    pass only, here in the answer too, and on visual keys only.
+
+    The rows of a batch stay right-aligned: where they end with padding, that is gone above a drop. A prompt without
+    visual tokens runs as it is, with one warning. ValueError for a model of another build, for training mode, compiled
+    models and caches of fixed size, with the reason.
+    """
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("a compiled model has layers of one length; sparsify the model that was compiled")
+    parts = anatomy(model)
+    policy = policy_of(
+        method, len(parts.layers), budget=budget, ratio=ratio, schedule=schedule, keep=keep, positions=positions,
+        calibrate=calibrate, **options,
+    )  # fmt: skip
+    refuse(parts, policy)
+    trace = Trace(method=method, layers=len(parts.layers))
+    with contextlib.ExitStack() as undo:
+        Listener(parts, policy, trace).install(undo)
+        yield trace
+
+
+def refuse(parts: Anatomy, policy: Policy) -> None:
+    """ValueError for what tokens can't be dropped under."""
+    if parts.text in _INSTALLED:
+        raise ValueError(f"this {type(parts.model).__name__} is sparsified already; leave that block first")
+    if parts.model.training or parts.text.training:
+        raise ValueError("the model is in training mode; tokens are dropped without a gradient: call model.eval()")
+    modules = (parts.model, parts.outer, parts.text, *parts.layers)
+    if any(getattr(module, "_compiled_call_impl", None) is not None for module in modules):
+        raise ValueError("the model is compiled for layers of one length; load it again without compile()")
+    name = parts.config._attn_implementation
+    if policy.calibrate and not name.endswith(("sdpa", "eager")):
+        raise ValueError(f"calibrate=True adds to attention's logits, which {name!r} can't; load with 'sdpa'")
+
+
+# ---------------------------------------------------------------------------------------------------- listening
+class Listener:
+    """The hooks on one model, and what the passes under way have heard."""
+
+    def __init__(self, parts: Anatomy, policy: Policy, trace: Trace):
+        self.parts, self.policy, self.trace = parts, policy, trace
+        self.local = threading.local()
+        self.warned: set[str] = set()
+
+    def install(self, undo: contextlib.ExitStack) -> None:
+        """Hook in, and leave in `undo` how to take everything out."""
+        parts = self.parts
+        text: Any = parts.text
+        _INSTALLED[text] = self
+        undo.callback(_INSTALLED.pop, text, None)
+
+        def hook(handle: Any) -> None:
+            undo.callback(handle.remove)
+
+        if parts.model is not parts.outer:
+            hook(parts.model.register_forward_pre_hook(self.before_model, with_kwargs=True))
+        hook(parts.outer.register_forward_pre_hook(self.before_outer, with_kwargs=True))
+        hook(text.register_forward_pre_hook(self.before_text, with_kwargs=True))
+        hook(text.register_forward_hook(self.after_text, with_kwargs=True, always_call=True))
+        hook(text.rotary_emb.register_forward_pre_hook(self.before_rotary, with_kwargs=True))
+        for index, layer in enumerate(parts.layers):
+            hook(layer.register_forward_pre_hook(self.before_layer(index), with_kwargs=True))
+        for layer in self.policy.stage_layers():
+            if self.policy.method.attention == "before":
+                listen(parts.layers[layer].self_attn, self.hear, undo)
+            elif self.policy.method.attention == "own":
+                listen(parts.layers[layer + 1].self_attn, self.hear, undo)
+        if hasattr(text, "_deepstack_process"):
+            self.stand_in(text, "_deepstack_process", self.deepstack, undo)
+        if hasattr(parts.model, "generate"):
+            self.stand_in(parts.model, "generate", self.generate, undo)
+
+    @staticmethod
+    def stand_in(module: Any, name: str, wrapper: Any, undo: contextlib.ExitStack) -> None:
+        """An instance's own method around its class's, gone on exit."""
+        original, had = getattr(module, name), name in module.__dict__
+
+        def wrapped(*args, **kwargs):
+            return wrapper(original, *args, **kwargs)
+
+        setattr(module, name, wrapped)
+        undo.callback(setattr, module, name, original) if had else undo.callback(delattr, module, name)
+
+    def say(self, what: str) -> None:
+        if what not in self.warned:
+            self.warned.add(what)
+            warnings.warn(what, stacklevel=4)
+
+    # --- around the model
+    def generate(self, original: Any, *args, **kwargs) -> Any:
+        """`generate`, whose prompt and batch a pass needs to know: a pass may hold drafts behind it, and beams."""
+        config = kwargs.get("generation_config") or self.parts.model.generation_config
+
+        def asked(name: str) -> Any:
+            return kwargs[name] if name in kwargs else getattr(config, name, None)
+
+        if asked("prefill_chunk_size") is not None:
+            raise ValueError("prefill_chunk_size cuts the prompt before its question is read; leave it out")
+        if "static" in str(asked("cache_implementation") or ""):
+            raise ValueError(STATIC.format(asked("cache_implementation")))
+        ids = next(
+            (x for x in (*args[:1], *map(kwargs.get, ("inputs", "input_ids", "inputs_embeds"))) if x is not None), None
+        )
+        before = getattr(self.local, "call", None)
+        self.local.call = Call(None if ids is None else ids.shape[1], None if ids is None else len(ids))
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self.local.call = before
+
+    def before_model(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("labels") is not None:
+            raise ValueError("labels can't be aligned with a shortened sequence; compute the loss outside `sparsify`")
+
+    def before_outer(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        self.local.visual = self.parts.visual_tokens(ids, kwargs.get("inputs_embeds"))
+
+    def before_rotary(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.local.places = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+
+    def before_text(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        visual, self.local.visual, self.local.run = getattr(self.local, "visual", None), None, None
+        embeds, cache, mask = (kwargs.get(name) for name in ("inputs_embeds", "past_key_values", "attention_mask"))
+        if embeds is None:
+            return
+        if torch.compiler.is_compiling():
+            raise ValueError("a compiled model has layers of one length; sparsify it without torch.compile")
+        if module.training:
+            raise ValueError("the model is in training mode; tokens are dropped without a gradient: call model.eval()")
+        if cache is not None and type(cache) not in (DynamicCache, PrunedCache):
+            raise ValueError(STATIC.format(type(cache).__name__))
+        if cache is not None and cache.get_seq_length() > 0:
+            if visual is not None and bool(visual.any()):
+                self.say("pictures that come after the first turn keep all their visual tokens")
+            if isinstance(cache, PrunedCache) and cache.plan is not None:
+                self.local.run = answer(cache, embeds.shape[1], mask)
+                cache.attended = True
+            return
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            raise ValueError("the attention mask is prepared for layers of one length; give the two-dimensional one")
+        if visual is None or visual.shape != embeds.shape[:2]:
+            self.say(DENSE)
+            return
+        self.local.run = self.prompt(embeds, visual, mask)
+
+    def prompt(self, embeds: Tensor, visual: Tensor, mask: Tensor | None) -> Prompt:
+        """What there is to know of a prompt before its first layer."""
+        valid = None if mask is None else mask.to(device=visual.device, dtype=torch.bool)
+        if valid is not None:
+            visual, valid = visual & valid, None if bool(valid.all()) else valid
+        counts: list[int] = visual.sum(1).tolist()
+        call: Call | None = getattr(self.local, "call", None)
+        every = 1
+        if call is not None and call.batch and len(visual) % call.batch == 0:
+            every = len(visual) // call.batch
+        first = len(self.trace)
+        if call is not None:  # without a cache, each step of an answer is a pass of its own
+            first = call.first = first if call.first is None else call.first
+        wants: dict[int, list[int]] = {}
+        for row, count in enumerate(counts):
+            schedule = self.policy.schedule(count) if count else {}
+            self.trace.schedule = schedule or self.trace.schedule
+            for layer, k in schedule.items():
+                wants.setdefault(layer + 1, list(counts))[row] = k
+        if not any(counts):
+            self.say(DENSE)
+        ok = torch.ones_like(visual) if valid is None else valid
+        if wants and not bool((ok & ~visual).any(1).all()):  # a prompt of visual tokens alone can't end up empty
+            alone = (~(ok & ~visual).any(1)).tolist()
+            wants = {at: [max(k, int(a)) for k, a in zip(want, alone, strict=True)] for at, want in wants.items()}
+        drafted = torch.arange(visual.shape[1], device=visual.device) >= (
+            call.prompt if call is not None and call.prompt is not None else visual.shape[1]
+        )
+        begins = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
+        return Prompt(
+            embeds=embeds,
+            visual=visual,
+            text=ok & ~visual & (visual.cumsum(1) > 0) & ~drafted,
+            prompt=ok & ~drafted,
+            image=(begins.cumsum(1) - 1).masked_fill(~visual, -1),
+            must=self.policy.must(counts, visual, every),
+            wants=wants,
+            counts=counts,
+            samples=[first + row // every for row in range(len(visual))],
+            every=every,
+            layouts=[whole(visual, valid)],
+        )
+
+    def after_text(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        run, self.local.run = getattr(self.local, "run", None), None
+        if isinstance(run, Answer):
+            run.cache.attended = False
+        if not isinstance(run, Prompt) or output is None:
+            return
+        if len(run.layouts) > 1 and run.cache is not None:
+            keys = [pair if self.policy.calibrate and at else None for at, pair in enumerate(run.tables)]
+            run.cache.__class__ = PrunedCache
+            run.cache.plan = Plan(
+                prompt=run.visual.shape[1],
+                layouts=tuple(run.layouts),
+                compact=self.policy.positions == "compact",
+                calibrate=self.policy.calibrate,
+                keys=tuple(keys),
+            )
+        call: Call | None = getattr(self.local, "call", None)
+        if call is None or not call.recorded:
+            self.trace.records.append(Record(layouts=tuple(run.layouts), every=run.every))
+        if call is not None:
+            call.recorded = True
+
+    def deepstack(self, original: Any, hidden: Tensor, visual_pos_masks: Tensor, visual_embeds: Tensor) -> Tensor:
+        """Qwen3-VL adds to visual states after each of the first layers: to those that are left."""
+        run = getattr(self.local, "run", None)
+        if isinstance(run, Prompt) and len(run.layouts) > 1:
+            layout = run.layouts[-1]
+            number = (visual_pos_masks.flatten().cumsum(0) - 1).view(visual_pos_masks.shape)
+            visual_pos_masks = layout.origin >= 0  # what was made of several has no place of its own in the tower
+            visual_embeds = visual_embeds[number.gather(1, layout.source)[visual_pos_masks]]
+        return original(hidden, visual_pos_masks, visual_embeds)
+
+    def hear(self, module: Any, heard: Heard) -> None:
+        """What a tapped layer computes, kept for the stage behind it."""
+        run = getattr(self.local, "run", None)
+        if not isinstance(run, Prompt):
+            return
+        if run.asking:
+            raise Asked(heard)
+        if self.policy.method.attention == "before" and module.layer_idx + 1 in run.wants:
+            run.heard = heard
+
+    # --- between the layers
+    def before_layer(self, index: int) -> Any:
+        def before(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+            run = getattr(self.local, "run", None)
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if isinstance(run, Prompt):
+                hidden, given = self.enter(run, index, layer, hidden, kwargs)
+            elif isinstance(run, Answer):
+                given = self.follow(run, index, hidden, kwargs)
+            else:
+                return None
+            if given is None:
+                return None
+            kwargs = kwargs | given
+            if args:
+                return (hidden, *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": hidden}
+
+        return before
+
+    def enter(
+        self, run: Prompt, index: int, layer: nn.Module, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any] | None]:
+        """States and arguments with which a prompt enters a layer; None: its own."""
+        if index == 0:
+            run.tables = [kwargs["position_embeddings"]]
+            run.cache = kwargs.get("past_key_values")
+        want = run.wants.get(index)
+        if want is not None and (
+            self.policy.method.adaptive or any(k < n for k, n in zip(want, run.counts, strict=True))
+        ):
+            hidden = self.drop(run, index, layer, hidden, want)
+        run.heard = None
+        if len(run.layouts) == 1:
+            return hidden, None
+        # Gaps in position_ids would read as several samples in one row to flash attention: it gets the rotation alone.
+        return hidden, {"position_embeddings": run.tables[-1], "position_ids": None, "attention_mask": run.mask}
+
+    def drop(self, run: Prompt, index: int, layer: Any, hidden: Tensor, want: list[int]) -> Tensor:
+        """Ask the method, and go on with what it leaves."""
+        layout = run.layouts[-1]
+        cos, sin = masks.expanded(run.tables[-1], len(hidden))
+
+        def here(x: Tensor, fill: Any = False) -> Tensor:
+            return x.gather(1, layout.source).masked_fill(~layout.ok, fill)
+
+        def ask() -> Heard:
+            run.asking = True
+            try:
+                layer.self_attn(
+                    hidden_states=layer.input_layernorm(hidden),
+                    position_embeddings=(cos, sin),
+                    attention_mask=None,
+                    past_key_values=None,
+                )
+            except Asked as asked:
+                return asked.heard
+            finally:
+                run.asking = False
+            raise AssertionError("an attention module never called the attention interface")
+
+        made = layout.visual & (layout.origin < 0)
+        stage = Stage(
+            layer=index,
+            hidden=hidden,
+            visual=layout.visual,
+            text=here(run.text) & ~layout.visual,
+            prompt=here(run.prompt),
+            valid=layout.ok,
+            want=torch.tensor(want, device=hidden.device),
+            must=here(run.must) & ~made,
+            origin=layout.origin,
+            source=layout.source,
+            image=here(run.image, -1),
+            cos=cos,
+            sin=sin,
+            embeds=run.embeds,
+            prompt_visual=run.visual,
+            prompt_text=run.text,
+            samples=run.samples,
+            sizes=layout.sizes,
+            vision=run.vision,
+            heard=run.heard,
+            ask=ask,
+            memo=run.memo,
+        )
+        reduction = self.policy.reduce(stage)
+        new, hidden = reduced(layout, reduction, index, hidden)
+        if self.policy.positions == "original":
+            tables = masks.gathered(run.tables[0], new.source)
+        else:
+            places = (new.ok.cumsum(1) - 1).clamp(min=0)
+            tables = masks.rotation(self.parts.text.rotary_emb, hidden, places, self.local.places)  # type: ignore[arg-type]
+        run.layouts.append(new)
+        run.tables.append(tables)
+        run.counts = new.visual.sum(1).tolist()
+        bias = masks.logit_bias(new, tables, tables if self.policy.calibrate else None, run.visual.sum(1))
+        run.mask = masks.causal_mask(self.parts.config, hidden, new.length, new.valid, bias)
+        return hidden
+
+    def follow(self, run: Answer, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """Arguments with which tokens behind a shortened prompt enter a layer; None: its own."""
+        at = run.plan.at(index)
+        layout = run.plan.layouts[at]
+        if at == 0:
+            return None
+        if at not in run.seen:
+            batch, queries = hidden.shape[:2]
+            tail = (
+                torch.ones(batch, run.behind, dtype=torch.bool, device=hidden.device) if run.tail is None else run.tail
+            )
+            valid = None
+            if layout.valid is not None or run.tail is not None:
+                valid = torch.cat([layout.ok, tail], dim=1)
+            tables = kwargs["position_embeddings"]
+            if run.plan.compact:
+                places = (layout.ok.sum(1, keepdim=True) + tail.cumsum(1) - 1)[:, -queries:]
+                tables = masks.rotation(self.parts.text.rotary_emb, hidden, places, self.local.places)  # type: ignore[arg-type]
+            bias = masks.logit_bias(layout, tables, run.plan.keys[at], run.plan.layouts[0].visual.sum(1))
+            if bias is not None:
+                bias = torch.nn.functional.pad(bias, (0, run.behind))
+            mask = masks.causal_mask(self.parts.config, hidden, layout.length + run.behind, valid, bias)
+            run.seen[at] = {"position_embeddings": tables, "position_ids": None, "attention_mask": mask}
+        return run.seen[at]

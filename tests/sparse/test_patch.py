@@ -1,0 +1,113 @@
+"""A model that drops visual tokens answers like one that sees them masked, and is left as it was found."""
+
+import copy
+
+import pytest
+import torch
+from oracle import at_kept_rows, masked_out
+
+import omma
+from omma.sparse.methods import METHODS
+from tiny_vlms import FAMILIES, QWENS, tiny_inputs, tiny_vlm, visual_mask
+
+LAYERS = 4
+STAGES = {0: 12, 1: 5}  # tokens kept after the first two layers
+models = {}
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.no_grad():
+        yield
+
+
+def vlm(name="llava", attention="sdpa"):
+    if (name, attention) not in models:
+        models[name, attention] = tiny_vlm(name, layers=LAYERS, attention=attention)
+    return models[name, attention]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_keeping_every_token_changes_no_logit(name, attention):
+    model, inputs = vlm(name, attention), tiny_inputs(name, images=(2, 1))
+    for dtype in (torch.float32, torch.bfloat16):
+        run = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        dense = run(**cast).logits
+        for method in ("sparsevlm-v1", "pyramiddrop", "divprune"):
+            with omma.sparsify(run, method, budget=10_000):
+                assert torch.equal(run(**cast).logits, dense)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_dropped_tokens_are_as_good_as_masked_ones(name, attention):
+    """In batches of rows with two pictures, one and none, padded on the left, and within Qwen3's deepstack."""
+    model, inputs = vlm(name, attention), tiny_inputs(name, images=(2, 1, 0))
+    with omma.sparsify(model, "fastv", schedule=STAGES) as trace:
+        sparse = model(**inputs).logits
+    with masked_out(model, trace):
+        dense = model(**inputs).logits
+    dense, ok = at_kept_rows(dense, trace)
+    assert torch.allclose(sparse[ok], dense[ok], atol=1e-5)
+    assert sorted(trace.kept) == [-1, 0, 1]
+    assert [len(kept) for kept in trace.kept[1]] == [5, 5, 0]
+    whole = visual_mask(inputs).sum(1)
+    assert trace.entering.tolist() == [[int(v), *([12, 5, 5] if v else [0, 0, 0])] for v in whole]
+    for first, second in zip(trace.kept[0], trace.kept[1], strict=True):
+        assert set(second.tolist()) <= set(first.tolist()), "a stage chooses among what the one before it left"
+        assert first.tolist() == sorted(first.tolist()), "in prompt order"
+
+
+def test_each_layer_caches_what_enters_it():
+    model, inputs = vlm(), tiny_inputs("llava", images=2)
+    with omma.sparsify(model, "fastv", schedule=STAGES) as trace:
+        answer = model.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
+    text = inputs["input_ids"].shape[1] - 72
+    held = [layer.keys.shape[-2] for layer in answer.past_key_values.layers]
+    assert held == [text + n + 2 for n in (72, 12, 5, 5)]
+    assert trace.kv_lengths == [text + n for n in (72, 12, 5, 5)]
+    assert answer.past_key_values.get_seq_length() == text + 72 + 2
+
+
+@pytest.mark.parametrize("method", ["sparsevlm-v1", "sparsevlm-v2", "uniform", "pyramiddrop"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "qwen3_vl"])
+def test_decoding_from_the_cache_is_running_it_all_again(name, method):
+    model, inputs = vlm(name), tiny_inputs(name, images=(2, 1))
+    ask = {"max_new_tokens": 5, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    schedule = {-1: 30, 1: 9} if method in ("uniform", "pyramiddrop") else STAGES
+    with omma.sparsify(model, method, schedule=schedule) as trace:
+        cached = model.generate(**inputs, **ask)
+        again = model.generate(**inputs, **ask, use_cache=False)
+    assert torch.equal(cached.sequences, again.sequences)
+    for one, other in zip(cached.logits, again.logits, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert len(trace) == 4, "an answer without a cache is one sample, not one for each step"
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_a_batch_is_its_rows_alone(name, method):
+    model, both = vlm(name), tiny_inputs(name, images=(1, 1))
+    alone = [tiny_inputs(name, images=(1, 1)) for _ in range(2)]
+    ask = {"max_new_tokens": 4, "do_sample": False}
+    with omma.sparsify(model, method, ratio=0.5):
+        together = model.generate(**both, **ask)[:, both["input_ids"].shape[1] :]
+    with omma.sparsify(model, method, ratio=0.5):
+        for row, inputs in enumerate(alone):
+            pixels = len(inputs["pixel_values"]) // 2
+            ids, mask = inputs["input_ids"][row : row + 1], inputs["attention_mask"][row : row + 1].bool()
+            single = {"input_ids": ids[mask][None], "attention_mask": torch.ones_like(ids[mask][None])}
+            for key, value in inputs.items():
+                if key == "mm_token_type_ids":
+                    single[key] = value[row : row + 1][mask][None]
+                elif key == "pixel_values" and name in QWENS:
+                    sizes = inputs["image_grid_thw"].prod(1).tolist()
+                    single[key] = value.split(sizes)[row]
+                elif key == "pixel_values":
+                    single[key] = value[row * pixels : (row + 1) * pixels]
+                elif key == "image_grid_thw":
+                    single[key] = value[row : row + 1]
+            answer = model.generate(**single, **ask)[:, single["input_ids"].shape[1] :]
+            assert torch.equal(answer[0], together[row])
