@@ -4,9 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlavaConfig
 
+from omma.models.towers import VisionConfig
+from omma.models.vlm import OmmaVLM, VLMConfig, eye_settings
+from omma.models.vlmo_config import VLMoConfig
 from omma.sparse.account import (
     cache_bytes,
     cost_of,
@@ -176,3 +180,27 @@ def test_what_is_not_known_is_refused_by_name():
         decoder_shape(strange)
     with pytest.raises(ValueError, match="a mixture of 8 experts"):
         decoder_shape(SimpleNamespace(model_type="many", num_local_experts=8))
+
+
+@pytest.mark.parametrize(
+    "eye",
+    [
+        VisionConfig(image_size=32, patch_size=8, hidden_size=24, num_layers=2, num_heads=2, stem="conv", pool="mean",
+                     class_token=False),
+        VisionConfig(image_size=32, patch_size=16, hidden_size=24, num_layers=1, num_heads=2),
+        VLMoConfig(image_size=40, patch_size=20, hidden_size=24, num_layers=2, num_heads=2, stem="conv"),
+        VLMoConfig(image_size=32, patch_size=8, hidden_size=24, num_layers=2, num_heads=2, stem="conv", fine_stem=True),
+    ],
+    ids=["clip, conv stem", "clip", "vlmo, patches of 20", "vlmo, fine stem"],
+)  # fmt: skip
+def test_flops_of_ommas_own_vlm_are_those_that_a_counter_sees(eye):
+    text = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+    config = VLMConfig(eye=eye_settings(eye), text_config=text)
+    ids = torch.tensor([[1] + [config.image_token_id] * config.image_seq_length + [6, 7, 8]])
+    inputs = {"input_ids": ids, "pixel_values": torch.randn(1, 3, config.image_size, config.image_size)}
+    # the counter knows no kernel of a CPU that does attention in one piece, so it is done in several
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        OmmaVLM(config).eval()(**inputs)
+    trace = SimpleNamespace(entering=[[config.image_seq_length] * 2])
+    assert cost_of_run(config, trace, inputs, logits=ids.shape[1]).flops == counter.get_total_flops()

@@ -279,7 +279,7 @@ def by_group(groups: Sequence) -> dict:
 
 
 # ------------------------------------------------------------------------------------------------ how sure
-def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """The Wilson score interval for k of n (Wilson 1927): (low, high) in 0..1; (0, 1) when n is 0.
 
     It stays inside 0..1 and is not empty at k = 0 or k = n. k may be a sum of expected hits.
@@ -300,7 +300,7 @@ def wilson(k: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
-def estimate(k: float, n: int, chance: float | None = None) -> dict:
+def estimate(k: float, n: float, chance: float | None = None) -> dict:
     """A share with all that is needed to read it: value, right, n, Wilson bounds at 95 and 99 %, chance, above_chance.
 
     above_chance: the lower 99 % bound is above chance. value is None when n is 0: nothing was measured.

@@ -47,14 +47,14 @@ class DecoderShape:
 
 @dataclass(frozen=True, kw_only=True)
 class TowerShape:
-    """A vision transformer. patch_values: numbers in a patch; extra: class tokens a frame; window: side in patches of
-    the windows that all layers but `full` attend within, 0 where every layer sees the whole frame."""
+    """A vision transformer. patch_macs: multiply-adds that make a token of a patch; extra: class tokens a frame;
+    window: side in patches of the windows that all layers but `full` attend within, 0 where all see the whole frame."""
 
     num_layers: int
     hidden_size: int
     intermediate_size: int
     patch_size: int
-    patch_values: int
+    patch_macs: int
     ffn_matrices: int = 2
     extra: int = 0
     window: int = 0
@@ -69,7 +69,7 @@ class TowerShape:
         windowed = self.num_layers - len(self.full) if self.window else 0
         attention = 2 * D * (windowed * inside + (self.num_layers - windowed) * pairs)
         linear = self.num_layers * (n + self.extra) * D * (4 * D + self.ffn_matrices * self.intermediate_size)
-        return frames * (n * self.patch_values * D + linear + attention)
+        return frames * (n * self.patch_macs + linear + attention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def plain_tower(vision: Any, extra: int) -> TowerShape:
     patch = side(vision.patch_size)
     return TowerShape(num_layers=vision.num_hidden_layers, hidden_size=vision.hidden_size,
                       intermediate_size=vision.intermediate_size, patch_size=patch,
-                      patch_values=vision.num_channels * patch**2, extra=extra)  # fmt: skip
+                      patch_macs=vision.num_channels * patch**2 * vision.hidden_size, extra=extra)  # fmt: skip
 
 
 def has_class_token(vision: Any) -> bool:
@@ -183,7 +183,7 @@ def qwen(config: Any) -> tuple[TowerShape, AdapterShape]:
         hidden_size=D,
         intermediate_size=int(D * vision.mlp_ratio) if second else vision.intermediate_size,
         patch_size=vision.patch_size,
-        patch_values=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
+        patch_macs=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2 * D,
         ffn_matrices=3 if windowed else 2,
         window=vision.window_size // vision.patch_size if windowed else 0,
         full=tuple(vision.fullatt_block_indexes) if windowed else (),
@@ -192,6 +192,39 @@ def qwen(config: Any) -> tuple[TowerShape, AdapterShape]:
     wide = D * merge**2
     mergers = 1 + (len(vision.deepstack_visual_indexes) if third else 0)
     return tower, AdapterShape(merge=merge, macs_per_token=mergers * (wide**2 + wide * out))
+
+
+def omma_vlm(config: Any) -> tuple[TowerShape, AdapterShape]:
+    """A VLM of omma: a VLMo's image pass or a CLIP's tower, and two layers over every patch."""
+    eye, width = config.eye, text_config(config).hidden_size
+    D, patch, vlmo = eye["hidden_size"], eye["patch_size"], eye["model"] == "vlmo"
+    conv = eye.get("stem") == "conv"
+    tower = TowerShape(
+        num_layers=eye["num_layers"],
+        hidden_size=D,
+        intermediate_size=int(D * eye["mlp_ratio"]),
+        patch_size=patch,
+        patch_macs=conv_stem_macs(D, patch, eye.get("fine_stem", False)) if conv else 3 * patch**2 * D,
+        extra=int(vlmo or eye["class_token"]),
+    )
+    inner = config.adapter_size or width
+    return tower, AdapterShape(merge=1, macs_per_token=D * inner + inner * width)
+
+
+def conv_stem_macs(hidden_size: int, patch_size: int, fine: bool = False, width: int = 32) -> int:
+    """Multiply-adds a token of strided convolutions instead of one linear map a patch (Xiao et al. 2021), as
+    omma.models.layers.ConvStem has them."""
+    macs = (patch_size / 4) ** 2 * 49 * 3 * width
+    if patch_size * (1 + fine) == 20:
+        return int(macs + 25 * width * 4 * width + 4 * width * hidden_size)
+    side, channels = patch_size / 4, width  # of what one token's part of the map is so far
+    reach = patch_size * (1 + fine) // 4
+    while reach > 1:
+        last = fine and reach == 2  # it makes single steps
+        side, reach = side if last else side / 2, reach // 2
+        macs += side**2 * 9 * channels * 2 * channels
+        channels *= 2
+    return int(macs + channels * hidden_size)
 
 
 FAMILIES: dict[str, Callable[[Any], tuple[TowerShape, AdapterShape]]] = {
@@ -205,6 +238,7 @@ FAMILIES: dict[str, Callable[[Any], tuple[TowerShape, AdapterShape]]] = {
     "idefics3": idefics,
     "smolvlm": idefics,
     "internvl": internvl,
+    "omma_vlm": omma_vlm,
 }
 
 
@@ -233,7 +267,7 @@ def grids_of(config: Any, inputs: Mapping[str, Any]) -> list[Grid]:
     for key in ("pixel_values", "pixel_values_images", "pixel_values_videos"):
         pixels = inputs.get(key)
         if pixels is not None:
-            found += crops(pixels, side(config.vision_config.patch_size), key.endswith("videos"))
+            found += crops(pixels, side(getattr(config, "vision_config", config).patch_size), key.endswith("videos"))
     return found
 
 
