@@ -12,6 +12,7 @@ process holds at most during its first prefill, less what it held before, agains
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -90,16 +91,16 @@ def prefill(model: Any, inputs: dict[str, Tensor]) -> None:
         model(**inputs, use_cache=True, logits_to_keep=1)
 
 
-def best_seconds(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least process time of each, the runs taking turns, after a round that isn't counted."""
-    best = dict.fromkeys(runs, float("inf"))
+def seconds(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Process time of each in every round, the runs taking turns, after a round that isn't counted."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for counted in range(rounds + 1):
         for name, run in runs.items():
             began = process_time()
             run()
             if counted:
-                best[name] = min(best[name], process_time() - began)
-    return best
+                times[name].append(process_time() - began)
+    return times
 
 
 def measure(tokens: int, batch: int, rounds: int, only: str) -> list[dict[str, Any]]:
@@ -115,13 +116,15 @@ def measure(tokens: int, batch: int, rounds: int, only: str) -> list[dict[str, A
     for name, (method, schedule) in plans(tokens).items():
         if only in name:
             runs[name] = lambda name=name, method=method, schedule=schedule: sparse(name, method, schedule)
-    best = best_seconds(runs, rounds)
-    dense = macs([tokens] * LAYERS)
+    times = seconds(runs, rounds)
+    best, dense = {name: min(each) for name, each in times.items()}, macs([tokens] * LAYERS)
     claims = []
     print(f"{tokens} tokens, batch {batch}: dense {best['dense']:.3f} CPU s, best of {rounds}")
     for name in counts:
         time, work = best[name] / best["dense"], macs(counts[name]) / dense
-        print(f"  {name:32s} {best[name]:8.3f} s  time {time:.3f}  MACs {work:.3f}  entering {counts[name]}")
+        typical = statistics.median(a / b for a, b in zip(times[name], times["dense"], strict=True))
+        print(f"  {name:32s} {best[name]:8.3f} s  time {time:.3f} (median of the rounds {typical:.3f})  "
+              f"MACs {work:.3f}  entering {counts[name]}")  # fmt: skip
         where = f"{tokens} tokens, batch {batch}"
         if name.endswith("dropped"):
             claims.append(claim(f"scoring overhead, {name}, {where}", time / work - 1, OVERHEAD, lower=True))

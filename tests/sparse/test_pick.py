@@ -141,7 +141,7 @@ def test_divprune_is_greedy_max_min_of_the_cosine_distance(k):
         assert [i for i in order[b].tolist() if i >= 0] == expected
 
 
-def test_divprune_in_blocks_of_rows_is_the_same():
+def test_divprune_begins_with_the_token_whose_nearest_is_farthest():
     x = torch.randn(1, 1100, 4)
     distance = 1 - torch.from_numpy(cosines(x[0].double().numpy(), x[0].double().numpy())).fill_diagonal_(-9)
     assert int(divprune_order(x, 1)[0, 0]) == int(distance.amin(1).argmax())

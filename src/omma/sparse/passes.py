@@ -40,7 +40,8 @@ class Prompt:
     cache: Any = None
     mask: Any = None
     heard: Heard | None = None
-    asking: bool = False
+    asking: bool = False  # a layer for its queries and keys before its turn
+    last_asks: bool = False  # and of its queries only the last token's
     memo: dict[str, Any] = field(default_factory=dict)
     vision: Any = None
 

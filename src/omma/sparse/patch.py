@@ -135,10 +135,37 @@ class Listener:
                 listen(parts.layers[layer].self_attn, self.hear, undo)
             elif self.policy.method.attention == "own":
                 listen(parts.layers[layer + 1].self_attn, self.hear, undo)
+                self.spare(parts.layers[layer + 1].self_attn, undo)
         if hasattr(text, "_deepstack_process"):
             self.stand_in(text, "_deepstack_process", self.deepstack, undo)
         if hasattr(parts.model, "generate"):
             self.stand_in(parts.model, "generate", self.generate, undo)
+
+    def spare(self, attention: Any, undo: contextlib.ExitStack) -> None:
+        """Who is asked before its turn computes no values, and one query where only the last token looks.
+
+        For the shapes' sake the last token's stand for all tokens'.
+        """
+
+        def narrow(projection: str) -> None:
+            def spared() -> Prompt | None:
+                run = getattr(self.local, "run", None)
+                asked = isinstance(run, Prompt) and run.asking and (projection == "v_proj" or run.last_asks)
+                return run if asked else None
+
+            def one(module: nn.Module, args: tuple) -> tuple | None:
+                return (args[0][:, -1:], *args[1:]) if spared() else None
+
+            def for_all(module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+                run = spared()
+                return None if run is None else output.expand(-1, run.layouts[-1].length, -1)
+
+            if isinstance(module := getattr(attention, projection, None), nn.Module):
+                undo.callback(module.register_forward_pre_hook(one).remove)
+                undo.callback(module.register_forward_hook(for_all).remove)
+
+        narrow("q_proj")
+        narrow("v_proj")
 
     @staticmethod
     def stand_in(module: Any, name: str, wrapper: Any, undo: contextlib.ExitStack) -> None:
@@ -345,8 +372,8 @@ class Listener:
         def here(x: Tensor, fill: Any = False) -> Tensor:
             return x.gather(1, layout.source).masked_fill(~layout.ok, fill)
 
-        def ask() -> Heard:
-            run.asking = True
+        def ask(which: Tensor) -> Heard:
+            run.asking, run.last_asks = True, not bool(which[:, :-1].any())
             try:
                 layer.self_attn(
                     hidden_states=layer.input_layernorm(hidden),

@@ -24,31 +24,25 @@ def divprune_order(x: Tensor, k: int | Tensor, valid: Tensor | None = None) -> T
     """Tokens as far from each other as can be, in order of choice, (B, k) (DivPrune, Alvar et al., arXiv 2503.02175).
 
     x: (B, V, D) projected tokens. Greedy max-min of the distance 1 - cosine: first the token whose nearest neighbour is
-    farthest, then each time the one whose nearest chosen token is farthest. No V x V matrix stays in memory.
+    farthest, then each time the one whose nearest chosen token is farthest. The cosines of all pairs stay in memory, as
+    a step that made its own row anew would read all tokens for it.
     """
     valid = all_valid(x, valid)
     want = torch.minimum(per_row(k, x)[:, 0], valid.sum(1))
     unit = normalize(x.float(), dim=-1)
-    near = _nearest_neighbour(unit, valid)
-    order = torch.full((len(x), int(want.max()) if len(x) else 0), -1, dtype=torch.long, device=x.device)
-    open_ = valid.clone()
-    for step in range(order.shape[1]):
-        pick = near.masked_fill(~open_, -math.inf).argmax(1)  # the first of equals
-        order[:, step] = torch.where(step < want, pick, -1)
-        open_ = open_ & ~_at(pick, open_)
-        distance = 1 - torch.bmm(unit, _token(unit, pick).transpose(1, 2))[:, :, 0]
-        near = distance if step == 0 else torch.minimum(near, distance)
-    return order
-
-
-def _nearest_neighbour(unit: Tensor, valid: Tensor, block: int = 512) -> Tensor:
-    """Distance of each token to the nearest other one, (B, V), by blocks of rows; infinite for a token alone."""
-    parts, place = [], torch.arange(unit.shape[1], device=unit.device)
-    for start in range(0, unit.shape[1], block):
-        distance = 1 - unit[:, start : start + block] @ unit.transpose(1, 2)
-        itself = place[start : start + block, None] == place
-        parts.append(distance.masked_fill(itself | ~valid[:, None], math.inf).amin(2))
-    return torch.cat(parts, dim=1) if parts else unit.new_zeros(unit.shape[:2])
+    alike = unit @ unit.transpose(1, 2)  # (B, V, V)
+    alike.diagonal(dim1=1, dim2=2).fill_(-math.inf)
+    alike.masked_fill_(~valid[:, None], -math.inf)
+    order: list[Tensor] = []
+    nearest = alike.amax(2) if alike.numel() else valid.float()  # cosine of the most alike, at first among all
+    taken = ~valid
+    for step in range(int(want.max()) if len(x) else 0):
+        pick = nearest.masked_fill(taken, math.inf).argmin(1, keepdim=True)  # the first of equals
+        order.append(torch.where(step < want[:, None], pick, -1))
+        taken.scatter_(1, pick, True)
+        row = alike.gather(1, pick[:, :, None].expand(-1, -1, alike.shape[2]))[:, 0]
+        nearest = row if step == 0 else torch.maximum(nearest, row)
+    return torch.cat(order, dim=1) if order else torch.zeros(len(x), 0, dtype=torch.long, device=x.device)
 
 
 def _at(pick: Tensor, like: Tensor) -> Tensor:

@@ -56,8 +56,7 @@ def cluster_merge(x: Tensor, clusters: int | Tensor, valid: Tensor | None = None
         empty = torch.full(x.shape[:2], -1, dtype=torch.long, device=x.device)
         return Clusters(x[:, :0], ok, empty, empty[:, :0])
     full = x.float()
-    # By differences, so that d_ij and d_ji are the same to the bit; by a product the tie of neighbours would be noise.
-    d = torch.cdist(full, full, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(x.shape[-1])
+    d = _distances(full, valid) / math.sqrt(x.shape[-1])
     pair = valid[:, :, None] & valid[:, None]
     near = torch.topk(d.masked_fill(~valid[:, None], math.inf), most, dim=2, largest=False).values
     rho = torch.exp(-near.square().masked_fill(~ok[:, None], 0).sum(2) / count.clamp(min=1)[:, None])
@@ -79,6 +78,20 @@ def cluster_merge(x: Tensor, clusters: int | Tensor, valid: Tensor | None = None
     if not paper:
         merged = merged / member.sum(2, keepdim=True).clamp(min=1)
     return Clusters(merged.to(x.dtype), ok, label, centre)
+
+
+def _distances(x: Tensor, valid: Tensor) -> Tensor:
+    """Euclidean distances (B, N, N) by a product, of rows less their mean, which would take the digits of what differs.
+
+    d_ij and d_ji are the same to the bit, or the tie of two nearest neighbours would be parted by rounding.
+    """
+    there = valid[:, :, None]
+    x = x.masked_fill(~there, 0)
+    x = (x - x.sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)).masked_fill(~there, 0)
+    product = x @ x.transpose(1, 2)
+    product = (product + product.transpose(1, 2)) / 2
+    norms = product.diagonal(dim1=1, dim2=2)
+    return (norms[:, :, None] + norms[:, None] - 2 * product).clamp(min=0).sqrt()  # on the diagonal exactly 0
 
 
 # --- ToMe: like into like, with sizes (Bolya et al. 2023, arXiv 2210.09461)

@@ -75,7 +75,7 @@ class Stage:
     sizes: Tensor | None = None  # (B, N) of an earlier stage
     vision: Any = None  # what the vision tower was heard to say; None where the method doesn't ask
     heard: Heard | None = None  # the layer just run
-    ask: Callable[[], Heard] | None = None  # runs norm, projections and rotation of the layer to come
+    ask: Callable[[Tensor], Heard] | None = None  # queries at (B, N) and keys of the layer to come
     memo: dict[str, Any] = field(default_factory=dict)  # lives as long as the prompt's pass: what all stages share
 
     @property
@@ -86,7 +86,7 @@ class Stage:
 
     def rows(self, which: Tensor, own: bool = False) -> Rows:
         """Attention rows of the queries at `which` (B, N) bool, in the layer just run, or (own) in the one to come."""
-        heard = self.ask() if own and self.ask is not None else self.heard
+        heard = self.ask(which) if own and self.ask is not None else self.heard
         assert heard is not None, "a method that reads attention says so: attention='before' or 'own'"
         return attention_rows(heard, which, self.valid, self.sizes)
 
