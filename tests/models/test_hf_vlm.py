@@ -1,6 +1,7 @@
 """Hugging Face VLMs by folder: tensors, prompts and answers against transformers' own, and against arithmetic."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -287,6 +288,14 @@ vlm = omma.load_vlm(sys.argv[1], device="cpu", precision="fp32")
 print(repr(vlm.generate([Image.new("RGB", (40, 30), "red")], "What is it?", 4)))
 assert not is_torchvision_available() and sys.modules["torchvision"] is None
 """
+
+
+def test_every_model_that_imports_transformers_looks_at_torchvision_first():
+    first = re.compile(r"^(?:import|from) (transformers|omma\.models\.no_torchvision)\b", re.MULTILINE)
+    texts = {path.name: path.read_text() for path in Path(omma.__file__).parent.glob("models/*.py")}
+    found = {name: match[1] for name, text in texts.items() if (match := first.search(text))}
+    assert len(found) >= 7
+    assert set(found.values()) == {"omma.models.no_torchvision"}, found
 
 
 def test_a_torchvision_that_is_there_but_broken_counts_as_none(folders, tmp_path):

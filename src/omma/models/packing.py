@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+import omma.models.no_torchvision  # noqa: F401  isort: skip  (before transformers, which looks for torchvision)
 from transformers import AttentionInterface, AttentionMaskInterface
 
 PACKED = "omma_packed"  # the name under which transformers finds `packed_attention`

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+import omma.models.no_torchvision  # noqa: F401  isort: skip  (before transformers, which looks for torchvision)
 from transformers import AutoConfig, AutoModel, GenerationMixin, LlamaConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
