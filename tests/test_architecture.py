@@ -32,10 +32,11 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "sparse": ({"decode"}, TORCH),
     "embedding": ({"table", "jobs", "models", "decode"}, TORCH | {"rich"}),
     "training": ({"table", "config", "models", "decode", "data"}, TORCH | {"rich"}),
-    "eval": ({"table", "jobs", "embedding", "models", "data", "decode", "scenes"}, TORCH | VIEW),
+    "eval": ({"table", "jobs", "embedding", "models", "sparse", "data", "decode", "scenes"}, TORCH | VIEW),
     "retrieval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC
-    "cli": ({"public", "cli_parts", "cli_data", "demo", "show", "views", "failures"}, {"typer"}),
+    "cli": ({"public", "cli_parts", "cli_data", "cli_bench", "demo", "show", "views", "failures"}, {"typer"}),
+    "cli_bench": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_data": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_parts": (set(), {"typer"}),
     "views": ({"public"}, {"rich"}),

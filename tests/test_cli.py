@@ -16,7 +16,7 @@ from omma import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
 VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "search", "explain", "train", "eval",
-         "convert", "mix", "deploy", "show")  # fmt: skip
+         "bench", "convert", "mix", "deploy", "show")  # fmt: skip
 
 
 def omma_says(capsys, *args) -> tuple[int, str, str]:
@@ -50,7 +50,7 @@ def test_every_verb_has_json_an_example_and_a_short_line(capsys, verb):
     assert "..." not in listed, "a verb's first line is too long for the list"
 
 
-@pytest.mark.parametrize("verb", ["demo", "embed", "search", "explain", "train", "eval"])
+@pytest.mark.parametrize("verb", ["demo", "embed", "search", "explain", "train", "eval", "bench"])
 def test_every_verb_that_runs_a_model_lets_one_choose_the_device(capsys, verb):
     assert "auto|cpu|cuda|mps" in omma_says(capsys, verb, "--help")[1]
 

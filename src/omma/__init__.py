@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.data.masks import add_masks
     from omma.data.questions import ingest_items
     from omma.embedding import embed
+    from omma.eval.bench import bench_sparsify
     from omma.eval.run import Report, evaluate
     from omma.folder import Fit, fit
     from omma.models.deploy import export_encoder
@@ -38,6 +39,7 @@ __all__ = [
     "Table",
     "TrainConfig",
     "add_masks",
+    "bench_sparsify",
     "embed",
     "evaluate",
     "export",
@@ -64,6 +66,7 @@ _MODULES = {
     "TrainConfig": "omma.training.config",
     "VLM": "omma.models.pretrained",
     "add_masks": "omma.data.masks",
+    "bench_sparsify": "omma.eval.bench",
     "embed": "omma.embedding",
     "evaluate": "omma.eval.run",
     "export": "omma.data.export",

@@ -95,7 +95,7 @@ def test_keys_and_values_of_llava_take_the_bytes_that_they_take():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_flops_and_bytes_are_those_that_a_counter_sees_in_a_run(name):
-    model = tiny_vlm(name, layers=3, attention="eager")
+    model = tiny_vlm(name, layers=2, attention="eager")
     cases = [tiny_inputs(name, images=2)] + ([tiny_inputs(name, images=0, videos=1)] if name in WITH_VIDEO else [])
     for inputs in cases:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -103,7 +103,7 @@ def test_flops_and_bytes_are_those_that_a_counter_sees_in_a_run(name):
         length = inputs["input_ids"].shape[1]
         visual = int(visual_tokens(model.config, inputs["input_ids"]).sum())
         assert 0 < visual < length
-        trace = SimpleNamespace(entering=torch.full((1, 3), visual))
+        trace = SimpleNamespace(entering=torch.full((1, 2), visual))
         cost = cost_of_run(model.config, trace, inputs, logits=length, dtype=torch.float32)
         assert cost.flops == counter.get_total_flops()
         assert cost.kv_bytes == cache_bytes(cache)

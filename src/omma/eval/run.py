@@ -136,15 +136,7 @@ class Report:
 
     def table(self) -> list[RichTable]:
         """The tables of the report for a terminal."""
-        out = []
-        for grid in self.grids():
-            table = RichTable(title=grid.title, title_justify="left", caption=grid.note or None, caption_justify="left")
-            for n, name in enumerate(grid.header):
-                table.add_column(name, justify="right" if n else "left", no_wrap=not n)
-            for row in grid.rows:
-                table.add_row(*row)
-            out.append(table)
-        return out
+        return [rich_table(grid) for grid in self.grids()]
 
     def __rich__(self) -> Group:
         m = self.metrics
@@ -392,6 +384,15 @@ def run_id(encoder: Any, task: str, items: list[Item], seed: int) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ what goes out
+def rich_table(grid: Grid) -> RichTable:
+    table = RichTable(title=grid.title, title_justify="left", caption=grid.note or None, caption_justify="left")
+    for n, name in enumerate(grid.header):
+        table.add_column(name, justify="right" if n else "left", no_wrap=not n)
+    for row in grid.rows:
+        table.add_row(*row)
+    return table
+
+
 def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}

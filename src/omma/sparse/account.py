@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from omma.sparse.reduce import recycle_counts
+from omma.sparse.schedule import entering as tokens_entering
+from omma.sparse.schedule import none_made
 from omma.sparse.shapes import DecoderShape, Grid, decoder_shape, grids_of, vision_shape
 
 
@@ -46,14 +48,7 @@ def expected_entering(schedule: Mapping[int, int], layers: int, visual: int, *, 
         raise ValueError(f"schedule has layer {wrong[0]}; tokens can be dropped after {places}")
     if negative := [kept for kept in schedule.values() if kept < 0]:
         raise ValueError(f"schedule keeps {negative[0]} tokens; give 0 or more")
-    now, entering = visual, []
-    for layer in range(-1, layers):
-        if layer >= 0:
-            entering.append(now)
-        kept = schedule.get(layer, now)
-        if kept < now:
-            now = kept + (recycled(now - kept) if recycle else 0)
-    return entering
+    return tokens_entering(dict(schedule), visual, layers, recycled if recycle else none_made)
 
 
 def equal_tokens(entering: Sequence[int]) -> float:
@@ -139,7 +134,7 @@ class Cost:
         return (
             f"visual tokens entering the layers: {runs}{more}\n"
             f"budget: {self.budget:.1f} a layer on average; published count (those leaving): {self.equal_tokens:.1f}\n"
-            f"multiply-adds: {parts}; with the causal half of attention alone {tera(self.causal_saving)} less\n"
+            f"multiply-adds: {parts}; {tera(self.causal_saving)} less with attention over allowed pairs alone\n"
             f"FLOPs: {tera(self.flops)}, causal {tera(self.flops_causal)}; published formula: {tera(self.published)} "
             f"multiply-adds (with 2nDm: {tera(self.published_two_matrices)})\n"
             f"keys and values: {self.kv_bytes / 1e6:.1f} MB"
@@ -157,17 +152,17 @@ def cost_of(
     entering: Tensor | Sequence[int] | Sequence[Sequence[int]],
     text: int | Sequence[int],
     *,
-    pictures: Sequence[Grid] = (),
+    pictures: Sequence[Grid | tuple[int, int, int]] = (),
     logits: int = 1,
     dtype: str | torch.dtype = "bfloat16",
 ) -> Cost:
     """The cost of one prefill, from a configuration and the visual tokens entering the layers.
 
     entering: (layers,) of one sample or (samples, layers), as expected_entering and Trace.entering give it. text: the
-    other tokens of every sample. pictures: patches of each picture or crop, for vision tower and adapter, which are
-    left out without. logits: positions a sample that lm_head is computed for; generate computes 1. dtype: of keys and
-    values. Not counted: embeddings, norms, softmax, rotary angles, and what a method spends on choosing tokens, such as
-    the rows of attention it asks for. Raises ValueError when the layers don't match.
+    other tokens of every sample. pictures: (frames, rows, columns) of patches of each picture or crop, for vision
+    tower and adapter, which are left out without. logits: positions a sample that lm_head is computed for; generate
+    computes 1. dtype: of keys and values. Not counted: embeddings, norms, softmax, rotary angles, and what a method
+    spends on choosing tokens, such as the rows of attention it asks for. Raises ValueError when the layers don't match.
     """
     shape = decoder_shape(config)
     rows = [[int(n) for n in row] for row in samples(entering)]
@@ -182,7 +177,8 @@ def cost_of(
     vision = adapter = 0
     if pictures:
         tower, joint = vision_shape(config)
-        vision, adapter = sum(map(tower.macs, pictures)), sum(map(joint.macs, pictures))
+        grids = [Grid(*picture) for picture in pictures]
+        vision, adapter = sum(map(tower.macs, grids)), sum(map(joint.macs, grids))
     flat = [n for row in lengths for n in row]
     counted = [published_macs(flat, shape.hidden_size, shape.intermediate_size, ffn=ffn) for ffn in (3, 2)]
     return Cost(
