@@ -56,7 +56,8 @@ PARTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 for name, kind in {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}.items():
-    PARTS[name] = (Qwen2VLImageProcessorPil(patch_size=PATCH, size=QWEN_SIZE), f"{kind}Processor", {})
+    tones = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if name == "qwen3_vl" else {}
+    PARTS[name] = (Qwen2VLImageProcessorPil(patch_size=PATCH, size=QWEN_SIZE, **tones), f"{kind}Processor", {})
 
 CHAT = (
     "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
@@ -103,5 +104,5 @@ def save(name: str, folder: Path, chat: bool = True, pad: bool = True) -> Path:
     if chat:
         (folder / "chat_template.jinja").write_text(template(name))
     if name.startswith("qwen"):
-        (folder / "video_preprocessor_config.json").write_text(json.dumps({"size": QWEN_SIZE}))
+        (folder / "video_preprocessor_config.json").write_text(json.dumps({"size": QWEN_SIZE, "patch_size": PATCH}))
     return folder

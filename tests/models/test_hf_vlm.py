@@ -148,6 +148,23 @@ def test_a_large_picture_is_scaled_down_before_it_is_prepared(folders):
     assert not torch.equal(first, free.prompts([[large]], ["What?"])["pixel_values"])
 
 
+def test_the_frames_of_a_video_share_its_pixels_down_to_a_least(folders):
+    frames = [PICTURES[0].resize((900, 600))] * 4
+    seen = lambda pixels: load(folders("llava_onevision"), max_pixels=pixels).conversation(frames, "What?", True)
+    shown = lambda pixels: seen(pixels)[0]["content"][0]["video"][0]
+    assert shown(4 * 900 * 600).size == (900, 600)
+    assert abs(shown(1000_000).width * shown(1000_000).height - 250_000) < 1000
+    assert abs(shown(400_000).width * shown(400_000).height - 448 * 448) < 1000
+    assert abs(shown(90_000).width * shown(90_000).height - 90_000) < 500
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "llava_onevision", "idefics3", "smolvlm"])
+def test_an_older_folder_that_doesnt_say_how_tokens_are_counted_has_them_counted_by_the_model(name, folders, tmp_path):
+    old = load(copied(folders(name), tmp_path / "old", without=["processor_config.json"]))
+    ours, theirs = (vlm.prompts(SHOWN, ASKED) for vlm in (old, load(folders(name))))
+    assert {key: value.tolist() for key, value in ours.items()} == {k: v.tolist() for k, v in theirs.items()}
+
+
 def test_a_model_without_a_chat_template_is_asked_in_the_words_it_was_tuned_on(folders, tmp_path):
     plain = load(copied(folders("llava"), tmp_path / "llava", without=["chat_template.jinja"]))
     said = plain.processor.tokenizer.decode(plain.prompts([PICTURES[:2]], ["What is it?"])["input_ids"][0])

@@ -29,14 +29,27 @@ def test_an_output_is_off_by_at_most_half_a_step_for_each_input(bias):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_multiplies_with_the_weight_that_it_shows(dtype):
+@pytest.mark.parametrize("shape", [(32,), (1, 1, 32), (2, 2, 32), (5, 32)])
+def test_it_multiplies_with_the_weight_that_it_shows_however_few_rows_there_are(dtype, shape):
     torch.manual_seed(0)
     linear = nn.Linear(32, 16).to(dtype)
-    small, x = Int8Linear(linear), torch.randn(3, 32).to(dtype)
-    assert (small.weight.dtype, small(x).dtype, small.values.dtype) == (dtype, dtype, torch.int8)
+    small, x = Int8Linear(linear), torch.randn(shape).to(dtype)
+    assert (small.weight.dtype, small.values.dtype) == (dtype, torch.int8)
     shown = nn.functional.linear(x.float(), small.values.float() * small.scales[:, None], linear.bias.float())
-    near = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 2e-2}
-    torch.testing.assert_close(small(x).float(), shown, **near)
+    near = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 3e-2, "rtol": 2e-2}
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            made = small(x)
+        assert (made.dtype, made.shape) == (dtype, (*shape[:-1], 16))
+        torch.testing.assert_close(made.float(), shown, **near)
+
+
+def test_a_gradient_passes_through_to_what_came_in():
+    small = Int8Linear(nn.Linear(8, 3))
+    x = torch.randn(2, 8, requires_grad=True)
+    small(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, small.weight.sum(dim=0).expand(2, 8))
 
 
 def test_only_the_language_models_layers_are_quantized_and_the_model_says_about_the_same():

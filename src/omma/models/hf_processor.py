@@ -30,6 +30,7 @@ PLACES = (
     "{% for part in messages[0]['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
     "{% else %}{{ places[part['type']] }}{{ '\n' }}{% endif %}{% endfor %}"
 )
+FRAMES_OWN = ("size", "crop_size", "max_image_size", "image_mean", "image_std", "resample")
 UNCUT = ("crop_to_patches", "do_image_splitting")  # what cuts pictures into tiles, but not frames
 FRAME_PIXELS = {"shortest_edge": 128 * 28 * 28, "longest_edge": 768 * 28 * 28}  # Qwen2-VL's own, of a frame
 CLIP_PIXELS = {"shortest_edge": 128 * 32 * 32, "longest_edge": 768 * 32 * 32}  # Qwen3-VL's own, of all frames together
@@ -58,7 +59,8 @@ def load_vlm_processor(source: str, config: PretrainedConfig) -> Any:
             raise ValueError(f"its processor needs what isn't here: {error}") from error
         settings, _ = kind.get_processor_dict(source)
         known = inspect.signature(kind.__init__).parameters
-        options = {k: v for k, v in settings.items() if k in known and k not in (*parts, "chat_template")}
+        told = counts(config) | {k: v for k, v in settings.items() if v is not None}
+        options = {k: v for k, v in told.items() if k in known and k not in (*parts, "chat_template")}
         if "video_processor" in parts:
             options["video_processor"] = None
         processor = image_only(kind)(image_processor=pictures, tokenizer=tokenizer, **options)
@@ -74,8 +76,24 @@ def load_vlm_processor(source: str, config: PretrainedConfig) -> Any:
         places = {kind: getattr(processor, f"{kind}_token", None) or "" for kind in ("image", "video")}
         processor.chat_template = f"{{% set places = {json.dumps(places)} %}}{before}{PLACES}{after}"
     if "video_processor" in parts:
-        processor.video_processor = Frames(pictures, config.model_type, frame_size(source, config.model_type))
+        processor.video_processor = Frames(
+            pictures, config.model_type, frame_settings(source, config.model_type, pictures)
+        )
     return processor
+
+
+def counts(config: Any) -> dict[str, Any]:
+    """What processors count a picture's tokens by, of the model's config: older folders have no file that says it."""
+    vision = getattr(config, "vision_config", None)
+    side, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
+    if vision is None or not isinstance(side, int) or not isinstance(patch, int):
+        return {}
+    tokens = (side // patch) ** 2
+    found = {"patch_size": patch, "num_image_tokens": tokens,
+             "num_additional_image_tokens": int(vision.model_type.startswith("clip")),  # its class token
+             "image_seq_len": tokens // getattr(config, "scale_factor", 1) ** 2,
+             "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", None)}  # fmt: skip
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def tells_words_from_tokens(kind: Any) -> bool:
@@ -141,24 +159,40 @@ def in_words(number: int) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- frames
-def frame_size(source: str, kind: str) -> dict[str, int]:
-    """How many pixels Qwen-VL gives to a video's frames: what the model's files say, else what the family does."""
-    file = read_json(source, "video_preprocessor_config.json")
-    found = file or (read_json(source, "processor_config.json") or {}).get("video_processor") or {}
-    usual = CLIP_PIXELS if kind.startswith("qwen3") else FRAME_PIXELS
-    size = usual | (found.get("size") or {})
-    return {"shortest_edge": found.get("min_pixels") or size["shortest_edge"],
-            "longest_edge": found.get("max_pixels") or size["longest_edge"]}  # fmt: skip
+def frame_settings(source: str, kind: str, pictures: Any) -> dict[str, Any]:
+    """What the image processor is told of frames where they are not prepared like pictures: what the model's files
+    say, else what the family does (Qwen-VL, which gives frames fewer pixels)."""
+    general, beside = (
+        read_json(source, "processor_config.json") or {},
+        read_json(source, "preprocessor_config.json") or {},
+    )
+    file = read_json(source, "video_preprocessor_config.json") or general.get("video_processor") or {}
+    known = call_options(pictures)
+    found = {name: file[name] for name in FRAMES_OWN if file.get(name) is not None and name in known}
+    if getattr(pictures, "temporal_patch_size", None) is not None:
+        file = file or beside  # one file was for both
+        size = (CLIP_PIXELS if kind.startswith("qwen3") else FRAME_PIXELS) | (file.get("size") or {})
+        found["size"] = {"shortest_edge": file.get("min_pixels") or size["shortest_edge"],
+                         "longest_edge": file.get("max_pixels") or size["longest_edge"]}  # fmt: skip
+    sampling = file.get("video_sampling") or beside.get("video_sampling") or {}
+    return found | ({"size": sampling["video_size"]} if "video_size" in sampling else {})  # SmolVLM
+
+
+def call_options(pictures: Any) -> set[str]:
+    """What an image processor can be told in a call."""
+    return set(getattr(getattr(pictures, "valid_kwargs", None), "__annotations__", {}))
 
 
 class Frames:
     """What a processor has in place of its video processor: lists of frames, each prepared like a picture.
 
-    Families of Qwen-VL make one step of two frames, at `size` pixels; others give each frame the tokens of one tile.
+    Families of Qwen-VL make one step of two frames, others give each frame the tokens of one tile. settings: of
+    `frame_settings`.
     """
 
-    def __init__(self, pictures: Any, kind: str, size: dict[str, int]):
-        self.pictures, self.kind, self.size = pictures, kind, size
+    def __init__(self, pictures: Any, kind: str, settings: dict[str, Any]):
+        self.pictures, self.kind = pictures, kind
+        self.settings: dict[str, Any] = {name: False for name in UNCUT if name in call_options(pictures)} | settings
         self.merge_size: int | None = getattr(pictures, "merge_size", None)
         self.temporal_patch_size: int | None = getattr(pictures, "temporal_patch_size", None)
         self.num_frames = self.fps = None  # frames come chosen
@@ -188,8 +222,8 @@ class Frames:
         every = self.temporal_patch_size or 1
         clip = [*clip, *[clip[-1]] * (-len(clip) % every)]
         share = len(clip) if self.kind.startswith("qwen3") else 1
-        size = {name: max(1, pixels // share) for name, pixels in self.size.items()}
-        out = self.pictures(clip, size=size, return_tensors="pt")
+        size = {name: max(1, pixels // share) for name, pixels in self.settings["size"].items()}
+        out = self.pictures(clip, return_tensors="pt", **self.settings | {"size": size})
         _, height, width = out["image_grid_thw"][0].tolist()
         # each picture comes as `every` frames that are the same; one of them is taken from each of a step's frames
         pixels = out["pixel_values"].view(len(clip) // every, every, height * width, 3, every, -1)
@@ -198,8 +232,6 @@ class Frames:
 
     def tiles(self, clip: Sequence[Any]) -> Tensor:
         """Frames -> (F, 3, side, side)."""
-        known = getattr(getattr(self.pictures, "valid_kwargs", None), "__annotations__", {})
-        uncut = {name: False for name in UNCUT if name in known}
-        each = [self.pictures([frame], return_tensors="pt", **uncut) for frame in clip]
+        each = [self.pictures([frame], return_tensors="pt", **self.settings) for frame in clip]
         values = [out.get("pixel_values", out.get("pixel_values_images")) for out in each]
         return torch.stack([pixels.flatten(end_dim=-4)[0] for pixels in values])  # LLaVA-OneVision's whole is tile 0

@@ -29,6 +29,7 @@ from omma.models.quantize import quantize_linears
 from omma.models.weights import weights_hash
 
 MAX_PIXELS = 2048 * 2048  # about what the finest of these models looks at; Qwen-VL makes 5350 tokens of it
+LEAST_FRAME = 448 * 448
 SUCH_AS = "llava, llava_next, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, idefics3, smolvlm, internvl"
 
 
@@ -36,7 +37,8 @@ class HFVLM:
     """A VLM with its processor. Greedy unless asked otherwise; prompts of a batch are padded on the left.
 
     model: the PreTrainedModel, on its device, in its dtype. processor: pictures, frames and words -> tensors.
-    max_pixels: of a picture; larger ones are scaled down to it before the processor sees them.
+    max_pixels: of a picture, and of the frames of a video together, as long as each is left LEAST_FRAME of them; larger
+    ones are scaled down before the processor sees them.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class HFVLM:
     def fingerprint(self) -> str:
         """Of weights, words and pictures' preparation: two VLMs with the same one give the same answers."""
         tokenizer, p = self.processor.tokenizer, self.processor
-        settings = [weights_hash(self.model.state_dict()), tokenizer.backend_tokenizer.to_str(), p.chat_template,
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        words = tokenizer.get_vocab() if backend is None else backend.to_str()
+        settings = [weights_hash(self.model.state_dict()), words, p.chat_template,
                     p.image_processor.to_json_string(), self.precision, self.quantize, self.max_pixels]  # fmt: skip
         return hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
@@ -120,8 +124,7 @@ class HFVLM:
             raise ValueError(
                 f"a {self.model.config.model_type} takes no videos; give it frames as pictures (video=False)"
             )
-        talks = [self.conversation([self.bounded(image) for image in shown], words, video)
-                 for shown, words in zip(images, prompts, strict=True)]  # fmt: skip
+        talks = [self.conversation(shown, words, video) for shown, words in zip(images, prompts, strict=True)]
         options: dict[str, Any] = {"padding": True, "padding_side": "left", **({"fps": fps} if video else {})}
         cautious = {"sanitize_control_tokens": True} if self.tells_words else {}
         inputs = self.processor.apply_chat_template(
@@ -136,9 +139,11 @@ class HFVLM:
             inputs["pixel_values"] = inputs.pop("pixel_values_images")
         return {name: self.placed(value) for name, value in inputs.items() if isinstance(value, Tensor)}
 
-    def conversation(self, shown: list[Image.Image], words: str, video: bool) -> list[dict[str, Any]]:
+    def conversation(self, images: Sequence[Image.Image], words: str, video: bool) -> list[dict[str, Any]]:
         if not isinstance(words, str):
             raise ValueError(f"a prompt is a str, not {type(words).__name__} {str(words)[:40]!r}")
+        share = max(LEAST_FRAME, self.max_pixels // max(1, len(images))) if video else self.max_pixels
+        shown = [bounded(image, min(share, self.max_pixels)) for image in images]
         seen: list[dict[str, Any]] = [{"type": "image", "image": image} for image in shown]
         if video and shown:
             if len({image.size for image in shown}) > 1:
@@ -149,19 +154,20 @@ class HFVLM:
                 words = words.replace(token.content, f"{token.content[0]} {token.content[1:]}")
         return [{"role": "user", "content": [*seen, {"type": "text", "text": words}]}]
 
-    def bounded(self, image: Image.Image) -> Image.Image:
-        """RGB, and at most max_pixels."""
-        if not isinstance(image, Image.Image):
-            raise ValueError(f"a picture is a PIL image, not {type(image).__name__} {str(image)[:40]!r}; files are "
-                             "read by omma.decode.decode(path.read_bytes()).image")  # fmt: skip
-        scale = math.sqrt(self.max_pixels / (image.width * image.height))
-        if scale < 1:
-            size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
-            image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-        return image.convert("RGB")
-
     def placed(self, value: Tensor) -> Tensor:
         return value.to(self.device, self.model.dtype if value.is_floating_point() else None)
+
+
+def bounded(image: Image.Image, pixels: int) -> Image.Image:
+    """RGB, and at most so many pixels. ValueError for what is no picture."""
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"a picture is a PIL image, not {type(image).__name__} {str(image)[:40]!r}; files are read by "
+                         "omma.decode.decode(path.read_bytes()).image")  # fmt: skip
+    scale = math.sqrt(pixels / (image.width * image.height))
+    if scale >= 1:
+        return image.convert("RGB")
+    size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
 
 def same_number(images: Sequence, prompts: Sequence) -> Sequence:

@@ -22,10 +22,11 @@ from omma.scenes.language import Claim, Known, captions, claims, holds, named
 from omma.scenes.looks import FLAT, Look, degrade
 from omma.scenes.pairs import MODES, Pair, make_pair
 from omma.scenes.probes import ENOUGH, check_balance, probe_features, statistics
+from omma.scenes.questions import questions as questions_about
 from omma.scenes.solid_pairs import SOLID_PATTERNS
 from omma.scenes.solids import Space, sample_space
 from omma.scenes.splits import Design, check_side, design, public_name, secret_seed
-from omma.scenes.wording import reworded, reworded_pair
+from omma.scenes.wording import rename, reworded, reworded_pair
 from omma.scenes.world import World, facts, sample_world
 from omma.storage import appearing
 from omma.table import Table
@@ -87,6 +88,7 @@ class Task:
     split_design: str  # "" for none; a name, as functions don't travel to another process
     look: Look
     world: str  # one of WORLDS
+    questions: int  # about each picture, at most
 
     def look_of(self, *key: object) -> Look:
         """How the pictures of one unit look; the design may have styles of its own."""
@@ -129,6 +131,7 @@ def write_scenes(
     look: Look = FLAT,
     world: str = "things",
     masks: bool = False,
+    questions: int = 0,
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -148,6 +151,9 @@ def write_scenes(
     masks: pictures get the column mask, a greyscale PNG that tells for every pixel which kind of thing is there: 0 for
     none, else one more than its place in KINDS; the table's info names the classes. Things only.
 
+    questions: of every picture up to so many questions (questions.py), free-form and yes/no, of all the patterns that
+    it shows, as "ask" items. Things only.
+
     together: kinds that stand in one picture more often than by chance, each with a probability (kinds.Cast); plain
     pictures only.
 
@@ -164,6 +170,7 @@ def write_scenes(
         ("pairs", pairs, 0),
         ("size", size, 64),
         ("workers", workers, 1),
+        ("questions", questions, 0),
     ):
         if value < least:
             raise ValueError(f"{what}={value}: the least is {least}")
@@ -175,8 +182,8 @@ def write_scenes(
         raise ValueError(f"no world {world!r}; there are {', '.join(WORLDS)}")
     if world == "solids" and (kinds or colours or together or split_design or look.style != "flat"):
         raise ValueError("world='solids' has no kinds, colours, together, split_design or style; leave them out")
-    if masks and world == "solids":
-        raise ValueError("world='solids' has no masks; leave them out")
+    if (masks or questions) and world == "solids":
+        raise ValueError("world='solids' has no masks and no questions beside those of its pairs; leave them out")
     if secret is not None and split_design != "fresh":
         raise ValueError("a secret is for split_design='fresh'; every other design takes a seed")
     made_for = check_side(split_design, split) if split_design else None
@@ -189,7 +196,8 @@ def write_scenes(
     patterns = SOLID_PATTERNS if world == "solids" else made_for.patterns(split) if made_for else PATTERNS
     who = cast(kinds, colours, together)
     shared = Task(None, 0, 0, key, size, split, mode, check and pairs >= ENOUGH, pictures,
-                  made_for.cast(split, who) if made_for else who, prefix, split_design, look, world)  # fmt: skip
+                  made_for.cast(split, who) if made_for else who, prefix, split_design, look, world,
+                  questions)  # fmt: skip
     info: dict[str, Any] = {"split_design": split_design, "side": split} if made_for else {}
     seen = info | ({"mask_classes": ["background", *KINDS]} if masks else {})
     columns = PICTURE_COLUMNS.append(pa.field("mask", pa.binary())) if masks else PICTURE_COLUMNS
@@ -205,7 +213,7 @@ def write_scenes(
             advance(0, len(tasks))
             for number, made in enumerate(_results(tasks, workers), 1):
                 if check:
-                    check_balance(made.items)
+                    check_balance([item for item in made.items if item["task"] != "ask"])
                 if shared.measure and (pattern := tasks[number - 1].pattern):
                     stats[pattern] += made.stats
                     made_pairs[pattern] += made.pairs
@@ -316,6 +324,7 @@ def _plain(made: Made, task: Task, unit: int) -> None:
         if task.wording:  # of the worlds drawn only such are kept that can be told in other words
             texts = reworded(task.wording, texts, task.seed, number) or []
         made.pictures.append(_picture(task, id_, world, png(image), texts, None))
+        _ask(made, task, id_, world, None, number)
     if unit % 2 or len(numbers) < 2:
         return
     known = [Known(facts(world)) for world in worlds]
@@ -328,6 +337,21 @@ def _plain(made: Made, task: Task, unit: int) -> None:
             for which, answer in ((k, "true"), (1 - k, "false")):
                 name = f"{ids[k]}-statement-{answer}"
                 made.items.append(_item(task, name, "statement", [ids[which]], chosen, TRUE_FALSE, answer))
+
+
+def _ask(made: Made, task: Task, id_: str, world: World, group: str | None, *key: object) -> None:
+    """Many questions about one picture; where the split has other words, those that can be put in them."""
+    if not task.questions:
+        return
+    for k, asked in enumerate(questions_about(world, task.seed, *key, number=task.questions)):
+        text, options, answer = asked.text, list(asked.options), asked.answer
+        if task.wording:
+            text, *_ = reworded(task.wording, [text], task.seed, *key, k) or [""]
+            same = rename if task.wording == "synonym" else str
+            options, answer = [same(option) for option in options], same(answer)
+        if text:
+            name = f"{id_}-ask-{k}"
+            made.items.append(_item(task, name, "ask", [id_], text, options, answer, group, None, asked.pattern))
 
 
 def _plain_solids(made: Made, task: Task, unit: int) -> None:
@@ -396,6 +420,8 @@ def _pair(made: Made, task: Task, pattern: str, number: int) -> None:
     for id_, world, image, texts in zip(ids, (pair.a, pair.b), images, told, strict=True):
         data = png(image)
         made.pictures.append(_picture(task, id_, world, data, list(texts), group))
+        if isinstance(world, World):
+            _ask(made, task, id_, world, group, pattern, number, id_[-1])
         if task.measure:
             made.stats.append(statistics(image, len(data)))
     if task.measure:

@@ -30,12 +30,22 @@ from omma.training.job import Job
 from omma.training.log import Log, Watch
 from omma.training.optim import EMA, learning_rate
 from omma.training.rng import key_seed
+from omma.training.vlm_config import VLMTrainConfig
 from omma.training.vlmo_job import VLMoJob
+
+
+def vlm_job(config: Any, resume: bool, world: World, device: torch.device) -> Job:
+    """A VLM's job. Its module is read when it is asked for: transformers takes a second to load."""
+    from omma.training.vlm_job import VLMJob
+
+    return VLMJob(config, resume, world, device)
+
 
 # What trains by which config.
 JOBS: dict[Any, Callable[[Any, bool, World, torch.device], Job]] = {
     TrainConfig: VLMoJob,
     ClipTrainConfig: ClipJob,
+    VLMTrainConfig: vlm_job,
 }
 
 

@@ -19,6 +19,7 @@ from omma.training.losses import LossWeights
 from omma.training.nlvr_recipes import NLVR_RECIPES
 from omma.training.stage_recipes import STAGE_RECIPES
 from omma.training.task_recipes import TASK_RECIPES
+from omma.training.vlm_recipes import VLM_RECIPES
 
 
 def vlmo_nano_mim() -> TrainConfig:
@@ -177,6 +178,7 @@ RECIPES: dict[str, Callable[[], Any]] = {
     **TASK_RECIPES,
     **NLVR_RECIPES,
     **CLIP_RECIPES,
+    **VLM_RECIPES,
 }
 
 

@@ -1,0 +1,189 @@
+"""A VLM as a job of the loop: an eye, an adapter and a language model that learn from questions with answers."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from omma.models.chat import Chat, chat_tokenizer
+from omma.models.packing import PACKED, Packing
+from omma.models.preprocess import Processor
+from omma.models.pretrained import autocast
+from omma.models.towers import VisionConfig
+from omma.models.vlm import OmmaVLM, VLMConfig, eye_settings, read_vlm, save_vlm, settings_of_eye, start_from
+from omma.models.vlmo_config import VLMoConfig
+from omma.models.weights import model_folder
+from omma.table import Table
+from omma.training import checkpoint as checkpoints
+from omma.training.chat import ChatBatch, ChatBatches, read_questions, texts_for_words
+from omma.training.distributed import World
+from omma.training.job import check_run, in_steps
+from omma.training.objectives import IGNORE
+from omma.training.optim import EMA, freeze, parameter_groups
+from omma.training.rng import key_seed
+from omma.training.vlm_config import VLMTrainConfig
+from omma.training.vlm_eval import held_out
+
+
+class ChatStep(nn.Module):
+    """What a batch comes to, as the forward of a module, which is where DDP takes hold."""
+
+    def __init__(self, model: OmmaVLM, processor: Processor):
+        super().__init__()
+        self.model, self.processor = model, processor
+
+    def forward(self, pixels: Tensor, input_ids: Tensor, segments: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """loss: the mean over the answers' tokens; right: how many of them are the likeliest; tokens: how many."""
+        model, packing = self.model, Packing.of(segments, input_ids.shape[1] - targets.shape[1])
+        states = model.model(input_ids=input_ids, pixel_values=self.processor.normalize(pixels),
+                             position_ids=packing.position_ids, use_cache=False, packing=packing)  # fmt: skip
+        places = (targets.flatten() != IGNORE).nonzero()[:, 0]
+        wanted = targets.flatten().index_select(0, places)
+        states = states.last_hidden_state[:, packing.prefix :].flatten(0, 1).index_select(0, places)
+        logits = model.lm_head(states)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        right = (logits.argmax(dim=-1) == wanted).sum()
+        return {"loss": F.cross_entropy(logits, wanted), "right": right, "tokens": places.new_tensor(len(places))}
+
+
+class VLMJob:
+    """Training of a VLM. ValueError for a config that cannot run."""
+
+    def __init__(self, config: VLMTrainConfig, resume: bool, world: World, device: torch.device):
+        self.world, self.device = world, device
+        with world.all_through():
+            check(config, resume, world)
+            previous = checkpoints.latest(config.out) if resume else None
+            self.model, self.processor, self.started_from = build(config, previous.path if previous else None)
+            freeze(self.model, [*config.freeze, *(["model.eye.*"] if config.eye_lr == 0 else [])])
+            chat, data = Chat(self.processor, self.model.config.image_seq_length), config.dataset
+            asked = read_questions(Table.open(config.data), data.where, captions=data.captions > 0)
+            self.batches = ChatBatches(asked, chat, data, batch_size=config.batch_size, seed=config.seed,
+                                       part=(world.rank, world.size))  # fmt: skip
+            self.config = in_steps(config, self.batches.steps_per_epoch)
+            self.evaluate: Callable[[Any, Any], dict[str, float]] | None = (
+                held_out(config.val, config.val_where, config.val_rows) if config.val else None
+            )
+        self.model.set_attn_implementation(PACKED)
+        self.weights = {"answer": 1.0}
+        self.merges = True  # a head that shares its weights is not in the model's file
+        self.checks_start = False
+        left_out = ", ".join(f"{n:,} items with {reason}" for reason, n in asked.skipped.items())
+        self.notes = [f"left out: {left_out}"] if left_out else []
+        self.met: Counter[str] = Counter()
+        self.last = torch.zeros(())
+
+    def spread(self) -> nn.Module:
+        step = ChatStep(self.model, self.processor)
+        if self.world.size == 1:
+            return step
+        return nn.parallel.DistributedDataParallel(step, [self.device] if self.device.type == "cuda" else None)
+
+    def parameter_groups(self) -> list[dict]:
+        return parameter_groups(Parts(self.model), self.config.weight_decay, rates={"eye": self.config.eye_lr})
+
+    def begin(self, average: EMA | None) -> None:
+        pass
+
+    def backward(self, spread: nn.Module, batch: ChatBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        with autocast(self.device, self.config.precision):
+            found = spread(batch.pixels, batch.input_ids, batch.segments, batch.targets)
+        self.last = found["loss"].detach()
+        self.met["right"] += int(found["right"])
+        self.met["tokens"] += int(found["tokens"])
+        loss = self.world.share(found["loss"], found["tokens"])
+        loss.backward()
+        return loss, {"answer": loss}
+
+    def finite(self) -> bool:
+        return bool(self.last.isfinite())
+
+    def numbers(self) -> dict[str, float]:
+        """accuracy: the share of the answers' tokens since the last line that were the likeliest ones."""
+        met = torch.tensor([self.met["right"], self.met["tokens"]], dtype=torch.float64)
+        right, tokens = self.world.mean(met).tolist()
+        self.met.clear()
+        return {"accuracy": right / max(1.0, tokens)}
+
+    def model_of(self, state: dict[str, Tensor]) -> OmmaVLM:
+        model = OmmaVLM(self.model.config)  # type: ignore[arg-type]
+        model.load_state_dict(state)
+        return model.to(self.device).eval()  # type: ignore[arg-type]
+
+    def save(self, folder: Path, state: dict[str, Tensor]) -> None:
+        save_vlm(self.model, folder, state)
+        self.processor.save(folder)
+
+
+class Parts(nn.Module):
+    """Eye, adapter, language model and head side by side: the names that learning rates go by."""
+
+    def __init__(self, model: OmmaVLM):
+        super().__init__()
+        self.eye, self.adapter, self.language_model = model.model.eye, model.model.adapter, model.model.language_model
+        self.lm_head = model.lm_head
+
+
+# ---------------------------------------------------------------------------------------------------------- before
+def check(config: VLMTrainConfig, resume: bool, world: World) -> Path:
+    """The run folder (made). ValueError for what cannot work, before anything is loaded."""
+    if not config.data:
+        raise ValueError("no data: give a table of questions, data=FOLDER/items. Draw one: omma scenes FOLDER "
+                         "--questions 12")  # fmt: skip
+    if config.init and config.eye:
+        raise ValueError(f"init={config.init} is a whole VLM with an eye of its own; leave out eye={config.eye}")
+    if config.layer_decay is not None:
+        raise ValueError(f"layer_decay={config.layer_decay}: a VLM has one rate, and eye_lr= for its eye")
+    if config.parallel == "fsdp" and world.size > 1:
+        raise ValueError("parallel=fsdp: a VLM is trained with parallel=ddp")
+    return check_run(config, resume)
+
+
+def build(config: VLMTrainConfig, previous: Path | None = None) -> tuple[OmmaVLM, Processor, str]:
+    """Model, processor and where its weights come from, as a run says it: those of a checkpoint, of init, or new ones
+    with the eye that config names."""
+    if previous or config.init:
+        folder = previous or model_folder(config.init or "")
+        return read_vlm(folder), Processor.load(folder), "" if previous else f", weights from {config.init}"
+    words = Table.open(config.words or config.data)
+    tokenizer = chat_tokenizer(texts_for_words(words, None), config.vocab_size)
+    t, eye, own = config.text, config.vision, "random"
+    if config.eye:
+        eye, own = at_steps(settings_of_eye(config.eye), config.image_size, config.patch_size), config.eye
+    processor = Processor(tokenizer, eye.image_size, t.max_tokens)
+    text = {"vocab_size": tokenizer.get_vocab_size(), "hidden_size": t.hidden_size, "intermediate_size": t.mlp_size,
+            "num_hidden_layers": t.num_layers, "num_attention_heads": t.num_heads,
+            "num_key_value_heads": t.num_kv_heads, "max_position_embeddings": t.max_tokens,
+            "initializer_range": 0.02 * (768 / t.hidden_size) ** 0.5, "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True, **special_ids(Chat(processor, 1))}  # fmt: skip
+    torch.manual_seed(key_seed(config.seed, "init"))
+    image_token_id = Chat(processor, 1).pictures(1)[1]
+    model = OmmaVLM(VLMConfig(eye=eye_settings(eye), text_config=text, image_token_id=image_token_id,
+                              adapter_size=config.adapter_size))  # fmt: skip
+    if not config.eye:
+        return model, processor, ""
+    taken, kept = start_from(model, config.eye)
+    return model, processor, f", {len(taken)} tensors of the eye from {own}" + (
+        f" ({len(kept)} are new: {', '.join(kept[:3])})" if kept else "")  # fmt: skip
+
+
+def special_ids(chat: Chat) -> dict[str, int]:
+    return {"pad_token_id": chat.pad_id, "bos_token_id": chat.pictures(0)[0], "eos_token_id": chat.end_id}
+
+
+def at_steps(eye: VLMoConfig | VisionConfig, image_size: int, patch_size: int) -> VLMoConfig | VisionConfig:
+    """The eye for pictures of another size, and with half its patches where its stem is of convolutions.
+
+    ValueError for another patch size.
+    """
+    if patch_size == eye.patch_size:
+        return replace(eye, image_size=image_size)
+    if isinstance(eye, VLMoConfig) and eye.stem == "conv" and not eye.fine_stem and 2 * patch_size == eye.patch_size:
+        return replace(eye, image_size=image_size, patch_size=patch_size, fine_stem=True)
+    raise ValueError(f"patch_size={patch_size}: this eye has patches of {eye.patch_size} px; give that, or half of it "
+                     "for a VLMo with a stem of convolutions")  # fmt: skip
