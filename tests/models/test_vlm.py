@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+import omma
 from omma.models.chat import IMAGE, Chat, chat_tokenizer
 from omma.models.clip import CLIP, CLIPConfig
 from omma.models.layers import ConvStem
@@ -26,7 +27,7 @@ from omma.models.vlm import (
     settings_of_eye,
     start_from,
 )
-from omma.models.vlm_runner import OmmaVLMRunner, load_omma_vlm
+from omma.models.vlm_runner import OmmaVLMRunner
 from omma.models.vlmo import VLMo
 from omma.models.vlmo_config import VLMoConfig
 from omma.models.weights import from_pretrained, save_pretrained
@@ -217,13 +218,32 @@ def test_a_saved_vlm_comes_back_whole(tmp_path, eye):
     model = tiny_vlm(eye)
     save_vlm(model, tmp_path)
     tiny_processor().save(tmp_path)
-    again = load_omma_vlm(tmp_path, "again", device="cpu")
+    again = omma.load_vlm(tmp_path, device="cpu")
+    assert isinstance(again, OmmaVLMRunner)
+    assert again.name == tmp_path.name
     ids, pixels = torch.tensor([[2, *[IMAGE_ID] * VISUAL, 9, 3]]), torch.randn(1, 3, 16, 16)
     assert torch.equal(again.model(input_ids=ids, pixel_values=pixels).logits,
                        model(input_ids=ids, pixel_values=pixels).logits)  # fmt: skip
     assert again.model.config.text_config.num_key_value_heads == 2
     assert again.fingerprint == OmmaVLMRunner(model, tiny_processor(), "tiny").fingerprint
     assert again.fingerprint != OmmaVLMRunner(tiny_vlm(eye, seed=1), tiny_processor(), "tiny").fingerprint
+
+
+def test_a_vlm_is_loaded_with_int8_layers_and_refuses_what_is_for_others(tmp_path):
+    save_vlm(tiny_vlm(), tmp_path)
+    tiny_processor().save(tmp_path)
+    plain, small = (omma.load_vlm(tmp_path, device="cpu", quantize=how) for how in (None, "int8"))
+    ids = torch.tensor([[2, 7, 8, 9, 3]])
+    torch.testing.assert_close(small.model(input_ids=ids).logits, plain.model(input_ids=ids).logits, atol=0.2, rtol=0)
+    assert small.fingerprint != plain.fingerprint
+    assert omma.load_vlm(tmp_path, device="cpu", precision="bf16").model.dtype == torch.bfloat16
+    for options, message in (
+        ({"quantize": "int4"}, "quantize 'int4'; it is None or int8"),
+        ({"precision": "fp8"}, "precision 'fp8'; it is auto, bf16 or fp32"),
+        ({"max_pixels": 5}, "max_pixels: an option of Hugging Face models"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            omma.load_vlm(tmp_path, **options)
 
 
 def test_each_loader_says_what_a_folder_of_the_other_kind_is(tmp_path):

@@ -322,8 +322,7 @@ def load_encoder(
             f"no encoder {str(name_or_path)!r}: no folder of this name, and what comes with omma is "
             f"{', '.join(shipped()) or 'none'}. Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER"
         )
-    in_run = folder.name in ("best", "last") or folder.name.startswith("step")
-    name = (folder.resolve().parent if in_run else folder).name
+    name = name_of(folder)
     if model_kind(folder) == "clip":
         if prompts is not None:
             raise ValueError(f"prompts are learned on a VLMo; {name_or_path} is a CLIP")
@@ -338,7 +337,8 @@ def load_encoder(
 def load_vlm(
     name_or_path: str | Path, device: str = "auto", precision: str = "auto", quantize: str | None = None, **options: Any
 ) -> Any:
-    """A `VLM` by folder or by its name on the Hugging Face hub, such as "HuggingFaceTB/SmolVLM-256M-Instruct".
+    """A `VLM` by folder (a model folder, or a run folder of `omma train vlm-nano`) or by its name on the Hugging Face
+    hub, such as "HuggingFaceTB/SmolVLM-256M-Instruct".
 
     LLaVA, Qwen-VL, SmolVLM, InternVL and whatever else transformers has for pictures and words; see models/hf_vlm.py.
     It needs no torchvision, runs no code that comes with a model, and with HF_HUB_OFFLINE=1 fetches nothing. precision:
@@ -351,11 +351,23 @@ def load_vlm(
         from omma.models.hf_vlm import load_hf_vlm  # transformers takes a second to load
 
         return load_hf_vlm(folder if folder.is_dir() else str(name_or_path), device, precision, quantize, **options)
+    if folder.is_dir() and model_kind(folder) == "vlm":
+        if options:
+            raise ValueError(f"{', '.join(options)}: an option of Hugging Face models; {name_or_path} is omma's own")
+        from omma.models.vlm_runner import load_omma_vlm
+
+        return load_omma_vlm(folder, name_of(folder), device, precision, quantize)
     if folder.is_dir():
         raise ValueError(f"{folder} holds a {model_kind(folder)}, which sees but doesn't answer in words; "
                          "load_encoder loads it")  # fmt: skip
     raise ValueError(f"no VLM {str(name_or_path)!r}: no folder of this name is here, and on the Hugging Face hub names "
                      "are owner/name, such as HuggingFaceTB/SmolVLM-256M-Instruct")  # fmt: skip
+
+
+def name_of(folder: Path) -> str:
+    """What a model folder is called: a checkpoint by its run."""
+    in_run = folder.name in ("best", "last") or folder.name.startswith("step")
+    return (folder.resolve().parent if in_run else folder).name
 
 
 def is_hugging_face(folder: Path) -> bool:

@@ -356,14 +356,15 @@ def save_vlm(
     weights.py. A head that shares the embedding's weights is left out."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"model": "vlm", **model.config.to_dict()}
-    config["text_config"] = model.config.text_config.to_diff_dict() | {
-        "model_type": model.config.text_config.model_type
-    }
+    c = model.config
+    text = {k: v for k, v in c.text_config.to_diff_dict().items() if k != "transformers_version"}
+    text["model_type"] = c.text_config.model_type
+    config = {"model": "vlm", "model_type": c.model_type, "eye": c.eye, "image_token_id": c.image_token_id,
+              "adapter_size": c.adapter_size, "text_config": text}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     tensors = {k: v.detach().to((v.is_floating_point() and dtype) or v.dtype).contiguous().cpu()
                for k, v in (state or model.state_dict()).items()
-               if not (k == "lm_head.weight" and model.config.tie_word_embeddings)}  # fmt: skip
+               if not (k == "lm_head.weight" and c.tie_word_embeddings)}  # fmt: skip
     save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     return folder
 

@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from omma.models.chat import Chat
+from omma.models.hf_vlm import same_number
 from omma.models.preprocess import Processor, pad
 from omma.models.pretrained import has_fast_bf16, pick_device, settings_of
+from omma.models.quantize import quantize_linears
 from omma.models.vlm import OmmaVLM, read_vlm
 from omma.models.weights import weights_hash
 
@@ -96,24 +98,20 @@ class OmmaVLMRunner:
         return found
 
 
-def same_number(images: Sequence, prompts: Sequence) -> None:
-    """ValueError where there are not as many lists of pictures as prompts."""
-    if isinstance(prompts, str):
-        raise ValueError("prompts is one str; give a list of them, or ask with generate")
-    if len(images) != len(prompts):
-        raise ValueError(f"{len(images)} lists of pictures and {len(prompts)} prompts; give one list to each, which "
-                         "may be empty")  # fmt: skip
-
-
 def load_omma_vlm(
     folder: Path, name: str, device: str = "auto", precision: str = "auto", quantize: str | None = None
 ) -> OmmaVLMRunner:
-    """A VLM of omma from its model folder; see `omma.load_vlm`."""
+    """A VLM of omma from its model folder; see `omma.load_vlm`. precision: auto is bf16 on a GPU that is fast in it,
+    else fp32, since a model as small as these spends its time elsewhere than in products of matrices."""
     if precision not in ("auto", "bf16", "fp32"):
         raise ValueError(f"precision {precision!r}; it is auto, bf16 or fp32")
+    if quantize not in (None, "int8"):
+        raise ValueError(f"quantize {quantize!r}; it is None or int8")
     place = pick_device(device)
     half = precision == "bf16" or (precision == "auto" and place.type == "cuda" and has_fast_bf16(place))
-    model = read_vlm(folder)
+    model: Any = read_vlm(folder)
     if half:
-        model.to(torch.bfloat16)  # type: ignore[arg-type]
-    return OmmaVLMRunner(model.to(place), Processor.load(folder), name, "bf16" if half else "fp32", quantize)  # type: ignore[arg-type]
+        model.to(torch.bfloat16)
+    if quantize == "int8":
+        quantize_linears(model.get_decoder().layers)
+    return OmmaVLMRunner(model.to(place), Processor.load(folder), name, "bf16" if half else "fp32", quantize)
