@@ -38,6 +38,12 @@ class Anatomy:
         ids = torch.tensor(self.visual_ids, device=inputs_embeds.device)
         return (inputs_embeds[:, :, None] == table(ids)).all(-1).any(-1)
 
+    def video_tokens(self, input_ids: Tensor | None) -> Tensor | None:
+        """(B, L) bool: which tokens of the prompt stand for videos, where they have an id of their own."""
+        video = getattr(self.model.config, "video_token_id", None)
+        image = getattr(self.model.config, "image_token_id", None)
+        return None if input_ids is None or video is None or video == image else input_ids == video
+
 
 def anatomy(model: Any) -> Anatomy:
     """Where the parts of `model` are: a vision-language model of transformers, or anything whose `.model` is one.

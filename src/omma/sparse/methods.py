@@ -14,11 +14,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from omma.sparse.by_likeness import dart, tome
+from omma.sparse.by_vision import cdpruner, cdpruner_asks, holov, prumerge, prumerge_plus, visionzip, vispruner
 from omma.sparse.pick import divprune_order
 from omma.sparse.reduce import cluster_merge, recycle_counts
 from omma.sparse.schedule import Shape, between, none_made
-from omma.sparse.score import evenly, gravity_attention, last_row, rater_attention, rotary_gravity
-from omma.sparse.stage import Reduction, Stage, picked, places
+from omma.sparse.score import (
+    evenly,
+    gravity_attention,
+    last_row,
+    rank_deletions,
+    rank_kept,
+    rank_of,
+    rater_attention,
+    rotary_gravity,
+    top,
+)
+from omma.sparse.stage import Need, Reduction, Stage, picked, places
 
 Positions = Literal["original", "compact"]
 
@@ -28,7 +40,7 @@ class Method:
     """One way to choose. reduce(stage, **options) -> Reduction.
 
     attention: which layer's rows or keys `reduce` reads. "before": of the layer just run, so that the first layer can't
-    be spared; "own": of the layer to come; None: none. vision: whether it asks what the vision tower computed.
+    be spared; "own": of the layer to come; None: none. vision: what it asks of the vision tower.
     """
 
     reduce: Callable[..., Reduction]
@@ -36,7 +48,7 @@ class Method:
     shape: Shape  # how what is kept falls from stage to stage
     positions: Positions  # as published: what is kept has its old positions, or is renumbered
     attention: Literal["before", "own"] | None = None
-    vision: bool = False
+    vision: tuple[Need, ...] | Callable[..., tuple[Need, ...]] = ()
     made: Callable[..., int] = none_made  # made(dropped, **options): tokens made of the dropped ones
     tables: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # published schedules by name
     earlier: bool = False  # whether smaller budgets move the stages to earlier layers
@@ -58,7 +70,13 @@ def sparsevlm_v1(stage: Stage, *, tau: float = 0.3, theta: float = 0.1, paper: b
     """
     rows = stage.rows(stage.raters())
     scores = spread(stage, rater_attention(rows.attention, rows.ok, rows.seen & stage.visual[:, None]))
-    kept = stage.best(scores)
+    return with_recycled(stage, scores, stage.best(scores), tau, theta, paper)
+
+
+def with_recycled(
+    stage: Stage, scores: Tensor, kept: Tensor, tau: float, theta: float, paper: bool = False
+) -> Reduction:
+    """SparseVLM's recycling of what isn't kept."""
     recycled, clusters = recycle_counts((stage.visual & ~kept).sum(1), tau, theta)
     most = int(recycled.max())
     if most == 0:
@@ -88,8 +106,33 @@ def sparsevlm_v2(stage: Stage, *, heads: int | None = None, floor: float | None 
     return Reduction(kept=stage.best(scores), scores=scores)
 
 
+def sparsevlm_rank(
+    stage: Stage,
+    *,
+    scale: float = 9.0,
+    bias: float = 6.0,
+    lam: float | None = None,
+    tau: float = 0.3,
+    theta: float = 0.1,
+) -> Reduction:
+    """SparseVLM with a number kept that follows the rank of the raters' attention: rank scale + bias, as in its first
+    code ((9, 6) for "128", (13.5, 0) for "192", (0.8, 0) for "64"), at most what a budget or schedule says.
+
+    lam: the paper's rule in place of it, which deletes lam (V - rank) (arXiv 2410.04417, eq. 7; it gives no value).
+    """
+    rows = stage.rows(stage.raters())
+    seen = rows.seen & stage.visual[:, None]
+    scores = spread(stage, rater_attention(rows.attention, rows.ok, seen))
+    tokens = stage.visual.sum(1)
+    rank = rank_of(rows.attention.mean(1), rows.ok, stage.visual)
+    count = rank_kept(rank, tokens, scale, bias) if lam is None else tokens - rank_deletions(rank, tokens, lam)
+    count = torch.maximum(torch.minimum(count, stage.want), stage.must.sum(1))
+    kept = top(scores.masked_fill(stage.must, torch.inf), count, stage.visual)
+    return with_recycled(stage, scores, kept, tau, theta)
+
+
 @lru_cache(maxsize=4096)
-def recycled_tokens(dropped: int, *, tau: float = 0.3, theta: float = 0.1, paper: bool = False) -> int:
+def recycled_tokens(dropped: int, *, tau: float = 0.3, theta: float = 0.1, **others: Any) -> int:
     """Tokens that `sparsevlm_v1` makes of `dropped` ones."""
     return int(recycle_counts(torch.tensor([dropped]), tau, theta)[1])
 
@@ -154,6 +197,11 @@ def one(t: float) -> list[float]:
     return [t]
 
 
+def alike(t: float) -> list[float]:
+    """The same share after each of four stages."""
+    return [t] * 4
+
+
 def shares(table: Mapping[str, Mapping[int, int]]) -> list[list[float]]:
     """Published schedules of LLaVA-1.5's 576 tokens as shares of them, from few to many."""
     rows = [[k / 576 for k in schedule.values()] for schedule in table.values()]
@@ -173,6 +221,7 @@ V2_TABLES = {
     "192": {2: 300, 6: 200, 15: 118},
 }
 in_decoder = partial(Method, attention="before")
+before_decoder = partial(Method, after=(-1,), shape=one, positions="compact")
 
 METHODS: dict[str, Method] = {
     "sparsevlm-v1": in_decoder(
@@ -182,11 +231,23 @@ METHODS: dict[str, Method] = {
     "sparsevlm-v2": in_decoder(
         reduce=sparsevlm_v2, after=(2, 6, 15), shape=between(shares(V2_TABLES)), positions="original", tables=V2_TABLES,
     ),
+    "sparsevlm-rank": in_decoder(
+        reduce=sparsevlm_rank, after=(2, 6, 15, 19), shape=alike, positions="compact", made=recycled_tokens,
+        adaptive=True,
+    ),
     "fastv": in_decoder(reduce=fastv, after=(1,), shape=one, positions="original"),
     "pyramiddrop": Method(
         reduce=pyramiddrop, after=(7, 15, 23), shape=halving, positions="compact", attention="own", earlier=True,
     ),
-    "divprune": Method(reduce=divprune, after=(-1,), shape=one, positions="compact"),
+    "dart": in_decoder(reduce=dart, after=(1,), shape=one, positions="original"),
+    "divprune": before_decoder(reduce=divprune),
+    "cdpruner": before_decoder(reduce=cdpruner, vision=cdpruner_asks),
+    "visionzip": before_decoder(reduce=visionzip, vision=("attention", "keys", "features")),
+    "vispruner": before_decoder(reduce=vispruner, vision=("attention", "features")),
+    "holov": before_decoder(reduce=holov, vision=("attention",)),
+    "prumerge": before_decoder(reduce=prumerge, vision=("last_attention", "last_keys", "features")),
+    "prumerge+": before_decoder(reduce=prumerge_plus, vision=("last_attention", "last_keys", "features")),
+    "tome": before_decoder(reduce=tome),
     "random": Method(reduce=random, after=(-1,), shape=one, positions="original"),
     "uniform": Method(reduce=uniform, after=(-1,), shape=one, positions="original"),
 }  # fmt: skip

@@ -23,8 +23,9 @@ from omma.sparse.layout import reduced, whole
 from omma.sparse.passes import Answer, Call, Prompt, answer
 from omma.sparse.policy import Policy, policy_of
 from omma.sparse.stage import Heard, Stage
-from omma.sparse.tap import Asked, listen
+from omma.sparse.tap import Asked, listen, stand_in
 from omma.sparse.trace import Record, Trace
+from omma.sparse.vision import Ear
 
 DENSE = "no visual tokens in the prompt: it runs as it is, and nothing is dropped"
 STATIC = (
@@ -111,6 +112,7 @@ class Listener:
         self.parts, self.policy, self.trace = parts, policy, trace
         self.local = threading.local()
         self.warned: set[str] = set()
+        self.ear = Ear(parts, policy.vision) if policy.vision else None
 
     def install(self, undo: contextlib.ExitStack) -> None:
         """Hook in, and leave in `undo` how to take everything out."""
@@ -136,10 +138,12 @@ class Listener:
             elif self.policy.method.attention == "own":
                 listen(parts.layers[layer + 1].self_attn, self.hear, undo)
                 self.spare(parts.layers[layer + 1].self_attn, undo)
+        if self.ear is not None:
+            self.ear.install(undo)
         if hasattr(text, "_deepstack_process"):
-            self.stand_in(text, "_deepstack_process", self.deepstack, undo)
+            stand_in(text, "_deepstack_process", self.deepstack, undo)
         if hasattr(parts.model, "generate"):
-            self.stand_in(parts.model, "generate", self.generate, undo)
+            stand_in(parts.model, "generate", self.generate, undo)
 
     def spare(self, attention: Any, undo: contextlib.ExitStack) -> None:
         """Who is asked before its turn computes no values, and one query where only the last token looks.
@@ -166,17 +170,6 @@ class Listener:
 
         narrow("q_proj")
         narrow("v_proj")
-
-    @staticmethod
-    def stand_in(module: Any, name: str, wrapper: Any, undo: contextlib.ExitStack) -> None:
-        """An instance's own method around its class's, gone on exit."""
-        original, had = getattr(module, name), name in module.__dict__
-
-        def wrapped(*args, **kwargs):
-            return wrapper(original, *args, **kwargs)
-
-        setattr(module, name, wrapped)
-        undo.callback(setattr, module, name, original) if had else undo.callback(delattr, module, name)
 
     def say(self, what: str) -> None:
         if what not in self.warned:
@@ -212,6 +205,7 @@ class Listener:
     def before_outer(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         self.local.visual = self.parts.visual_tokens(ids, kwargs.get("inputs_embeds"))
+        self.local.video = self.parts.video_tokens(ids)
 
     def before_rotary(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self.local.places = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
@@ -282,6 +276,7 @@ class Listener:
             samples=[first + row // every for row in range(len(visual))],
             every=every,
             layouts=[whole(visual, valid)],
+            vision=None if self.ear is None or not wants else self.ear.take(visual, getattr(self.local, "video", None)),
         )
 
     def after_text(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -316,7 +311,7 @@ class Listener:
             visual_embeds = visual_embeds[number.gather(1, layout.source)[visual_pos_masks]]
         return original(hidden, visual_pos_masks, visual_embeds)
 
-    def hear(self, module: Any, heard: Heard) -> None:
+    def hear(self, module: Any, heard: Heard, mask: Any, kwargs: dict[str, Any]) -> None:
         """What a tapped layer computes, kept for the stage behind it."""
         run = getattr(self.local, "run", None)
         if not isinstance(run, Prompt):
@@ -408,6 +403,7 @@ class Listener:
             samples=run.samples,
             sizes=layout.sizes,
             vision=run.vision,
+            norm=self.parts.text.norm,  # type: ignore[arg-type]
             heard=run.heard,
             ask=ask,
             memo=run.memo,

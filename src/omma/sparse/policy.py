@@ -9,7 +9,7 @@ from torch import Tensor
 
 from omma.sparse.methods import METHODS, Method, Positions
 from omma.sparse.schedule import Made, scaled, solved
-from omma.sparse.stage import Reduction, Stage, honoured
+from omma.sparse.stage import Need, Reduction, Stage, honoured
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +31,12 @@ class Policy:
     def made(self) -> Made:
         """Tokens dropped at once -> tokens made of them."""
         return partial(self.method.made, **self.options)
+
+    @property
+    def vision(self) -> tuple[Need, ...]:
+        """What is asked of the vision tower."""
+        asked = self.method.vision
+        return asked(**self.options) if callable(asked) else asked
 
     def schedule(self, tokens: int) -> dict[int, int]:
         """{l: tokens kept after layer l} for a sample of so many visual tokens; {} to keep all.

@@ -7,12 +7,16 @@ d width of a head.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from omma.sparse.score import per_row, text_raters, top
+
+# What a method may ask of the vision tower. attention, keys: of the layer whose states the decoder is given;
+# last_attention, last_keys: of its last layer, in PruMerge's form; features: what the adapter makes a visual token of.
+Need = Literal["attention", "keys", "last_attention", "last_keys", "features"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,8 @@ class Stage:
     prompt_text: Tensor  # (B, L) bool: text behind the first visual token
     samples: list[int]  # numbers of the rows' samples since the model was sparsified; beams of one share it
     sizes: Tensor | None = None  # (B, N) of an earlier stage
-    vision: Any = None  # what the vision tower was heard to say; None where the method doesn't ask
+    vision: Any = None  # what the vision tower was heard to say (`vision.Seen`); None where the method doesn't ask
+    norm: Callable[[Tensor], Tensor] = lambda x: x  # the text model's last
     heard: Heard | None = None  # the layer just run
     ask: Callable[[Tensor], Heard] | None = None  # queries at (B, N) and keys of the layer to come
     memo: dict[str, Any] = field(default_factory=dict)  # lives as long as the prompt's pass: what all stages share
