@@ -1,0 +1,80 @@
+"""NLVR and NLVR2: is a sentence true of pictures? Accuracy, and how often all examples of a sentence are right.
+
+    score(labels, predictions, group=nlvr2_group)                  # (Suhr et al. 2017, 2019)
+
+NLVR2's ids are `split-set-pair-sentence`: up to four pairs of pictures share a sentence. NLVR's are `n-m-permutation`.
+"""
+
+from collections.abc import Callable, Mapping
+
+from omma.eval.metrics import estimate
+from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_mode
+
+OFFICIAL = "reference:official"
+MODES = (STRICT, OFFICIAL)
+WORDS = {"true": "true", "yes": "true", "false": "false", "no": "false"}
+
+
+def nlvr2_group(identifier: str) -> str:
+    """The sentence of an NLVR2 id: the id without the field of its pair of pictures.
+
+    >>> nlvr2_group("dev-850-2-1")
+    'dev-850--1'
+    """
+    fields = identifier.split("-")
+    if len(fields) != 4:
+        raise ValueError(f"{identifier!r} is no id of NLVR2; they are split-set-pair-sentence, such as dev-850-2-1")
+    fields[2] = ""
+    return "-".join(fields)
+
+
+def nlvr_group(identifier: str) -> str:
+    """The sentence of an NLVR id: what stands before its first hyphen, in `n-m-permutation`."""
+    return identifier.partition("-")[0]
+
+
+def parse(text: str, mode: str = STRICT) -> Parsed:
+    """ "true" or "false" from a reply: strict takes true, false, yes and no, the published script the first two."""
+    check_mode(mode, MODES)
+    said = text.lower() if mode == OFFICIAL else text.lower().strip(" \t\r\n.!\"'")
+    if mode == OFFICIAL:
+        return Parsed(said, "the bare word") if said in ("true", "false") else UNPARSED
+    return Parsed(WORDS[said], "the bare word") if said in WORDS else UNPARSED
+
+
+def score(
+    labels: Mapping[str, str],
+    predictions: Mapping[str, str | None],
+    group: Callable[[str], str] = nlvr2_group,
+    mode: str = STRICT,
+) -> dict:
+    """accuracy: of examples; consistency: of sentences whose every example is right; majority: of the commoner label.
+
+    labels, predictions: {id: "true" or "false", of any case}, a prediction None when unparsed. Strict: a prediction
+    that is missing or unparsed is not right, and is counted; one for an unknown id is an error. "reference:official"
+    ignores those of unknown ids, and raises where there are fewer predictions than examples.
+    """
+    check_mode(mode, MODES)
+    missing = [name for name in labels if name not in predictions]
+    unknown = [name for name in predictions if name not in labels]
+    if mode == OFFICIAL and (len(predictions) < len(labels) or missing):
+        raise ValueError(f"no prediction for {len(missing)} of {len(labels)} examples, {', '.join(missing[:3])} ...")
+    if mode == STRICT and unknown:
+        raise ValueError(f"{len(unknown)} predictions have ids that the labels lack, such as {unknown[0]!r}; "
+                         f"labels have such as {next(iter(labels), None)!r}")  # fmt: skip
+    right, unparsed, consistent, true = 0, 0, {}, 0
+    for name, label in labels.items():
+        said, wanted = predictions.get(name), label.lower()
+        hit = said is not None and said.lower() == wanted
+        right, true = right + hit, true + (wanted == "true")
+        unparsed += said is None and name in predictions
+        key = group(name)
+        consistent[key] = consistent.get(key, True) and hit
+    n = len(labels)
+    return {
+        "accuracy": estimate(right, n, 0.5),
+        "consistency": estimate(sum(consistent.values()), len(consistent)),
+        "majority": estimate(max(true, n - true), n),
+        "missing": len(missing),
+        "unparsed": unparsed,
+    }
