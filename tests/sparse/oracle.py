@@ -19,14 +19,16 @@ def attended(trace: Trace, layer: int, extra: int = 0, later: torch.Tensor | Non
 
 
 @contextlib.contextmanager
-def masked_out(model, trace: Trace, extra: int = 0, later: torch.Tensor | None = None):
+def masked_out(model, trace: Trace, extra: int = 0, later: torch.Tensor | None = None, bias=None):
     """Within it, `model` runs on every token and each layer attends only to those that the trace says it has."""
     text = next(getattr(model.model, name) for name in ("language_model", "text_model") if hasattr(model.model, name))
 
     def mask(index):
         def before(module, args, kwargs):
             see = attended(trace, index, extra, later)
-            if text.config._attn_implementation == "eager":
+            if bias is not None and bias[index] is not None:
+                see = torch.where(see, bias[index], torch.finfo(model.dtype).min).to(model.dtype)
+            elif text.config._attn_implementation == "eager":
                 see = torch.where(see, 0.0, torch.finfo(model.dtype).min).to(model.dtype)
             return args, kwargs | {"attention_mask": see}
 

@@ -10,7 +10,7 @@ import omma
 from omma.sparse.methods import METHODS
 from tiny_vlms import FAMILIES, QWENS, tiny_inputs, tiny_vlm, visual_mask
 
-LAYERS = 4
+LAYERS = 3
 STAGES = {0: 12, 1: 5}  # tokens kept after the first two layers
 models = {}
 
@@ -22,9 +22,10 @@ def without_gradients():
 
 
 def vlm(name="llava", attention="sdpa"):
-    if (name, attention) not in models:
-        models[name, attention] = tiny_vlm(name, layers=LAYERS, attention=attention)
-    return models[name, attention]
+    if name not in models:
+        models[name] = tiny_vlm(name, layers=LAYERS)
+    models[name].set_attn_implementation(attention)
+    return models[name]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -35,7 +36,7 @@ def test_keeping_every_token_changes_no_logit(name, attention):
         run = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
         cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         dense = run(**cast).logits
-        for method in ("sparsevlm-v1", "pyramiddrop", "divprune"):
+        for method in ("sparsevlm-v1", "pyramiddrop") if dtype == torch.float32 else ("sparsevlm-v1",):
             with omma.sparsify(run, method, budget=10_000):
                 assert torch.equal(run(**cast).logits, dense)
 
@@ -54,7 +55,7 @@ def test_dropped_tokens_are_as_good_as_masked_ones(name, attention):
     assert sorted(trace.kept) == [-1, 0, 1]
     assert [len(kept) for kept in trace.kept[1]] == [5, 5, 0]
     whole = visual_mask(inputs).sum(1)
-    assert trace.entering.tolist() == [[int(v), *([12, 5, 5] if v else [0, 0, 0])] for v in whole]
+    assert trace.entering.tolist() == [[int(v), *([12, 5] if v else [0, 0])] for v in whole]
     for first, second in zip(trace.kept[0], trace.kept[1], strict=True):
         assert set(second.tolist()) <= set(first.tolist()), "a stage chooses among what the one before it left"
         assert first.tolist() == sorted(first.tolist()), "in prompt order"
@@ -66,17 +67,27 @@ def test_each_layer_caches_what_enters_it():
         answer = model.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
     text = inputs["input_ids"].shape[1] - 72
     held = [layer.keys.shape[-2] for layer in answer.past_key_values.layers]
-    assert held == [text + n + 2 for n in (72, 12, 5, 5)]
-    assert trace.kv_lengths == [text + n for n in (72, 12, 5, 5)]
+    assert held == [text + n + 2 for n in (72, 12, 5)]
+    assert trace.kv_lengths == [text + n for n in (72, 12, 5)]
     assert answer.past_key_values.get_seq_length() == text + 72 + 2
 
 
-@pytest.mark.parametrize("method", ["sparsevlm-v1", "sparsevlm-v2", "uniform", "pyramiddrop"])
-@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("llava", "sparsevlm-v1"),
+        ("llava", "uniform"),
+        ("llava", "pyramiddrop"),
+        ("qwen2_vl", "sparsevlm-v1"),
+        ("qwen2_vl", "uniform"),
+        ("qwen3_vl", "sparsevlm-v2"),
+        ("qwen3_vl", "pyramiddrop"),
+    ],
+)
 def test_decoding_from_the_cache_is_running_it_all_again(name, method):
     model, inputs = vlm(name), tiny_inputs(name, images=(2, 1))
-    ask = {"max_new_tokens": 5, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    schedule = {-1: 30, 1: 9} if method in ("uniform", "pyramiddrop") else STAGES
+    ask = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    schedule = {-1: 30, 0: 9} if method in ("uniform", "pyramiddrop") else STAGES
     with omma.sparsify(model, method, schedule=schedule) as trace:
         cached = model.generate(**inputs, **ask)
         again = model.generate(**inputs, **ask, use_cache=False)
@@ -86,12 +97,17 @@ def test_decoding_from_the_cache_is_running_it_all_again(name, method):
     assert len(trace) == 4, "an answer without a cache is one sample, not one for each step"
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *(("llava", name) for name in sorted(METHODS)),
+        *(("qwen2_5_vl", name) for name in ("fastv", "pyramiddrop", "sparsevlm-v1")),
+    ],
+)
 def test_a_batch_is_its_rows_alone(name, method):
     model, both = vlm(name), tiny_inputs(name, images=(1, 1))
     alone = [tiny_inputs(name, images=(1, 1)) for _ in range(2)]
-    ask = {"max_new_tokens": 4, "do_sample": False}
+    ask = {"max_new_tokens": 3, "do_sample": False}
     with omma.sparsify(model, method, ratio=0.5):
         together = model.generate(**both, **ask)[:, both["input_ids"].shape[1] :]
     with omma.sparsify(model, method, ratio=0.5):
