@@ -98,19 +98,21 @@ def test_decoding_from_the_cache_is_running_it_all_again(name, method):
 
 
 @pytest.mark.parametrize(
-    ("name", "method"),
+    ("name", "method", "share"),
     [
-        *(("llava", name) for name in sorted(METHODS)),
-        *(("qwen2_5_vl", name) for name in ("fastv", "pyramiddrop", "sparsevlm-v1")),
+        *(("llava", name, {"ratio": 0.5}) for name in sorted(METHODS)),
+        ("qwen2_5_vl", "fastv", {"ratio": 0.5}),
+        ("qwen2_5_vl", "pyramiddrop", {"budget": 34}),  # the second row has 32 and keeps them, and their places
+        ("qwen2_5_vl", "sparsevlm-v1", {"budget": 34}),
     ],
 )
-def test_a_batch_is_its_rows_alone(name, method):
+def test_a_batch_is_its_rows_alone(name, method, share):
     model, both = vlm(name), tiny_inputs(name, images=(1, 1))
     alone = [tiny_inputs(name, images=(1, 1)) for _ in range(2)]
     ask = {"max_new_tokens": 3, "do_sample": False}
-    with omma.sparsify(model, method, ratio=0.5):
+    with omma.sparsify(model, method, **share):
         together = model.generate(**both, **ask)[:, both["input_ids"].shape[1] :]
-    with omma.sparsify(model, method, ratio=0.5):
+    with omma.sparsify(model, method, **share):
         for row, inputs in enumerate(alone):
             pixels = len(inputs["pixel_values"]) // 2
             ids, mask = inputs["input_ids"][row : row + 1], inputs["attention_mask"][row : row + 1].bool()

@@ -1,5 +1,7 @@
 """What a method sees is what the model computed, and what it answers is what later layers see."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from oracle import at_kept_rows, masked_out
@@ -8,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import omma
 from omma.sparse import methods
 from omma.sparse.methods import METHODS, Method
+from omma.sparse.score import top
 from omma.sparse.stage import Reduction
 from tiny_vlms import IMAGE, WITH_VIDEO, tiny_inputs, tiny_vlm, visual_mask
 
@@ -93,6 +96,20 @@ def test_equal_scores_keep_the_first_tokens_and_nan_is_the_lowest(llava, probe):
     with omma.sparsify(llava, "probe", schedule={-1: 5}) as trace:
         llava(**inputs)
     assert trace.kept[-1][0].tolist() == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("side", "k"), [(6, 6), (14, 21), (24, 64)])
+def test_the_uniform_control_is_spread_over_rows_and_columns(side, k):
+    """Every n-th of 36 tokens, 6 of them, would be one column of the picture."""
+    visual = torch.ones(1, side * side, dtype=torch.bool)
+    number = torch.arange(side * side)[None]
+    stage = SimpleNamespace(origin=number, best=lambda scores: top(scores, k, visual))
+    kept = methods.uniform(stage).kept.view(side, side)
+    assert kept.sum() == k
+    assert kept.sum(0).max() <= max(2, 2 * k / side)
+    assert kept.sum(1).max() <= max(2, 2 * k / side)
+    fewer = SimpleNamespace(origin=number, best=lambda scores: top(scores, k // 2, visual))
+    assert (methods.uniform(fewer).kept.view(side, side) <= kept).all(), "fewer are a part of more"
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])

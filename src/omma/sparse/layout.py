@@ -30,6 +30,10 @@ class Layout:
     def ok(self) -> Tensor:
         return torch.ones_like(self.visual) if self.valid is None else self.valid
 
+    def untouched(self, prompt: "Layout") -> Tensor:
+        """(B,) bool: rows that have all visual tokens of the prompt, and no other."""
+        return (self.origin >= 0).sum(1).eq(prompt.visual.sum(1)) & self.visual.sum(1).eq(prompt.visual.sum(1))
+
     def rows(self, indices: Tensor) -> "Layout":
         """The same for these rows of the batch."""
         return self._each(lambda x: x.index_select(0, indices.to(x.device)))

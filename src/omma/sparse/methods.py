@@ -20,7 +20,6 @@ from omma.sparse.pick import divprune_order
 from omma.sparse.reduce import cluster_merge, recycle_counts
 from omma.sparse.schedule import Shape, between, none_made
 from omma.sparse.score import (
-    evenly,
     gravity_attention,
     last_row,
     rank_deletions,
@@ -177,10 +176,17 @@ def random(stage: Stage, *, seed: int = 0) -> Reduction:
 
 
 def uniform(stage: Stage) -> Reduction:
-    """Kept: every n-th in prompt order. A control. A person's own tokens first, the rest evenly."""
-    free = stage.visual & ~stage.must
-    kept = evenly((stage.want - stage.must.sum(1)).clamp(min=0), free) | stage.must
-    return Reduction(kept=kept)
+    """Kept: evenly over the picture, whatever is in it. A control.
+
+    The tokens t with the smallest fraction of t times the golden ratio: even along the prompt, and, as no small number
+    times the ratio is nearly whole, also from row to row, where every n-th token may be one column of the picture.
+    """
+    fraction = (stage.origin * GOLDEN % 2**32) >> 8  # 24 bits, which a float32 holds on every device
+    scores = -fraction.float()
+    return Reduction(kept=stage.best(scores), scores=scores)
+
+
+GOLDEN = 2654435769  # 2^32 / 1.618...
 
 
 def generator(seed: int, sample: int) -> torch.Generator:

@@ -20,6 +20,7 @@ from omma.sparse import masks
 from omma.sparse.anatomy import Anatomy, anatomy
 from omma.sparse.cache import Plan, PrunedCache
 from omma.sparse.layout import reduced, whole
+from omma.sparse.masks import Tables
 from omma.sparse.passes import Answer, Call, Prompt, answer
 from omma.sparse.policy import Policy, policy_of
 from omma.sparse.stage import Heard, Stage
@@ -410,17 +411,23 @@ class Listener:
         )
         reduction = self.policy.reduce(stage)
         new, hidden = reduced(layout, reduction, index, hidden)
-        if self.policy.positions == "original":
-            tables = masks.gathered(run.tables[0], new.source)
-        else:
+        tables = masks.gathered(run.tables[0], new.source)
+        if self.policy.positions == "compact":
             places = (new.ok.cumsum(1) - 1).clamp(min=0)
-            tables = masks.rotation(self.parts.text.rotary_emb, hidden, places, self.local.places)  # type: ignore[arg-type]
+            tables = self.renumbered(places, hidden, tables, new.untouched(run.layouts[0]))
         run.layouts.append(new)
         run.tables.append(tables)
         run.counts = new.visual.sum(1).tolist()
         bias = masks.logit_bias(new, tables, tables if self.policy.calibrate else None, run.visual.sum(1))
         run.mask = masks.causal_mask(self.parts.config, hidden, new.length, new.valid, bias)
         return hidden
+
+    def renumbered(self, places: Tensor, hidden: Tensor, given: Tables, untouched: Tensor) -> Tables:
+        """Rotations at places (B, N). Rows that lost nothing, (B,), keep those given, which may be of several axes."""
+        rotary: Any = self.parts.text.rotary_emb
+        cos, sin = masks.rotation(rotary, hidden, places, self.local.places)
+        stay = untouched[:, None, None]
+        return torch.where(stay, given[0], cos), torch.where(stay, given[1], sin)
 
     def follow(self, run: Answer, index: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """Arguments with which tokens behind a shortened prompt enter a layer; None: its own."""
@@ -439,7 +446,8 @@ class Listener:
             tables = kwargs["position_embeddings"]
             if run.plan.compact:
                 places = (layout.ok.sum(1, keepdim=True) + tail.cumsum(1) - 1)[:, -queries:]
-                tables = masks.rotation(self.parts.text.rotary_emb, hidden, places, self.local.places)  # type: ignore[arg-type]
+                given = masks.expanded(tables, batch)
+                tables = self.renumbered(places, hidden, given, layout.untouched(run.plan.layouts[0]))
             bias = masks.logit_bias(layout, tables, run.plan.keys[at], run.plan.layouts[0].visual.sum(1))
             if bias is not None:
                 bias = torch.nn.functional.pad(bias, (0, run.behind))
