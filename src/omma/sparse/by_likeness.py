@@ -1,26 +1,34 @@
-"""Methods that ask the decoder how alike visual tokens are: to each other (ToMe), or to a few pivots (DART).
+"""Methods that ask how alike visual tokens are: to each other (ToMe), or to a few pivots (DART).
 
 B rows, N places of the sequence, V visual tokens, D width.
 """
+
+from typing import Any, Literal
 
 from omma.sparse.by_vision import Visual
 from omma.sparse.pick import dart_select
 from omma.sparse.reduce import merge_to
 from omma.sparse.score import top
-from omma.sparse.stage import Reduction, Stage, picked, places
+from omma.sparse.stage import Need, Reduction, Stage, picked, places
 
 
-def tome(stage: Stage, *, proportional: bool = True) -> Reduction:
-    """Kept: half of the tokens, each most alike pair merged into one, again and again until the budget (Bolya et al.
-    2023, arXiv 2210.09461), in one go on what the decoder is given.
+def tome(stage: Stage, *, where: Literal["tokens", "tower"] = "tokens", proportional: bool = True) -> Reduction:
+    """Kept: tokens into which those most like them were merged (Bolya et al. 2023, arXiv 2210.09461).
 
-    proportional: what stands for n tokens weighs n times as much in the decoder's attention (log n on its logits).
-    Published is ToMe for a classifying ViT; the merges within a VLM's tower and here aren't its authors'.
+    where: "tower": in each layer of the vision tower, between attention and MLP, as many in each, as published; for
+    models whose visual tokens are single patches. The number is that of a sample with one picture; of several, what is
+    too many merges as below. "tokens": what the decoder is given, each half into the other, again and again until the
+    budget. proportional: what stands for n tokens weighs n times as much in attention (log n on its logits), published
+    for the tower, and here in the decoder as well.
     """
     visual = Visual(stage)
-    sizes = None if stage.sizes is None else stage.sizes.gather(1, visual.at)
-    x, size, _ = merge_to(visual.hidden, visual.hidden, visual.want, visual.ok, visual.must, sizes)
-    kept = top(visual.first(size), visual.want, visual.ok & (size > 0))
+    sizes, there = None if stage.sizes is None else stage.sizes.gather(1, visual.at), visual.ok
+    if where == "tower" and stage.layer == 0:
+        sizes = visual.heard("sizes")
+        there = visual.ok & ((sizes > 0) | visual.must)
+        sizes = sizes.clamp(min=1.0)
+    x, size, _ = merge_to(visual.hidden, visual.hidden, visual.want, there, visual.must, sizes)
+    kept = top(visual.first(size), visual.want, visual.ok)
     scores = visual.back(size)
     hidden = visual.placed(x)
     if not proportional:
@@ -50,3 +58,10 @@ def dart(stage: Stage, *, pivots: tuple[int, int] = (4, 4)) -> Reduction:
         pivots=pivots,
     )
     return Reduction(kept=visual.back(kept))
+
+
+def tome_asks(*, where: str = "tokens", **others: Any) -> tuple[Need, ...]:
+    """What `tome` asks of the vision tower. ValueError for a place that there isn't."""
+    if where not in ("tokens", "tower"):
+        raise ValueError(f"where = {where!r}; there are 'tower' and 'tokens'")
+    return ("sizes",) if where == "tower" else ()

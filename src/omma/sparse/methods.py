@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from omma.sparse.by_likeness import dart, tome
+from omma.sparse.by_likeness import dart, tome, tome_asks
 from omma.sparse.by_vision import cdpruner, cdpruner_asks, holov, prumerge, prumerge_plus, visionzip, vispruner
 from omma.sparse.pick import divprune_order
 from omma.sparse.reduce import cluster_merge, recycle_counts
@@ -253,7 +253,7 @@ METHODS: dict[str, Method] = {
     "holov": before_decoder(reduce=holov, vision=("attention",)),
     "prumerge": before_decoder(reduce=prumerge, vision=("last_attention", "last_keys", "features")),
     "prumerge+": before_decoder(reduce=prumerge_plus, vision=("last_attention", "last_keys", "features")),
-    "tome": before_decoder(reduce=tome),
+    "tome": before_decoder(reduce=tome, vision=tome_asks),
     "random": Method(reduce=random, after=(-1,), shape=one, positions="original"),
     "uniform": Method(reduce=uniform, after=(-1,), shape=one, positions="original"),
 }  # fmt: skip

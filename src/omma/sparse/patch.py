@@ -113,7 +113,18 @@ class Listener:
         self.parts, self.policy, self.trace = parts, policy, trace
         self.local = threading.local()
         self.warned: set[str] = set()
-        self.ear = Ear(parts, policy.vision) if policy.vision else None
+        self.ear = self.hearing(parts, policy)
+
+    @staticmethod
+    def hearing(parts: Anatomy, policy: Policy) -> Ear | None:
+        """Who listens to the vision tower, where the method asks it."""
+        if not policy.vision:
+            return None
+
+        def keep(patches: int) -> int:
+            return policy.schedule(patches).get(-1, patches)
+
+        return Ear(parts, policy.vision, keep, policy.options.get("proportional", True))
 
     def install(self, undo: contextlib.ExitStack) -> None:
         """Hook in, and leave in `undo` how to take everything out."""

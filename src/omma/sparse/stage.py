@@ -15,8 +15,9 @@ from torch import Tensor
 from omma.sparse.score import per_row, text_raters, top
 
 # What a method may ask of the vision tower. attention, keys: of the layer whose states the decoder is given;
-# last_attention, last_keys: of its last layer, in PruMerge's form; features: what the adapter makes a visual token of.
-Need = Literal["attention", "keys", "last_attention", "last_keys", "features"]
+# last_attention, last_keys: of its last layer, in PruMerge's form; features: what the adapter makes a visual token of;
+# sizes: that it merges patches while it runs (ToMe), and for how many each stands.
+Need = Literal["attention", "keys", "last_attention", "last_keys", "features", "sizes"]
 
 
 @dataclass(frozen=True, kw_only=True)

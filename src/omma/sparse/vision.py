@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from omma.sparse.anatomy import PAGE, Anatomy
 from omma.sparse.stage import Heard, Need, Stage
 from omma.sparse.tap import listen, stand_in
+from omma.sparse.tome_tower import TowerMerge
 
 BLOCK = 256  # queries whose attention is held at a time
 
@@ -29,10 +30,10 @@ BLOCK = 256  # queries whose attention is held at a time
 class Seen:
     """What the tower computed for each visual token, on the places of the prompt; 0 where no patch stands behind it.
 
-    values: of what was asked for, (B, L, ...) float32: attention and last_attention (B, L, 1), keys (B, L, d) mean over
-    heads, as attention has them (rotated where the tower rotates), last_keys (B, L, H d), features (B, L, F). known:
-    (B, L), False for text and for visual tokens that are no picture's part, as the end of a line. project: features
-    (..., F) -> what the decoder is given, (..., D).
+    values: of what was asked for, (B, L, ...) float32: attention, last_attention and sizes (B, L, 1), keys (B, L, d)
+    mean over heads, as attention has them (rotated where the tower rotates), last_keys (B, L, H d), features (B, L, F).
+    known: (B, L), False for text and for visual tokens that are no picture's part, as the end of a line. project:
+    features (..., F) -> what the decoder is given, (..., D).
     """
 
     known: Tensor
@@ -45,7 +46,7 @@ class Seen:
         if stage.source.shape != values.shape[:2] or stage.layer > 0:
             values = values.gather(1, stage.source[:, :, None].expand(-1, -1, values.shape[-1]))
         values = values.masked_fill((stage.origin < 0)[:, :, None], 0)
-        return values[..., 0] if name in ("attention", "last_attention") else values
+        return values[..., 0] if name in ("attention", "last_attention", "sizes") else values
 
 
 # ---------------------------------------------------------------------------------------------------- a family's parts
@@ -54,6 +55,7 @@ class Tower:
     """A vision tower: its layers' attention modules, and how its patches become the adapter's tokens."""
 
     module: Any
+    layers: tuple[nn.Module, ...]
     attentions: tuple[nn.Module, ...]
     at: int  # the layer whose states the decoder is given
     adapter: nn.Module  # one visual token an output
@@ -68,7 +70,7 @@ def towers(outer: Any) -> list[Tower]:
         module = getattr(outer, name, None)
         if not isinstance(module, nn.Module):
             continue
-        attentions = attention_modules(module)
+        layers, attentions = heard_layers(module)
         adapter = adapter_of(outer, module)
         if not attentions or adapter is None:
             continue
@@ -76,6 +78,7 @@ def towers(outer: Any) -> list[Tower]:
         found.append(
             Tower(
                 module=module,
+                layers=layers,
                 attentions=attentions,
                 at=read_layer(outer.config, module, len(attentions)),
                 adapter=adapter,
@@ -91,14 +94,14 @@ def towers(outer: Any) -> list[Tower]:
     return found
 
 
-def attention_modules(tower: nn.Module) -> tuple[nn.Module, ...]:
-    """The attention of each layer, of the first list of modules that all have one which can be heard."""
+def heard_layers(tower: nn.Module) -> tuple[tuple[nn.Module, ...], tuple[nn.Module, ...]]:
+    """The layers and their attentions: of the first list of modules that all have one which can be heard."""
     for part in tower.modules():
         if isinstance(part, nn.ModuleList) and len(part):
             found = [heard_at(layer) for layer in part]
             if all(module is not None for module in found):
-                return tuple(found)  # type: ignore[arg-type]
-    return ()
+                return tuple(part), tuple(found)  # type: ignore[arg-type]
+    return (), ()
 
 
 def heard_at(layer: nn.Module) -> nn.Module | None:
@@ -179,10 +182,18 @@ class Run:
 class Ear:
     """Listens to the towers of one model."""
 
-    def __init__(self, parts: Anatomy, needs: tuple[Need, ...]):
+    def __init__(
+        self,
+        parts: Anatomy,
+        needs: tuple[Need, ...],
+        keep: Callable[[int], int] = lambda patches: patches,
+        proportional: bool = True,
+    ):
+        """keep, proportional: of `TowerMerge`, where sizes are asked for."""
         self.outer: Any = parts.outer
         self.needs = needs
         self.towers = towers(parts.outer)
+        self.merges = [self.merge(tower, keep, proportional) for tower in self.towers if "sizes" in needs]
         self.local = threading.local()
         self.width: int | None = None  # of what the adapter is given, once it ran
 
@@ -201,9 +212,36 @@ class Ear:
                 self.listen(tower.attentions[-1], self.hear(tower, "last_attention", "last_keys"), undo)
             if hasattr(tower.module, "permute_input_for_window_attn"):
                 stand_in(tower.module, "permute_input_for_window_attn", self.windowed, undo)
+        for merge in self.merges:
+            merge.install(undo)
         for adapter in dict.fromkeys(tower.adapter for tower in self.towers):
             handle = adapter.register_forward_hook(self.adapted)
             undo.callback(handle.remove)
+
+    def merge(self, tower: Tower, keep: Callable[[int], int], proportional: bool) -> TowerMerge:
+        """ToMe in this tower. ValueError where a visual token is no single patch of one picture."""
+        tiled = hasattr(self.outer, "pack_image_features") or tower.group == "square"
+        if tiled or hasattr(tower.module, "merger"):
+            raise ValueError(
+                f"{type(self.outer).__name__} makes visual tokens of several patches or tiles behind its tower, so "
+                "what is merged within it saves none; use where='tokens'"
+            )
+
+        def tell(sizes: Tensor) -> None:
+            if self.run is not None:
+                self.run.pictures, self.run.class_column = (sizes.shape[0], sizes.shape[1]), tower.class_token
+                self.run.parts.setdefault("sizes", []).append(sizes.flatten()[:, None])
+
+        return TowerMerge(
+            tower.module,
+            tower.layers,
+            tower.attentions,
+            at=tower.at,
+            class_token=tower.class_token,
+            keep=keep,
+            proportional=proportional,
+            tell=tell,
+        )
 
     @staticmethod
     def listen(attention: Any, hear: Any, undo: contextlib.ExitStack) -> None:
