@@ -1,7 +1,8 @@
 """Training steps on a CUDA device: VLMo base and large at batch 256 against the published block and passes, and CLIP
-ViT-B/32 against open_clip.
+ViT-B/32 against open_clip; and visual tokens dropped in VLMs of 7B (sparsify_gpu.py).
 
 python bench/gpu.py                 # needs a CUDA device; bfloat16, 224 px, texts of 8 to 18 tokens
+python bench/gpu.py --only sparsify # one part: training or sparsify; together they take about 15 minutes
 python bench/gpu.py --dry           # the same code with a tiny model on a CPU, to see that it runs, not how fast
 
 Forms, each stepping a model of its own with fused AdamW: the published one (scores in float32, six passes, texts padded
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import sparsify_gpu
 from clip_step import make_batch as clip_batch
 from clip_step import our_loss, stepping, their_loss, their_model
 from omma.models.clip import CLIP, VIT_B32, CLIPConfig, own_towers
@@ -211,6 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--dry", action="store_true", help="a tiny model on a CPU, one round, nothing compiled")
+    parser.add_argument("--only", choices=("training", "sparsify"), help="one part, of both")
     args = parser.parse_args(arguments)
     if not (args.dry or torch.cuda.is_available()):
         raise SystemExit("no CUDA device here; --dry runs the same code with a tiny model on a CPU")
@@ -218,6 +221,9 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = {"tiny": TINY} if args.dry else {"base": BASE, "large": LARGE}
     size, rounds, side = (4, 1, 64) if args.dry else (args.batch, args.rounds, 8192)
     forms = {name: form for name, form in FORMS.items() if not (args.dry and form.compiled)}
+    if args.only == "sparsify":
+        show(sparsify_gpu.compare(device, args.dry), args.dry)
+        return
     peak = matmul_peak(device, side)
     where = "cpu" if args.dry else torch.cuda.get_device_name()
     print(f"{where}: {peak / 1e12:.3g} TFLOP/s in a bfloat16 product of {side} x {side}")
@@ -238,7 +244,14 @@ def main(arguments: list[str] | None = None) -> None:
                            "goal": GOAL, "ok": ratio >= GOAL})  # fmt: skip
     clip = compare_clip(device, size, rounds, peak, args.dry)
     claims += [] if clip is None else [clip]
-    for claim in [] if args.dry else claims:
+    if args.only is None:
+        claims += sparsify_gpu.compare(device, args.dry)
+    show(claims, args.dry)
+
+
+def show(claims: list[dict[str, Any]], dry: bool) -> None:
+    """One line a claim; a dry run claims nothing."""
+    for claim in [] if dry else claims:
         print(json.dumps(claim))
 
 

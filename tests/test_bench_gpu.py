@@ -21,7 +21,7 @@ def test_without_a_device_it_says_what_is_needed(gpu, monkeypatch):
 
 
 def test_dry_it_runs_every_form_but_the_compiled_and_claims_nothing(gpu, capsys):
-    gpu.main(["--dry"])
+    gpu.main(["--dry", "--only", "training"])
     title, *rows = capsys.readouterr().out.splitlines()
     assert title.startswith("cpu: ")
     rows = [json.loads(row) for row in rows]
@@ -31,6 +31,29 @@ def test_dry_it_runs_every_form_but_the_compiled_and_claims_nothing(gpu, capsys)
         assert row["seconds"] > 0
         assert row["mfu"] > 0
         assert row["samples_per_s"] == pytest.approx(4 / row["seconds"])
+
+
+def test_dry_visual_tokens_are_dropped_in_both_models_beside_dense_and_what_cannot_be_is_told(gpu, capsys):
+    gpu.sparsify_gpu.main(["--dry", "--methods", "fastv,uniform", "--budgets", "192,64"])
+    rows = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    for model in gpu.sparsify_gpu.MODELS:
+        for batch in (1, 2):
+            mine = {(row["method"], row["budget"]): row for row in rows
+                    if (row["model"], row["batch"]) == (model, batch)}  # fmt: skip
+            assert set(mine) == {("dense", "dense"), ("fastv", "192"), ("fastv", 64), ("uniform", "192"),
+                                 ("uniform", "64")}  # fmt: skip
+            assert "can't bring a mean of 4 of 36" in mine["fastv", 64]["error"]
+            assert mine["dense", "dense"]["work"] == 1
+            assert mine["uniform", "64"]["entering"] == 4
+            assert mine["uniform", "64"]["work"] < mine["uniform", "192"]["work"] < 1
+            assert mine["uniform", "64"]["kv_ratio"] < mine["uniform", "192"]["kv_ratio"] < 1
+            assert mine["fastv", "192"]["decode_s"] > 0
+
+
+def test_the_time_that_is_left_decides_how_many_methods_are_run(gpu, capsys):
+    gpu.sparsify_gpu.main(["--dry", "--methods", "uniform", "--seconds", "0"])
+    rows = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    assert [row["error"] for row in rows] == ["not run: the time is over"] * 4
 
 
 def test_float32_scores_are_attention(gpu):

@@ -35,6 +35,7 @@ from omma.eval.task import VARIANTS, Item, derangement, sample
 from omma.eval.tasks import vqa
 from omma.eval.ways import ALL, DENSE, Way, stem_of, ways
 from omma.sparse.account import cost_of, visual_tokens
+from omma.sparse.anatomy import anatomy
 from omma.sparse.shapes import FAMILIES, Grid, decoder_shape, grids_of, vision_shape
 
 strings, numbers = pa.list_(pa.string()), pa.list_(pa.int32())
@@ -120,15 +121,16 @@ def bench_sparsify(
     run = Run(vlm, pictures, rows, out, limit, template, max_new_tokens, batch_size, timed, controls)
     settings = run.settings(items, where, controls, timed)
     claim(out / "run.json", settings)
-    cells = [(way, seed) for seed in seeds for way in every]
+    cells, fresh = [(way, seed) for seed in seeds for way in every], not (out / "report.html").exists()
     with bars(progress) as tick:
         for number, (way, seed) in enumerate(cells):
-            run.cell(way, seed, tick)
+            fresh |= run.cell(way, seed, tick)
             tick("methods x budgets", number + 1, len(cells))
     report = summary(out, settings, [way.method for way in every])
-    from omma.eval.bench_page import write_page
+    if fresh:
+        from omma.eval.bench_page import write_page  # matplotlib takes a second to load
 
-    write_page(out, report, run)
+        write_page(out, report, run)
     return report
 
 
@@ -175,6 +177,7 @@ class Run:
         self.facts: dict[tuple[str, str], dict[str, Any]] = {}
         self.row_of = lru_cache(maxsize=1024)(self.read_row)  # as the table has it, so pictures are small
         self.shape = decoder_shape(vlm.model.config)
+        self.words = {"suppress_tokens": [*anatomy(vlm).visual_ids]}  # an answer holds no pictures
 
     def settings(self, items: Any, where: str | None, controls: str, timed: int) -> dict[str, Any]:
         """All that the cells depend on beside method, budget and seed."""
@@ -200,16 +203,14 @@ class Run:
         return vqa.items(sample(self.rows, self.limit, seed))
 
     # ---- one cell
-    def cell(self, way: Way, seed: int, tick: Any) -> None:
-        """Run a method at a budget with a seed, unless its files are there; the .json is written last."""
+    def cell(self, way: Way, seed: int, tick: Any) -> bool:
+        """Run a method at a budget with a seed; False when its files are there. The .json is written last."""
         stem = stem_of(way, seed)
         done = self.out / "cells" / f"{stem}.json"
         if done.exists():
-            return
-        items, timing, refused = self.items(seed), {}, ""
-        first = next(self.shown(items), None)
-        if first is not None:
-            refused = way.refused(self.shape.num_layers, self.known(*first)["visual"])
+            return False
+        items, timing = self.items(seed), {}
+        refused = self.refusal(items, way, seed)
         if not refused:
             variants = VARIANTS if self.controls == ALL or way.name == DENSE else VARIANTS[:1]
             rows = [row for variant in variants for row in self.answers(items, way, seed, variant, tick)]
@@ -218,6 +219,20 @@ class Run:
             timing = self.times(items, way, seed)
         with replacing(done) as part:
             part.write_text(json.dumps({**asdict(way), "seed": seed, "refused": refused, "timing": timing}) + "\n")
+        return True
+
+    def refusal(self, items: list[Item], way: Way, seed: int) -> str:
+        """Why the method can't do this with the model: what it says to the first question; "" where it does."""
+        for item, image in self.shown(items):
+            try:
+                with way.enter(self.vlm.model, seed):
+                    self.vlm.generate_batch([[image]], [self.prompt(item)], 1, **self.words)
+            except ValueError as error:
+                if way.name == DENSE:  # the model itself, or what it is asked
+                    raise
+                return str(error)
+            break
+        return ""
 
     def answers(self, items: list[Item], way: Way, seed: int, variant: str, tick: Any) -> Iterator[dict]:
         """One row an item, in the items' order."""
@@ -240,7 +255,7 @@ class Run:
                     batch += [(item, image)] if image is not None else []
                 if batch and (len(batch) == self.batch_size or number + 1 == len(items)):
                     shown, prompts = [[image] for _, image in batch], [self.prompt(item) for item, _ in batch]
-                    said += self.vlm.generate_batch(shown, prompts, self.max_new_tokens)
+                    said += self.vlm.generate_batch(shown, prompts, self.max_new_tokens, **self.words)
                     asked, batch = asked + batch, []
                 tick(f"{way.method} {way.budget} {variant}", number + 1, len(items))
         traced = {} if trace is None else seen(trace, self.shape.num_layers)

@@ -185,13 +185,12 @@ def cost_grid(m: dict[str, Any]) -> Grid:
             *([mega(t.get("peak_bytes"))] if peaks else []),
         ])  # fmt: skip
     note = (
-        "published: mean of the tokens that leave a layer, as SparseVLM prints it. GFLOPs: of the whole prefill, with "
-        "vision tower; causal: attention counted over the allowed pairs alone. KV: MB after the prompt, by formula; "
-        f"measured: in the timed runs. Times are medians in {m['clock']}, batch 1; x: over dense, in turns; decoder: "
-        "the text model's part of the prefill."
+        "leaving: mean of the tokens that leave a layer, the published count. GFLOPs: of the whole prefill, with vision"
+        " tower; causal: attention counted over the allowed pairs alone. KV: MB after the prompt, by formula; held: MB "
+        "in the timed runs. prefill, decode: milliseconds to the first token and of a later one, medians, in "
+        f"{m['clock']}, batch 1; x: over dense, in turns; text x: the text model's part of the prefill."
     )
-    header = ["method, budget", "published", "GFLOPs", "causal", "KV", "measured", "prefill ms", "x", "decoder x",
-              "decode ms", "x"]  # fmt: skip
+    header = ["method, budget", "leaving", "GFLOPs", "causal", "KV", "held", "prefill", "x", "text x", "decode", "x"]
     return Grid("cost", header + ["peak MB"] * peaks, lines, note)
 
 
@@ -222,7 +221,7 @@ def difference(found: dict | None) -> str:
         return "–"
     if found["low95"] is None:
         return f"{100 * found['value']:+.1f}"
-    return f"{100 * found['value']:+.1f} ({100 * found['low95']:+.1f} to {100 * found['high95']:+.1f})"
+    return f"{100 * found['value']:+.1f} ({100 * found['low95']:.1f} to {100 * found['high95']:.1f})"
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -72,7 +72,8 @@ def spend(model: Any, inputs: Mapping[str, Tensor], new_tokens: int) -> Spent:
     """
     device = model.device
     clock, tokens, passes, held = Clock(device), [], [], []
-    text = anatomy(model).text
+    parts = anatomy(model)
+    text = parts.text
 
     def each_token(input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         tokens.append(clock.mark())
@@ -92,7 +93,7 @@ def spend(model: Any, inputs: Mapping[str, Tensor], new_tokens: int) -> Spent:
     try:
         begin = clock.mark()
         model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, num_beams=1,
-                       temperature=None, top_p=None, top_k=None, use_cache=True,
+                       temperature=None, top_p=None, top_k=None, use_cache=True, suppress_tokens=[*parts.visual_ids],
                        stopping_criteria=[each_token])  # fmt: skip
     finally:
         for hook in hooks:

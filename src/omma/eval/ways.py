@@ -11,7 +11,6 @@ from typing import Any
 
 from omma.sparse.methods import METHODS
 from omma.sparse.patch import sparsify
-from omma.sparse.policy import policy_of
 
 DENSE, ALL = "dense", "all"  # the model as it is, with all its tokens
 ALWAYS = ("uniform", "random")
@@ -49,16 +48,6 @@ class Way:
             return nullcontext()
         chance = {"seed": seed} if "seed" in METHODS[self.name].options else {}
         return sparsify(model, self.name, **{**chance, **self.options})
-
-    def refused(self, layers: int, visual: int) -> str:
-        """Why the method can't bring this budget for a picture of so many tokens, or ""."""
-        if self.name == DENSE:
-            return ""
-        try:
-            policy_of(self.name, layers, **self.options).schedule(visual)
-        except ValueError as error:
-            return str(error)
-        return ""
 
 
 def read_budget(text: str) -> tuple[str, Any]:

@@ -177,7 +177,7 @@ def cost_of(
     vision = adapter = 0
     if pictures:
         tower, joint = vision_shape(config)
-        grids = [Grid(*picture) for picture in pictures]
+        grids = [picture if isinstance(picture, Grid) else Grid(*picture[:3]) for picture in pictures]
         vision, adapter = sum(map(tower.macs, grids)), sum(map(joint.macs, grids))
     flat = [n for row in lengths for n in row]
     counted = [published_macs(flat, shape.hidden_size, shape.intermediate_size, ffn=ffn) for ffn in (3, 2)]
