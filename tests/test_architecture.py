@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "sparse": ({"decode"}, TORCH),
     "embedding": ({"table", "jobs", "models", "decode"}, TORCH | {"rich"}),
     "training": ({"table", "config", "models", "decode", "data"}, TORCH | {"rich"}),
-    "eval": ({"table", "jobs", "embedding", "models", "sparse", "data", "decode", "scenes"}, TORCH | VIEW),
+    "eval": ({"table", "storage", "jobs", "embedding", "models", "sparse", "data", "decode", "scenes"}, TORCH | VIEW),
     "retrieval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC
     "cli": ({"public", "cli_parts", "cli_data", "cli_bench", "demo", "show", "views", "failures"}, {"typer"}),
@@ -90,6 +90,7 @@ ONLY_IN = {
     "peft": {"omma.models.lora", "omma.models.vlm"},
     "wandb": {"omma.training.log"},
     "lance": {"omma.data.export"},
+    "ray": {"omma.eval.join"},
     "onnx": {"omma.models.deploy"},
     "onnxruntime": {"omma.models.deploy"},
     "onnxscript": {"omma.models.deploy"},

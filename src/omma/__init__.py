@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.data.questions import ingest_items
     from omma.embedding import embed
     from omma.eval.bench import bench_sparsify
+    from omma.eval.blind import mine_blind_pairs
     from omma.eval.run import Report, evaluate
     from omma.folder import Fit, fit
     from omma.models.deploy import export_encoder
@@ -49,6 +50,7 @@ __all__ = [
     "ingest_items",
     "load_encoder",
     "load_vlm",
+    "mine_blind_pairs",
     "mix",
     "search",
     "sparsify",
@@ -76,6 +78,7 @@ _MODULES = {
     "ingest_items": "omma.data.questions",
     "load_encoder": "omma.models.pretrained",
     "load_vlm": "omma.models.pretrained",
+    "mine_blind_pairs": "omma.eval.blind",
     "mix": "omma.training.wise",
     "search": "omma.retrieval.index",
     "sparsify": "omma.sparse.patch",
