@@ -444,7 +444,7 @@ def read_part(path: Path) -> Part | None:
             values: dict[str, Any] = {field.name: file[field.name] for field in fields(Part)}
     except (FileNotFoundError, zipfile.BadZipFile, KeyError, ValueError, EOFError):
         return None
-    counts = {name: int(values.pop(name)) for name in COUNTS}
+    counts: dict[str, Any] = {name: int(values.pop(name)) for name in COUNTS}
     return Part(**values, **counts)
 
 
