@@ -35,8 +35,12 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "eval": ({"table", "storage", "jobs", "embedding", "models", "sparse", "data", "decode", "scenes"}, TORCH | VIEW),
     "retrieval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC
-    "cli": ({"public", "cli_parts", "cli_data", "cli_bench", "demo", "show", "views", "failures"}, {"typer"}),
+    "cli": (
+        {"public", "cli_parts", "cli_data", "cli_bench", "cli_compare", "demo", "show", "views", "failures"},
+        {"typer"},
+    ),
     "cli_bench": ({"public", "cli_parts", "views"}, {"typer"}),
+    "cli_compare": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_data": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_parts": (set(), {"typer"}),
     "views": ({"public"}, {"rich"}),
@@ -54,6 +58,7 @@ BESIDE_PUBLIC = {
         "omma.training.recipes",
         "omma.eval.report",
     },
+    "cli_compare": {"omma.eval.paired"},
     "cli_data": {
         "omma.data.ingest",
         "omma.scenes.gallery",

@@ -16,7 +16,7 @@ from omma import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
 VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "search", "explain", "train", "eval",
-         "bench", "convert", "mix", "deploy", "show")  # fmt: skip
+         "compare", "bench", "convert", "mix", "deploy", "show")  # fmt: skip
 
 
 def omma_says(capsys, *args) -> tuple[int, str, str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.embedding import embed
     from omma.eval.bench import bench_sparsify
     from omma.eval.blind import mine_blind_pairs
+    from omma.eval.compare import compare
     from omma.eval.run import Report, evaluate
     from omma.folder import Fit, fit
     from omma.models.deploy import export_encoder
@@ -41,6 +42,7 @@ __all__ = [
     "TrainConfig",
     "add_masks",
     "bench_sparsify",
+    "compare",
     "embed",
     "evaluate",
     "export",
@@ -69,6 +71,7 @@ _MODULES = {
     "VLM": "omma.models.pretrained",
     "add_masks": "omma.data.masks",
     "bench_sparsify": "omma.eval.bench",
+    "compare": "omma.eval.compare",
     "embed": "omma.embedding",
     "evaluate": "omma.eval.run",
     "export": "omma.data.export",

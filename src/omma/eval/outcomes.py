@@ -1,0 +1,234 @@
+"""What a run says of each item, whoever made it: a report of omma, samples of lmms-eval, a result file of VLMEvalKit.
+
+    for run in outcomes("reports/patterns"): print(run.name, len(run.items))
+
+Report folders hold pictures and groups, so that whole groups and independent pictures can be counted. The files of
+others name groups here and there, and pictures rarely; where they don't, each question stands alone.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omma.eval.protocols import choice, exact, pope
+from omma.eval.run import Report
+
+NOT_METRICS = {"doc_id", "doc", "doc_hash", "target", "input", "arguments", "resps", "filtered_resps", "prompt_hash",
+               "target_hash", "filter", "metrics", "token_counts"}  # fmt: skip
+SCORES = ("score", "is_correct", "correct", "accuracy", "exact_match", "anls")  # where lmms-eval's metrics keep theirs
+HITS = ("hit", "score")  # VLMEvalKit's columns after an evaluation
+TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one item earned, 0..1, None where it could not be scored. said: what the model answered, in words."""
+
+    earned: float | None
+    group: str
+    pattern: str
+    pictures: tuple[str, ...]
+    answer: str
+    said: str | None = None
+    unparsed: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One benchmark of one model. credit: what `earned` counts. grouped: several items make one group somewhere."""
+
+    model: str
+    task: str
+    kind: str
+    credit: str
+    items: dict[str, Outcome] = field(repr=False)
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} ({self.kind})" if self.kind else self.task
+
+
+def outcomes(source: Any, *, kind: str | None = None, credit: str | None = None, variant: str = "model") -> list[Run]:
+    """The runs of a Report, a report folder, a folder of report folders, or a result file of lmms-eval or VLMEvalKit.
+
+    kind: the kind of score to read ("itc", "itm"), all when None; credit: what an item earns by its name, the first
+    when None (lmms-eval: the metric). variant: "model", or a control of the run. Raises ValueError for a place that is
+    none of these, or that lacks the kind, the credit or the variant.
+    """
+    if isinstance(source, Report):
+        return _report(source, kind, credit, variant)
+    path = Path(source)
+    if (path / "report.json").exists():
+        return _report(Report.load(path), kind, credit, variant)
+    if path.is_dir():
+        inside = sorted(p.parent for p in path.glob("*/report.json"))
+        if not inside:
+            raise ValueError(f"no report.json in {path} or in its folders; make one: omma eval MODEL TASK --out {path}")
+        return [run for folder in inside for run in _report(Report.load(folder), kind, credit, variant)]
+    if not path.exists():
+        raise ValueError(f"{path} doesn't exist; give a report folder, lmms-eval's samples (.jsonl), or VLMEvalKit's "
+                         f"results (.tsv, .csv, .json)")  # fmt: skip
+    readers = {".jsonl": _lmms_eval, ".tsv": _vlmevalkit, ".csv": _vlmevalkit, ".json": _vlmevalkit}
+    if path.suffix not in readers:
+        more = " VLMEvalKit writes .tsv when PRED_FORMAT=tsv is set." if path.suffix == ".xlsx" else ""
+        raise ValueError(f"{path} is no result that can be read; {', '.join(readers)} are, and report folders.{more}")
+    return [readers[path.suffix](path, credit)]
+
+
+def _report(report: Report, kind: str | None, credit: str | None, variant: str) -> list[Run]:
+    metrics = report.metrics
+    kinds = list(metrics["scores"])
+    if kind is not None and kind not in kinds:
+        raise ValueError(f"the report of {metrics['model']} on {metrics['task']} has no score {kind!r}; it has "
+                         f"{', '.join(kinds)}")  # fmt: skip
+    names = metrics["credits"]
+    if credit is not None and credit not in names:
+        raise ValueError(f"task {metrics['task']} gives no credit {credit!r}; it gives {', '.join(names)}")
+    at = names.index(credit) if credit else 0
+    columns = [
+        "item",
+        "group",
+        "pattern",
+        "variant",
+        "score_kind",
+        "pictures",
+        "answer",
+        "prediction",
+        "credits",
+        "unscored",
+    ]
+    rows = report.rows.select(columns).to_pylist()
+    found = []
+    for each in kinds if kind is None else [kind]:
+        mine = [row for row in rows if row["score_kind"] == each and row["variant"] == variant]
+        if not mine:
+            raise ValueError(f"the report of {metrics['model']} has no rows of variant {variant!r}; it has "
+                             f"{', '.join(sorted({row['variant'] for row in rows}))}")  # fmt: skip
+        items = {
+            row["item"]: Outcome(
+                None if row["unscored"] else float(row["credits"][at]),
+                row["group"],
+                row["pattern"] or "",
+                tuple(row["pictures"] or ()),
+                row["answer"] or "",
+                row["prediction"],
+                not row["unscored"] and row["prediction"] is None,
+            )
+            for row in mine
+        }
+        found.append(Run(metrics["model"], metrics["task"], each, names[at], items))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ files of others
+def _lmms_eval(path: Path, credit: str | None) -> Run:
+    """`..._samples_TASK.jsonl` of lmms-eval: one line a question, a key for each metric."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines or any("doc_id" not in line for line in lines):
+        raise ValueError(f"{path} has no doc_id in each line; lmms-eval writes it with --log_samples")
+    known = {
+        name: n for line in lines for name in line if name not in NOT_METRICS and (n := _number(line[name])) is not None
+    }
+    if not known or (credit is not None and credit not in known):
+        raise ValueError(f"{path} has no metric {credit or 'with a number'!r}; it has {', '.join(known) or 'none'}")
+    metric = credit or next(iter(known))
+    items = {}
+    for line in lines:
+        told = line.get(metric)
+        facts = told if isinstance(told, dict) else {}
+        name, question = str(line["doc_id"]), facts.get("question_id")
+        group = str(facts["pair_index"]) if "pair_index" in facts else str(question) if question is not None else name
+        said = line.get("filtered_resps", line.get("resps"))
+        while isinstance(said, list):
+            said = said[0] if said else None
+        items[name] = Outcome(_number(told), group, str(facts.get("category") or ""), (), str(line.get("target", "")),
+                              said if isinstance(said, str) else None)  # fmt: skip
+    task = re.split(r"_?samples_", path.stem)[-1]
+    return Run(path.parent.name, task, "", metric, items, "lmms-eval; its files name no pictures")
+
+
+def _vlmevalkit(path: Path, credit: str | None) -> Run:
+    """A result file of VLMEvalKit: after an evaluation by its column hit or score, else by the strict parsers here."""
+    if path.suffix == ".json":
+        read = json.loads(path.read_text(encoding="utf-8"))
+        rows = [dict(zip(read, values, strict=True)) for values in zip(*(column.values() if isinstance(column, dict)
+                else column for column in read.values()), strict=True)] if isinstance(read, dict) else read  # fmt: skip
+    else:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    if not rows or "index" not in rows[0]:
+        raise ValueError(f"{path} has no column index; a result file of VLMEvalKit has, beside answer and prediction")
+    column = credit or next((name for name in HITS if name in rows[0]), None)
+    if column is None and not {"answer", "prediction"} <= set(rows[0]):
+        raise ValueError(f"{path} has neither hit nor score, nor answer and prediction; it has {', '.join(rows[0])}")
+    if column is not None and column not in rows[0]:
+        raise ValueError(f"{path} has no column {column!r}; it has {', '.join(rows[0])}")
+    pairs = "mmvp" in path.stem.lower()
+    items = {}
+    for number, row in enumerate(rows):
+        name, unparsed = str(row["index"]), False
+        if column is not None:
+            earned = _number(row[column])
+        else:
+            earned, unparsed = _judged(row)
+        group = str(number // 2) if pairs else str(int(float(name) % 1e6)) if _is_number(name) else name
+        pictures = tuple(str(row[key]) for key in ("image_path",) if row.get(key))
+        items[name] = Outcome(earned, group, str(row.get("category") or ""), pictures, str(row.get("answer", "")),
+                              str(row.get("prediction", "")), unparsed)  # fmt: skip
+    note = "VLMEvalKit" if column else "VLMEvalKit; replies parsed by omma's strict rules"
+    stem = path.stem.removesuffix("_result").removesuffix("_auxmatch")
+    model, _, task = stem.partition("_")
+    return Run(model, task or stem, "", column or "right", items, note)
+
+
+def _judged(row: dict) -> tuple[float, bool]:
+    """(earned, unparsed) of a reply that no evaluation has judged yet."""
+    answer, said = str(row["answer"]).strip(), str(row["prediction"])
+    options = [str(row[letter]) for letter in choice.LETTERS if row.get(letter) not in (None, "")]
+    if options and len(answer) == 1:
+        found = choice.parse(said, options).value
+    elif answer.lower() in ("yes", "no"):
+        found, answer = pope.parse(said).value, answer.lower()
+    else:
+        return float(exact.right(said, answer)), exact.parse(said).value is None
+    return float(found == answer), found is None
+
+
+def _number(value: Any) -> float | None:
+    """The number in 0..1 that a metric's entry holds: itself, or the one under its usual name."""
+    if isinstance(value, dict):
+        return next((n for name in SCORES if name in value and (n := _number(value[name])) is not None), None)
+    if isinstance(value, str):
+        value = TRUTH.get(value.strip().lower(), value)
+    if not _is_number(value):
+        return None
+    number = float(value)
+    return number if 0 <= number <= 1 else None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return float(value) == float(value)
+    except (TypeError, ValueError):
+        return False
+
+
+def independent(items: dict[str, Outcome], names: Sequence[str]) -> dict[str, str]:
+    """{item: the cluster it stands in}: items that share a picture, or a group, share a cluster."""
+    parent: dict[str, str] = {}
+
+    def find(x: str) -> str:
+        while parent.setdefault(x, x) != x:
+            parent[x] = x = parent[parent[x]]
+        return x
+
+    for name in names:
+        item = items[name]
+        for other in (*(f"picture {p}" for p in item.pictures), f"group {item.group}"):
+            parent[find(f"item {name}")] = find(other)
+    return {name: find(f"item {name}") for name in names}

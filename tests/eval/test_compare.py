@@ -1,0 +1,201 @@
+"""Two runs side by side: counted by hand, refused where they are not of one benchmark, and told in words."""
+
+import json
+
+import pyarrow as pa
+import pytest
+
+import omma
+from omma import cli
+from omma.eval.outcomes import outcomes
+from omma.eval.run import ROWS, Report
+
+
+def report(
+    earned, *, model="eye", task="patterns", kinds=("itc",), answer="1 2", pictures=None, groups=None, patterns="xyz"
+):
+    """A report with one item for each number earned; None stands for an item that could not be scored."""
+    rows = []
+    for kind in kinds:
+        for n, value in enumerate(earned):
+            rows.append(
+                {
+                    "model": model,
+                    "task": task,
+                    "item": f"i{n}",
+                    "group": groups[n] if groups else f"g{n}",
+                    "pattern": patterns[n % len(patterns)] if patterns else "",
+                    "variant": "model",
+                    "score_kind": kind,
+                    "pictures": pictures[n] if pictures else [f"p{n}"],
+                    "answer": answer,
+                    "prediction": "" if value is None else str(value),
+                    "credits": None if value is None else [float(value), 1.0 - value],
+                    "unscored": "picture_missing" if value is None else None,
+                }
+            )
+    metrics = {"model": model, "task": task, "credits": ["image", "other"], "scores": {kind: {} for kind in kinds}}
+    return Report(metrics, pa.Table.from_pylist(rows, schema=ROWS))
+
+
+def test_a_gain_of_ten_groups_is_counted_tested_and_told():
+    a, b = report([1] * 4 + [0] * 12 + [1] * 2 + [0] * 2, model="old"), report([1] * 16 + [0] * 4, model="new")
+    verdict = omma.compare(a, b)
+    found = verdict.benchmarks[0]
+    assert found["groups"] == {"both": 4, "only_a": 2, "only_b": 12, "neither": 2}
+    assert (found["a"], found["b"]) == (6 / 20, 16 / 20)
+    assert found["difference"]["value"] == 0.5
+    assert found["test"] == "exact McNemar on groups"
+    assert found["p"] == pytest.approx(2 * (1 + 14 + 91) / 2**14)
+    assert found["shown"]
+    low, high = (f"{100 * found['difference'][key]:+.1f}" for key in ("low95", "high95"))
+    assert str(verdict) == (
+        f"patterns (itc): 30.0 -> 80.0 % on 20 items, +50.0 points (95 %: {low} to {high}); only A has 2 groups right, "
+        "only B 12; p = 0.013 (exact McNemar on groups). B is better than A."
+    )
+    back = omma.compare(b, a).benchmarks[0]
+    assert back["difference"]["value"] == -0.5
+    assert omma.compare(b, a).words[0].endswith("B is worse than A.")
+
+
+def test_the_same_run_twice_shows_no_difference_and_what_it_could_have_shown():
+    a = report([1, 0] * 30)
+    verdict = omma.compare(a, a)
+    found = verdict.benchmarks[0]
+    assert (found["p"], found["phi"], found["difference"]["value"]) == (1.0, 1.0, 0.0)
+    assert "No difference is shown; a run of this size" in str(verdict)
+
+
+def test_items_that_share_pictures_are_one_cluster_and_get_another_test():
+    pictures = [[f"p{n // 5}"] for n in range(40)]
+    a, b = report([0] * 40, pictures=pictures), report([1] * 20 + [0] * 20, pictures=pictures)
+    found = omma.compare(a, b).benchmarks[0]
+    assert found["difference"]["clusters"] == 8
+    assert found["test"] == "random signs of pictures"
+    assert found["p"] == pytest.approx(2 / 16, abs=0.02)  # four pictures: not the 2 / 2^20 of twenty items
+    assert not found["shown"]
+    both = omma.compare(report([0] * 40), report([1] * 20 + [0] * 20)).benchmarks[0]
+    assert both["p"] == 2 / 2**20
+
+
+def test_pictures_join_clusters_through_items_that_show_two():
+    pictures = [["a", "b"], ["b", "c"], ["c"], ["d"]]
+    found = omma.compare(report([0] * 4, pictures=pictures), report([1] * 4, pictures=pictures)).benchmarks[0]
+    assert found["difference"]["clusters"] == 2
+
+
+def test_a_group_is_right_when_all_of_its_items_are():
+    groups = ["g0", "g0", "g1", "g1"]
+    found = omma.compare(report([1, 0, 1, 1], groups=groups), report([1, 1, 1, 0], groups=groups)).benchmarks[0]
+    assert found["groups"] == {"both": 0, "only_a": 1, "only_b": 1, "neither": 0}
+
+
+def test_what_is_unscored_or_in_one_run_alone_is_left_out_and_told():
+    found = omma.compare(report([1, 1, None, 0]), report([1, 0, 1])).benchmarks[0]
+    assert (found["difference"]["n"], found["only_a_has"], found["unscored"]) == (2, 1, 1)
+    assert len(found["notes"]) == 2
+
+
+def test_every_pattern_has_its_row_and_holm_counts_them():
+    a, b = report([0] * 60), report([1, 0, 0] * 20)
+    found = omma.compare(a, b).benchmarks[0]
+    assert list(found["patterns"]) == ["x", "y", "z"]
+    assert found["patterns"]["x"]["p"] == 2 / 2**20
+    assert found["patterns"]["x"]["p_holm"] == 3 * 2 / 2**20
+    assert not found["patterns"]["y"]["shown"]
+
+
+def test_several_benchmarks_are_corrected_together(tmp_path):
+    for side, gain in (("a", 0), ("b", 1)):
+        for task in ("one", "two"):
+            report([gain] * 8 + [0] * 8, task=task, patterns="").save(tmp_path / side / task)
+    verdict = omma.compare(tmp_path / "a", tmp_path / "b")
+    assert [found["task"] for found in verdict.benchmarks] == ["one", "two"]
+    assert [found["p_holm"] for found in verdict.benchmarks] == pytest.approx([4 / 2**8] * 2)
+    assert "after Holm over 2 benchmarks 0.016" in verdict.words[0]
+
+
+def test_two_kinds_of_score_of_one_model_are_compared_when_named():
+    a = report([1, 0, 1], kinds=("itc", "itm"))
+    assert len(omma.compare(a, a).benchmarks) == 2
+    assert omma.compare(a, a, kinds=("itc", "itm")).benchmarks[0]["name"] == "patterns (itc) and patterns (itm)"
+    assert omma.compare(a, a, kinds="itm", credit="other").benchmarks[0]["a"] == pytest.approx(1 / 3)
+
+
+def test_runs_of_two_versions_or_of_two_benchmarks_are_refused():
+    a = report([1, 0])
+    for other, why in [
+        (report([1, 0], answer="2 1"), "2 of 2 items have another answer"),
+        (report([1, 0], task="vqa"), "nothing is in both"),
+        (report([None, None]), "none of the 2 items"),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            omma.compare(a, other)
+    for options, why in [
+        ({"kinds": "itm"}, "has no score 'itm'; it has itc"),
+        ({"credit": "text"}, "gives no credit 'text'; it gives image, other"),
+        ({"variant": "blind"}, "no rows of variant 'blind'; it has model"),
+        ({"alpha": 5}, "alpha=5"),
+        ({"kinds": ("a", "b", "c")}, "one kind of score for both, or two"),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            omma.compare(a, a, **options)
+
+
+def test_the_command_line_compares_and_plans(tmp_path, capsys):
+    report([0] * 12).save(tmp_path / "a")
+    report([1] * 12).save(tmp_path / "b")
+    assert cli.run(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["benchmarks"][0]["difference"]["value"] == 1
+    assert cli.run(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "B is better than A." in " ".join(capsys.readouterr().out.split())
+    assert cli.run(["compare", "--plan", "150", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["detectable"] == pytest.approx(0.106, abs=0.001)
+    assert cli.run(["compare", str(tmp_path / "a")]) == 2
+    assert "give two report folders" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------------- files of others
+def test_lmms_eval_s_samples_are_read_with_their_pairs_and_categories(tmp_path):
+    lines = [
+        {"doc_id": n, "target": "A", "filtered_resps": ["A"], "doc_hash": "h",
+         "mmvp_accuracy": {"index": n, "pair_index": n // 2, "is_correct": n < 3, "category": "state"}}
+        for n in range(4)
+    ]  # fmt: skip
+    path = tmp_path / "llava" / "20260101_samples_mmvp.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run,) = outcomes(path)
+    assert (run.model, run.task, run.credit) == ("llava", "mmvp", "mmvp_accuracy")
+    assert [item.earned for item in run.items.values()] == [1, 1, 1, 0]
+    found = omma.compare(path, path).benchmarks[0]
+    assert found["groups"]["both"] == 1
+    assert found["notes"][0].startswith("A: lmms-eval")
+    with pytest.raises(ValueError, match="no metric 'f1'; it has mmvp_accuracy"):
+        outcomes(path, credit="f1")
+
+
+def test_vlmevalkit_s_results_are_read_judged_or_not(tmp_path):
+    judged = tmp_path / "llava_MMVP_result.tsv"
+    judged.write_text("index\tquestion\tanswer\tprediction\thit\n0\tq\tA\tA\t1\n1\tq\tB\tA\t0\n")
+    (run,) = outcomes(judged)
+    assert [(item.earned, item.group) for item in run.items.values()] == [(1, "0"), (0, "0")]
+    raw = tmp_path / "llava_POPE.csv"
+    raw.write_text('index,answer,prediction,A,B\n0,Yes,"Yes, it is",,\n1,No,maybe,,\n2,B,the answer is B,cup,dog\n')
+    (run,) = outcomes(raw)
+    assert [(item.earned, item.unparsed) for item in run.items.values()] == [(1, False), (0, True), (1, False)]
+    assert "strict rules" in run.note
+    table = tmp_path / "llava_MME_score.json"
+    table.write_text(
+        json.dumps({"index": {"0": 5, "1": 6}, "score": {"0": True, "1": False}, "image_path": {"0": "x", "1": "x"}})
+    )
+    (run,) = outcomes(table)
+    assert [(item.earned, item.pictures) for item in run.items.values()] == [(1, ("x",)), (0, ("x",))]
+    (tmp_path / "x.xlsx").write_text("")
+    with pytest.raises(ValueError, match="PRED_FORMAT=tsv"):
+        outcomes(tmp_path / "x.xlsx")
+    with pytest.raises(ValueError, match="doesn't exist; give a report folder"):
+        outcomes(tmp_path / "none.tsv")
+    with pytest.raises(ValueError, match="make one: omma eval"):
+        outcomes(tmp_path)
