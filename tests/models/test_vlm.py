@@ -26,6 +26,7 @@ from omma.models.vlm import (
     save_vlm,
     settings_of_eye,
     start_from,
+    without_texts,
 )
 from omma.models.vlm_runner import OmmaVLMRunner
 from omma.models.vlmo import VLMo
@@ -97,7 +98,7 @@ def test_every_other_token_of_a_fine_stem_is_what_the_stem_of_larger_patches_giv
 
 def test_settings_of_an_eye_come_back_and_another_kind_is_refused():
     for config in (TOWER, VLMO):
-        assert eye_config(eye_settings(config)) == config
+        assert eye_config(eye_settings(config)) == (without_texts(config) if isinstance(config, VLMoConfig) else config)
     with pytest.raises(ValueError, match=r"no eye of the kind 'bee'; there are vlmo, clip"):
         eye_config({"model": "bee"})
     with pytest.raises(ValueError, match=r"take one with router=modality"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from omma.models.heads import ClassHead
 from omma.models.layers import attend
 from omma.models.positions import relative_index, resample_grid, resample_relative
 from omma.models.vlmo import VLMo
@@ -285,3 +286,16 @@ def test_a_conv_stem_gives_the_tokens_of_its_patches_at_any_size():
     torch.testing.assert_close(shifted[..., 1:-1, 2:-1], tokens[..., 1:-1, 1:-2])  # away from the edges: one further
     with pytest.raises(ValueError, match="4, 8, 16, 20 or 32, not 12"):
         VLMo(replace(TINY, stem="conv", image_size=24, patch_size=12))
+
+
+def test_a_class_head_of_the_largest_patch_hears_each_class_from_the_patch_that_says_it_loudest():
+    torch.manual_seed(0)
+    head = ClassHead(8, 3, pool="max")
+    states = torch.randn(2, 1 + 5, 8)
+    each = head.fc(head.norm(states[:, 1:]))
+    assert torch.equal(head(states), each.max(dim=1).values)
+    config = VLMoConfig(image_size=16, patch_size=8, vocab_size=9, max_text_len=4, hidden_size=8, num_layers=1,
+                        num_heads=1, num_vl_layers=0, classes=("a", "b"), class_pool="max")  # fmt: skip
+    model = VLMo(config)
+    assert model.class_head.fc.bias.exp().tolist() == pytest.approx([0.02, 0.02]), "few of many classes are there"
+    assert model.classify(torch.randn(2, 3, 16, 16)).shape == (2, 2)

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from omma.scenes.kinds import PATTERNS
-from omma.scenes.language import Known, Noun
+from omma.scenes.language import Known, Noun, tags
 from omma.scenes.questions import MAKERS, YES_NO, Draft, Question, decide, questions
 from omma.scenes.sources import write_scenes
 from omma.scenes.wording import REPLACED
@@ -106,19 +106,20 @@ def test_questions_are_a_function_of_the_key_of_all_patterns_and_balanced():
 
 
 def test_a_table_asks_many_questions_about_each_of_its_pictures(tmp_path):
-    pictures, items = write_scenes(tmp_path, pictures=6, pairs=1, size=64, seed=3, questions=5)
+    pictures, items = write_scenes(tmp_path, pictures=6, pairs=1, size=64, seed=3, questions=5, tags=True)
     rows = items.select("task == 'ask'").read().to_pylist()
     about = Counter(row["pictures"][0] for row in rows)
     assert set(about) == set(pictures.read(columns=["id"])["id"].to_pylist())
     assert max(about.values()) == 5
     world = World.from_json(pictures.read(columns=["world"])["world"][0].as_py())
+    assert pictures.read(columns=["tags"])["tags"][0].as_py() == tags(world)
     first = [(row["prompt"], row["answer"]) for row in rows if row["pictures"] == ["s3-000000"]]
     assert first == [(q.text, q.answer) for q in questions(world, 3, 0, number=5)]
     plain = write_scenes(tmp_path / "plain", pictures=6, pairs=1, size=64, seed=3)[1]
     assert plain.read(columns=["id"])["id"].to_pylist() == [
         name for name in items.read(columns=["id"])["id"].to_pylist() if name not in {row["id"] for row in rows}
     ], "other items stay as they were"
-    with pytest.raises(ValueError, match="has no masks and no questions"):
+    with pytest.raises(ValueError, match="has no masks, no tags, and no questions"):
         write_scenes(tmp_path / "solids", world="solids", questions=1)
 
 
@@ -133,6 +134,14 @@ def test_questions_of_a_held_out_wording_are_put_in_it(tmp_path, design):
             assert row["prompt"].startswith(("tell me, ", "look closely: ", "in this scene, "))
         else:
             assert not set(row["prompt"].rstrip("?").split()) & set(REPLACED)
+
+
+def test_tags_say_what_is_to_be_seen_two_facts_at_a_time():
+    assert tags(scene(*WORLD.things[1:3])) == [
+        "blue cup", "blue thing that is full", "blue thing without a handle", "cup that is full",
+        "cup without a handle", "green sign", "green thing that says shop", "green thing with one post",
+        "sign that says shop", "sign with one post",
+    ]  # fmt: skip
 
 
 def test_a_draft_says_its_pattern():

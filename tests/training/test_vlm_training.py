@@ -132,7 +132,7 @@ def test_it_starts_from_a_trained_eye_at_half_its_patches_or_from_a_whole_vlm(co
     torch.manual_seed(0)
     trained = VLMo(eye)
     save_pretrained(trained, tmp_path / "eye")
-    changed = replace(config, eye=str(tmp_path / "eye"))
+    changed = replace(config, eye=str(tmp_path / "eye"), patch_size=8)
     model, _, said = build(changed)
     assert model.config.image_seq_length == 16
     assert model.config.eye["fine_stem"]
@@ -145,6 +145,24 @@ def test_it_starts_from_a_trained_eye_at_half_its_patches_or_from_a_whole_vlm(co
     further, processor, _ = build(replace(config, init=kept.out))
     assert torch.equal(further.lm_head.weight, read_vlm(model_folder(kept.out)).lm_head.weight)
     assert processor.vocab_size == further.config.text_config.vocab_size
+    coarse, processor, _ = build(replace(config, init=kept.out, image_size=64, patch_size=16))
+    assert (coarse.config.image_seq_length, processor.image_size) == (16, 64)
+    assert not coarse.config.eye["fine_stem"]
+    ours, its = coarse.state_dict(), further.state_dict()
+    assert all(torch.equal(ours[name], its[name]) for name in ours)
+
+
+def test_its_layers_begin_near_the_identity_and_the_eyes_words_are_heard_above_them(config):
+    model, _, _ = build(config)
+    layer = model.model.language_model.layers[0]
+    plain = layer.self_attn.q_proj.weight.std().item()
+    for writer in (layer.self_attn.o_proj, layer.mlp.down_proj):  # two layers write four times
+        assert writer.weight.std().item() == pytest.approx(plain / 2, rel=0.1)
+    with torch.no_grad():
+        features = model.get_image_features(torch.randn(2, 3, 32, 32))
+        written = layer(features, position_embeddings=model.model.language_model.rotary_emb(
+            features, torch.arange(features.shape[1])[None])) - features  # fmt: skip
+    assert features.std() > 4 * written.std()
 
 
 def test_what_cannot_run_is_refused(config, tmp_path):

@@ -51,13 +51,20 @@ class SetHead(nn.Module):
 
 
 class ClassHead(nn.Module):
-    """BEiT's image classifier: LayerNorm of the mean patch, without [CLS], then a linear map (Bao et al. 2021)."""
+    """BEiT's image classifier: LayerNorm of the mean patch, without [CLS], then a linear map (Bao et al. 2021).
 
-    def __init__(self, hidden_size: int, classes: int, eps: float = 1e-6):
+    pool "max": of each class the largest value over the patches, each by itself through norm and map (as in learning
+    from many instances, Oquab et al. 2015).
+    """
+
+    def __init__(self, hidden_size: int, classes: int, eps: float = 1e-6, pool: str = "mean"):
         super().__init__()
+        self.pool = pool
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
         self.fc = nn.Linear(hidden_size, classes)
 
     def forward(self, states: Tensor) -> Tensor:
         """states: (B, 1 + N, D) of a picture, [CLS] first -> logits (B, classes)."""
+        if self.pool == "max":
+            return self.fc(self.norm(states[:, 1:])).amax(dim=1)
         return self.fc(self.norm(states[:, 1:].mean(dim=1)))

@@ -51,9 +51,7 @@ class VLMoEye(VLMo):
         if config.router != "modality":
             raise ValueError(f"router={config.router}: a VLMo whose tokens choose their experts can't be an eye alone; "
                              "take one with router=modality")  # fmt: skip
-        bare = {"itc_vl": False, "answers": (), "segments": (), "classes": (), "num_pair_classes": 0,
-                "num_set_classes": 0, "vocab_size": 1, "max_text_len": 2}  # fmt: skip
-        super().__init__(replace(config, **bare))
+        super().__init__(without_texts(config))
         for name in NOT_OF_PICTURES:
             if hasattr(self, name):
                 delattr(self, name)
@@ -72,6 +70,12 @@ class VLMoEye(VLMo):
         bias = self.attention_bias(None, 0, self.grid_of(pixel_values))
         states = self.run_blocks(self.embed_image(pixel_values), "image", 0, bias)
         return self.normed(states[-1], 0)[:, 1:]
+
+
+def without_texts(config: VLMoConfig) -> VLMoConfig:
+    """The config of a VLMo that only looks."""
+    return replace(config, itc_vl=False, answers=(), segments=(), classes=(), num_pair_classes=0, num_set_classes=0,
+                   vocab_size=1, max_text_len=2)  # fmt: skip
 
 
 class CLIPEye(VisionTower):
@@ -104,7 +108,7 @@ def eye_config(settings: dict[str, Any]) -> VLMoConfig | VisionConfig:
 def eye_settings(config: VLMoConfig | VisionConfig) -> dict[str, Any]:
     """What `eye_config` reads."""
     kind = next(kind for kind, (_, cls) in EYES.items() if isinstance(config, cls))
-    return {"model": kind, **dataclasses.asdict(config)}
+    return {"model": kind, **dataclasses.asdict(without_texts(config) if isinstance(config, VLMoConfig) else config)}
 
 
 def settings_of_eye(place: str | Path) -> VLMoConfig | VisionConfig:
@@ -201,11 +205,17 @@ class VLMCausalOutput(CausalLMOutputWithPast):
 
 
 class Adapter(nn.Module):
-    """Two layers with a GELU between them, from the eye's width to the language model's."""
+    """Two layers with a GELU between them, from the eye's width to the language model's.
+
+    Its first weights keep the spread of what the eye says, so that this is more than what the first layers add to it.
+    """
 
     def __init__(self, eye_width: int, inner: int, width: int):
         super().__init__()
         self.linear_1, self.linear_2 = nn.Linear(eye_width, inner), nn.Linear(inner, width)
+        for part in (self.linear_1, self.linear_2):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            nn.init.zeros_(part.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(I, V, eye's width) -> (I, V, D)."""
@@ -230,10 +240,10 @@ class VLMModel(VLMPreTrained):
         super().__init__(config)
         tower = eye_config(config.eye)
         self.eye = EYES[config.eye["model"]][0](tower)
-        for part in self.eye.modules():  # it has drawn its weights by its own rules
-            part._is_hf_initialized = True
         width = config.text_config.hidden_size
         self.adapter = Adapter(self.eye.width, config.adapter_size or width, width)
+        for part in (*self.eye.modules(), *self.adapter.modules()):  # they have drawn their weights by their own rules
+            part._is_hf_initialized = True  # type: ignore[assignment]
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 

@@ -103,7 +103,7 @@ class VLMo(nn.Module):
         self.mlm_head = MLMHead(D, c.vocab_size, linear=c.mlm_head == "linear")
         self.mim_head = nn.Linear(D, c.mim_size or 3 * c.patch_size**2)
         self.answer_head = classifier(D, 2 * D, len(c.answers)) if c.answers else None
-        self.class_head = ClassHead(D, len(c.classes), c.norm_eps) if c.classes else None
+        self.class_head = ClassHead(D, len(c.classes), c.norm_eps, c.class_pool) if c.classes else None
         wide, n = c.pair_from == "cls", c.num_pair_classes
         self.pair_head = classifier(4 * D if wide else 2 * D, 2 * D, n, norm=wide) if n else None
         self.segment_head = SegmentationHead(D, len(c.segments), c.segment_width) if c.segments else None
@@ -130,6 +130,8 @@ class VLMo(nn.Module):
                 elif isinstance(part, Expert):
                     part.fc1.weight.data *= gain
                     part.fc2.weight.data *= gain
+        if self.class_head is not None and self.config.class_pool == "max":
+            nn.init.constant_(self.class_head.fc.bias, math.log(0.02))  # few of many classes are there at a time
         for token in (self.cls_token, self.mask_token):
             nn.init.trunc_normal_(token, std=std, a=-2 * std, b=2 * std)
         if self.config.positions == "absolute":

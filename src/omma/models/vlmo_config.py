@@ -49,6 +49,9 @@ class VLMoConfig(Patched):
     segments: tuple[str, ...] = ()  # what the segmentation head chooses among, for every pixel; () for none
     segment_width: int = 256  # of the segmentation head
     classes: tuple[str, ...] = ()  # what the class head chooses among, for a picture alone; () for none
+    # What the class head reads: the mean patch, or for each class the patch that speaks for it most, which small things
+    # in a corner are learned from.
+    class_pool: Literal["mean", "max"] = "mean"
     num_pair_classes: int = 0  # size of the pair head (NLVR2), 0 for none
     pair_from: Literal["pooled", "cls"] = "pooled"  # what it reads of each picture; "cls": both [CLS], as in BEiT-3
     num_set_classes: int = 0  # size of the set head: a sentence about K pictures in any order; 0 for none

@@ -260,9 +260,21 @@ def _count(rng: random.Random, world: World) -> Claim:
     return say_count(rng, Noun(kind, colour), number)
 
 
+def tags(world: World) -> list[str]:
+    """What is to be seen of each thing, two facts of it at a time, sorted: "red cup", "cup with a handle", "red thing
+    with a handle"."""
+    found = set()
+    for thing in world.things:
+        found.add(phrase(Noun(thing.kind, thing.colour)))
+        for attribute, value in thing.attributes:
+            said = phrase(Noun(thing.kind, None, ((attribute, value),)))
+            found |= {said, f"{thing.colour} {said.replace(KINDS[thing.kind].noun, 'thing', 1)}"}
+    return sorted(found)
+
+
 def named(world: World) -> list[str]:
     """The facts as text, sorted: "left_of(o1, o2)"."""
     return sorted(f"{atom[0]}({', '.join(atom[1:])})" for atom in facts(world))
 
 
-__all__ = ["Claim", "Known", "Noun", "captions", "claims", "holds", "name", "named", "truth"]
+__all__ = ["Claim", "Known", "Noun", "captions", "claims", "holds", "name", "named", "tags", "truth"]

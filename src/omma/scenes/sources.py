@@ -19,6 +19,7 @@ from omma.scenes import solid_pairs, solids
 from omma.scenes.draw import THINGS, png, render, render_ids
 from omma.scenes.kinds import KINDS, PATTERNS, Cast, cast
 from omma.scenes.language import Claim, Known, captions, claims, holds, named
+from omma.scenes.language import tags as tags_of
 from omma.scenes.looks import FLAT, Look, degrade
 from omma.scenes.pairs import MODES, Pair, make_pair
 from omma.scenes.probes import ENOUGH, check_balance, probe_features, statistics
@@ -132,6 +133,7 @@ def write_scenes(
     world: str = "things",
     masks: bool = False,
     questions: int = 0,
+    tags: bool = False,
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -153,6 +155,8 @@ def write_scenes(
 
     questions: of every picture up to so many questions (questions.py), free-form and yes/no, of all the patterns that
     it shows, as "ask" items. Things only.
+
+    tags: pictures get the column tags, a list of what is to be seen of each thing (`language.tags`). Things only.
 
     together: kinds that stand in one picture more often than by chance, each with a probability (kinds.Cast); plain
     pictures only.
@@ -182,8 +186,9 @@ def write_scenes(
         raise ValueError(f"no world {world!r}; there are {', '.join(WORLDS)}")
     if world == "solids" and (kinds or colours or together or split_design or look.style != "flat"):
         raise ValueError("world='solids' has no kinds, colours, together, split_design or style; leave them out")
-    if (masks or questions) and world == "solids":
-        raise ValueError("world='solids' has no masks and no questions beside those of its pairs; leave them out")
+    if (masks or questions or tags) and world == "solids":
+        raise ValueError("world='solids' has no masks, no tags, and no questions beside those of its pairs; leave them "
+                         "out")  # fmt: skip
     if secret is not None and split_design != "fresh":
         raise ValueError("a secret is for split_design='fresh'; every other design takes a seed")
     made_for = check_side(split_design, split) if split_design else None
@@ -201,6 +206,7 @@ def write_scenes(
     info: dict[str, Any] = {"split_design": split_design, "side": split} if made_for else {}
     seen = info | ({"mask_classes": ["background", *KINDS]} if masks else {})
     columns = PICTURE_COLUMNS.append(pa.field("mask", pa.binary())) if masks else PICTURE_COLUMNS
+    columns = columns.append(pa.field("tags", pa.list_(pa.string()))) if tags else columns
     out = Path(out)
     with appearing(out / "pictures") as first, appearing(out / "items") as second:
         tables = (Table.create(first, "pictures", extra=columns, info=seen),
@@ -220,6 +226,9 @@ def write_scenes(
                 if masks:
                     for row in made.pictures:
                         row["mask"] = kind_mask(World.from_json(row["world"]), size)
+                if tags:
+                    for row in made.pictures:
+                        row["tags"] = tags_of(World.from_json(row["world"]))
                 for table, rows, new in zip(tables, held, (made.pictures, made.items), strict=True):
                     rows += new
                     if rows and (len(rows) >= 2000 or number == len(tasks)):

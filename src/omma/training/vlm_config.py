@@ -51,12 +51,14 @@ EYE = VisionConfig(image_size=112, patch_size=8, hidden_size=192, num_layers=4, 
 @dataclass(frozen=True, kw_only=True)
 class VLMTrainConfig(RunConfig):
     """Everything a VLM's run depends on. data: a table of items, with its pictures beside it. init of RunConfig is a
-    whole VLM here, whose sizes and words are kept."""
+    whole VLM here, whose words are kept and whose sizes too, but for those of its pictures."""
 
     eye: str = ""  # a shipped eye, or a run or folder of a VLMo, a CLIP or a VLM, whose eye it starts with; "": random
     vision: VisionConfig = EYE  # of a random eye
-    image_size: int = 112  # pixels; of an eye that there is, in place of its own
-    patch_size: int = 8  # the eye's own, or half of it where its stem is of convolutions
+    # Pixels of a picture and of a visual token, where an eye that there is shall have others than its own: patches half
+    # as large, or again as they were, where its stem is of convolutions. None: its own.
+    image_size: int | None = None
+    patch_size: int | None = None
     adapter_size: int | None = None  # between the adapter's two layers; None: as wide as the language model
     text: TextSize = field(default_factory=TextSize)
     vocab_size: int = 1000  # at most

@@ -29,6 +29,8 @@ from omma.training.rng import key_seed
 from omma.training.vlm_config import VLMTrainConfig
 from omma.training.vlm_eval import held_out
 
+WRITERS = ("o_proj.weight", "down_proj.weight")
+
 
 class ChatStep(nn.Module):
     """What a batch comes to, as the forward of a module, which is where DDP takes hold."""
@@ -147,9 +149,14 @@ def check(config: VLMTrainConfig, resume: bool, world: World) -> Path:
 def build(config: VLMTrainConfig, previous: Path | None = None) -> tuple[OmmaVLM, Processor, str]:
     """Model, processor and where its weights come from, as a run says it: those of a checkpoint, of init, or new ones
     with the eye that config names."""
-    if previous or config.init:
-        folder = previous or model_folder(config.init or "")
-        return read_vlm(folder), Processor.load(folder), "" if previous else f", weights from {config.init}"
+    if previous:
+        return read_vlm(previous), Processor.load(previous), ""
+    if config.init:
+        folder = model_folder(config.init)
+        model, processor = read_vlm(folder), Processor.load(folder)
+        eye = at_steps(settings_of_eye(folder), config.image_size, config.patch_size)
+        processor = replace(processor, image_size=eye.image_size)
+        return with_eye(model, eye, folder), processor, f", weights from {config.init}"
     words = Table.open(config.words or config.data)
     tokenizer = chat_tokenizer(texts_for_words(words, None), config.vocab_size)
     t, eye, own = config.text, config.vision, "random"
@@ -165,6 +172,7 @@ def build(config: VLMTrainConfig, previous: Path | None = None) -> tuple[OmmaVLM
     image_token_id = Chat(processor, 1).pictures(1)[1]
     model = OmmaVLM(VLMConfig(eye=eye_settings(eye), text_config=text, image_token_id=image_token_id,
                               adapter_size=config.adapter_size))  # fmt: skip
+    begin_near_identity(model.model.language_model)
     if not config.eye:
         return model, processor, ""
     taken, kept = start_from(model, config.eye)
@@ -172,18 +180,45 @@ def build(config: VLMTrainConfig, previous: Path | None = None) -> tuple[OmmaVLM
         f" ({len(kept)} are new: {', '.join(kept[:3])})" if kept else "")  # fmt: skip
 
 
+@torch.no_grad()
+def begin_near_identity(language_model: nn.Module) -> None:
+    """Scales what the layers write to the residual stream by one over the root of how many writings there are (GPT-2,
+    Radford et al. 2019): what the eye says comes through to the top from the first step on."""
+    writers = [p for name, p in language_model.named_parameters() if name.endswith(WRITERS)]
+    for weight in writers:
+        weight.mul_(len(writers) ** -0.5)
+
+
 def special_ids(chat: Chat) -> dict[str, int]:
     return {"pad_token_id": chat.pad_id, "bos_token_id": chat.pictures(0)[0], "eos_token_id": chat.end_id}
 
 
-def at_steps(eye: VLMoConfig | VisionConfig, image_size: int, patch_size: int) -> VLMoConfig | VisionConfig:
-    """The eye for pictures of another size, and with half its patches where its stem is of convolutions.
+def with_eye(model: OmmaVLM, eye: VLMoConfig | VisionConfig, folder: Path) -> OmmaVLM:
+    """The model of a folder with its eye at these settings, positions read anew."""
+    settings = eye_settings(eye)
+    if settings == model.config.eye:
+        return model
+    c = model.config
+    other = OmmaVLM(VLMConfig(eye=settings, text_config=c.text_config.to_dict(), image_token_id=c.image_token_id,
+                              adapter_size=c.adapter_size))  # fmt: skip
+    rest = {name: value for name, value in model.state_dict().items() if not name.startswith("model.eye.")}
+    other.load_state_dict(rest, strict=False)
+    start_from(other, folder)
+    return other.eval()
 
-    ValueError for another patch size.
+
+def at_steps(
+    eye: VLMoConfig | VisionConfig, image_size: int | None, patch_size: int | None
+) -> VLMoConfig | VisionConfig:
+    """The eye for pictures of another size, and with patches half as large, or again as they were, where its stem is of
+    convolutions. None: as it is. ValueError for other patches.
     """
+    image_size, patch_size = image_size or eye.image_size, patch_size or eye.patch_size
     if patch_size == eye.patch_size:
         return replace(eye, image_size=image_size)
-    if isinstance(eye, VLMoConfig) and eye.stem == "conv" and not eye.fine_stem and 2 * patch_size == eye.patch_size:
-        return replace(eye, image_size=image_size, patch_size=patch_size, fine_stem=True)
+    if isinstance(eye, VLMoConfig) and eye.stem == "conv":
+        whole = eye.patch_size * (1 + eye.fine_stem)
+        if patch_size in (whole, whole // 2):
+            return replace(eye, image_size=image_size, patch_size=patch_size, fine_stem=patch_size < whole)
     raise ValueError(f"patch_size={patch_size}: this eye has patches of {eye.patch_size} px; give that, or half of it "
                      "for a VLMo with a stem of convolutions")  # fmt: skip
