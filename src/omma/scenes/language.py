@@ -262,13 +262,16 @@ def _count(rng: random.Random, world: World) -> Claim:
 
 def tags(world: World) -> list[str]:
     """What is to be seen of each thing, two facts of it at a time, sorted: "red cup", "cup with a handle", "red thing
-    with a handle"."""
+    with a handle"; and of words on them also what they say, on whatever."""
     found = set()
     for thing in world.things:
         found.add(phrase(Noun(thing.kind, thing.colour)))
         for attribute, value in thing.attributes:
             said = phrase(Noun(thing.kind, None, ((attribute, value),)))
-            found |= {said, f"{thing.colour} {said.replace(KINDS[thing.kind].noun, 'thing', 1)}"}
+            plain = said.replace(KINDS[thing.kind].noun, "thing", 1)
+            found |= {said, f"{thing.colour} {plain}"}
+            if attribute == "text":  # twenty words on four kinds: each by itself is rare
+                found.add(plain)
     return sorted(found)
 
 
