@@ -9,7 +9,7 @@ import omma
 from omma.sparse.methods import METHODS
 from tiny_vlms import FAMILIES, WITH_VIDEO, tiny_inputs, tiny_vlm, visual_mask
 
-LAYERS = 4
+LAYERS = 3
 ADAPTIVE = {name for name, method in METHODS.items() if method.adaptive}  # they keep at most what they are asked for
 models = {}
 
@@ -99,9 +99,8 @@ def test_the_same_again_gives_the_same(method):
     assert all(torch.equal(runs[0][1][layer][0], runs[1][1][layer][0]) for layer in runs[0][1])
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
-def test_a_budget_as_large_as_the_picture_changes_no_logit(method, name):
-    model, inputs = vlm(name), tiny_inputs(name, images=(2, 1))
+def test_a_budget_as_large_as_the_picture_changes_no_logit(method):
+    model, inputs = vlm(), tiny_inputs("llava", images=(2, 1))
     dense = model(**inputs).logits
     with omma.sparsify(model, method, budget=500):
         assert torch.equal(model(**inputs).logits, dense)

@@ -44,6 +44,13 @@ def test_it_multiplies_with_the_weight_that_it_shows_however_few_rows_there_are(
         torch.testing.assert_close(made.float(), shown, **near)
 
 
+def test_float16_whose_numbers_end_at_65504_holds_what_the_layer_gives():
+    torch.manual_seed(0)
+    linear, x = nn.Linear(2048, 4, bias=False), torch.randn(6, 2048) * 60
+    found = Int8Linear(linear.half())(x.half())
+    torch.testing.assert_close(found.float(), linear.float()(x), atol=0.5, rtol=0.02)
+
+
 def test_a_gradient_passes_through_to_what_came_in():
     small = Int8Linear(nn.Linear(8, 3))
     x = torch.randn(2, 8, requires_grad=True)

@@ -24,15 +24,15 @@ def without_gradients():
 
 @pytest.fixture(scope="module")
 def llava():
-    return tiny_vlm("llava", layers=4)
+    return tiny_vlm("llava", layers=3)
 
 
 @pytest.fixture(scope="module")
 def qwen():
-    return tiny_vlm("qwen2_vl", layers=4)
+    return tiny_vlm("qwen2_vl", layers=3)
 
 
-@pytest.mark.parametrize("method", ["fastv", "sparsevlm-v1", "random"])
+@pytest.mark.parametrize("method", ["sparsevlm-v1", "random"])
 def test_beams_of_a_batch_are_the_beams_of_its_rows(llava, method):
     both = tiny_inputs("llava", images=(1, 1))
     ask = {"max_new_tokens": 4, "num_beams": 3, "do_sample": False}
@@ -55,13 +55,13 @@ def test_samples_follow_the_seed(llava):
     with omma.sparsify(llava, "fastv", schedule=STAGES) as trace:
         for seed in (1, 1, 2):
             torch.manual_seed(seed)
-            drawn.append(llava.generate(**inputs, max_new_tokens=6, do_sample=True, num_return_sequences=2))
+            drawn.append(llava.generate(**inputs, max_new_tokens=3, do_sample=True, num_return_sequences=2))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     assert len(trace) == 3
 
 
-@pytest.mark.parametrize("method", ["sparsevlm-v1", "fastv", "uniform"])
+@pytest.mark.parametrize("method", ["sparsevlm-v1", "uniform"])
 def test_drafts_from_the_prompt_change_no_word(llava, method):
     """The first pass holds drafts behind the prompt already: they may not rate."""
     inputs = tiny_inputs("llava")
@@ -77,8 +77,7 @@ def test_drafts_from_the_prompt_change_no_word(llava, method):
     assert torch.equal(trace.kept[1][1], kept)
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen"])
-@pytest.mark.parametrize("schedule", [STAGES, BEFORE])
+@pytest.mark.parametrize(("family", "schedule"), [("llava", BEFORE), ("qwen", STAGES), ("qwen", BEFORE)])
 def test_a_second_turn_goes_on_from_the_shortened_cache(request, family, schedule):
     model, name = request.getfixturevalue(family), {"llava": "llava", "qwen": "qwen2_vl"}[family]
     inputs = tiny_inputs(name, images=(2, 1))

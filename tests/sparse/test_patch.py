@@ -28,21 +28,22 @@ def vlm(name="llava", attention="sdpa"):
     return models[name]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", FAMILIES)
+EVERY = [*((name, "sdpa") for name in FAMILIES), ("llava", "eager"), ("qwen3_vl", "eager")]
+
+
+@pytest.mark.parametrize(("name", "attention"), EVERY)
 def test_keeping_every_token_changes_no_logit(name, attention):
     model, inputs = vlm(name, attention), tiny_inputs(name, images=(2, 1))
     for dtype in (torch.float32, torch.bfloat16):
         run = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
         cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         dense = run(**cast).logits
-        for method in ("sparsevlm-v1", "pyramiddrop") if dtype == torch.float32 else ("sparsevlm-v1",):
+        for method in ("sparsevlm-v1", "pyramiddrop") if name == "llava" else ("sparsevlm-v1",):
             with omma.sparsify(run, method, budget=10_000):
                 assert torch.equal(run(**cast).logits, dense)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("name", "attention"), EVERY)
 def test_dropped_tokens_are_as_good_as_masked_ones(name, attention):
     """In batches of rows with two pictures, one and none, padded on the left, and within Qwen3's deepstack."""
     model, inputs = vlm(name, attention), tiny_inputs(name, images=(2, 1, 0))
@@ -79,7 +80,6 @@ def test_each_layer_caches_what_enters_it():
         ("llava", "uniform"),
         ("llava", "pyramiddrop"),
         ("qwen2_vl", "sparsevlm-v1"),
-        ("qwen2_vl", "uniform"),
         ("qwen3_vl", "sparsevlm-v2"),
         ("qwen3_vl", "pyramiddrop"),
     ],
@@ -109,7 +109,7 @@ def test_decoding_from_the_cache_is_running_it_all_again(name, method):
 def test_a_batch_is_its_rows_alone(name, method, share):
     model, both = vlm(name), tiny_inputs(name, images=(1, 1))
     alone = [tiny_inputs(name, images=(1, 1)) for _ in range(2)]
-    ask = {"max_new_tokens": 3, "do_sample": False}
+    ask = {"max_new_tokens": 2, "do_sample": False}
     with omma.sparsify(model, method, **share):
         together = model.generate(**both, **ask)[:, both["input_ids"].shape[1] :]
     with omma.sparsify(model, method, **share):

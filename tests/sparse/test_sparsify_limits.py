@@ -33,8 +33,7 @@ def hooks(model):
     return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
-@pytest.mark.parametrize("method", ["sparsevlm-v1", "pyramiddrop", "uniform"])
+@pytest.mark.parametrize(("name", "method"), [("qwen3_vl", "pyramiddrop"), ("llava", "sparsevlm-v1")])
 def test_the_model_is_left_as_it_was_found(name, method):
     model, inputs = tiny_vlm(name, layers=4), tiny_inputs(name)
     plain, before = model(**inputs).logits, hooks(model)  # transformers has some of its own, from the first run on
@@ -66,7 +65,7 @@ def test_a_pass_that_failed_leaves_nothing_for_the_next(llava):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("k", [0, 1, 35, 36, 99])
+@pytest.mark.parametrize("k", [0, 35, 99])
 def test_any_number_of_tokens_may_stay(llava, method, k):
     if METHODS[method].adaptive:
         pytest.skip("it decides itself")
@@ -113,7 +112,7 @@ def test_tokens_that_a_person_wants_stay(llava):
     inputs = tiny_inputs("llava", images=(1, 2))
     mine = torch.zeros(2, 72, dtype=torch.bool)
     mine[0, [3, 35]], mine[1, [0, 40, 71]] = True, True
-    for method in METHODS:
+    for method in ("sparsevlm-v1", "sparsevlm-rank", "pyramiddrop", "visionzip", "tome", "random"):
         schedule = {1: 6, 2: 4}
         with omma.sparsify(llava, method, schedule=schedule, keep=mine) as trace:
             llava(**inputs)

@@ -42,7 +42,7 @@ def heard(model, inputs, needs=NEEDS):
         )
         undo.callback(hook.remove)
         model(**inputs)
-        return ear.take(visual_mask(inputs), inputs["input_ids"] == VIDEO), given["embeds"]
+        return ear.placed(ear.taken(), visual_mask(inputs), inputs["input_ids"] == VIDEO), given["embeds"]
 
 
 def on_tokens(seen, name, inputs):
@@ -143,7 +143,7 @@ def test_eyes_of_omma_are_heard_too(eye):
         ear = Ear(parts, NEEDS)
         ear.install(undo)
         embeds = model.get_image_features(inputs["pixel_values"])
-        seen = ear.take(ids == 5, None)
+        seen = ear.placed(ear.taken(), ids == 5, None)
     assert torch.allclose(seen.project(seen.values["features"])[0, 1:37], embeds[0], atol=1e-6)
     attention = float(seen.values["attention"].sum())
     assert (
@@ -265,3 +265,35 @@ def test_a_model_without_a_tower_that_can_be_heard_says_what_is_missing():
             pass
     finally:
         model.model._modules["vision_tower"] = tower
+
+
+def test_what_was_heard_for_one_prompt_is_not_read_for_the_next():
+    """Neither of a picture that was kept whole, nor of a tower run for itself, also where beams share a picture."""
+    model = vlm("llava")
+    one, two = tiny_inputs("llava"), tiny_inputs("llava", images=2, seed=3)
+    ask = {"max_new_tokens": 1, "num_beams": 2}
+    with omma.sparsify(model, "visionzip", budget=40) as trace:
+        model.generate(**one, **ask)  # 36 tokens: all stay, and the method isn't asked
+        model.generate(**two, **ask)
+        model.get_image_features(two["pixel_values"][:1])
+        model.model.get_image_features(two["pixel_values"][:1])
+        model.generate(**two, **ask)
+    assert trace.entering[:, 0].tolist() == [36, 40, 40]
+    assert torch.equal(trace.kept[-1][1], trace.kept[-1][2])
+
+
+def test_an_answer_without_a_cache_hears_the_tower_once_for_all_its_steps():
+    model, inputs = vlm("llava"), tiny_inputs("llava")
+    ask = {"max_new_tokens": 4, "do_sample": False}
+    for method in ("visionzip", "prumerge"):
+        with omma.sparsify(model, method, schedule={-1: 9}):
+            cached = model.generate(**inputs, **ask)
+            assert torch.equal(model.generate(**inputs, **ask, use_cache=False), cached)
+
+
+def test_a_method_that_asks_a_tower_that_didnt_run_says_what_to_give():
+    model, inputs = vlm("llava"), tiny_inputs("llava")
+    encoded = {"image": model.model.get_image_features(inputs.pop("pixel_values"))}
+    asked = pytest.raises(ValueError, match=r"visionzip asks the vision tower, which didn't run .* give pixel_values")
+    with omma.sparsify(model, "visionzip", schedule={-1: 9}), asked:
+        model(**inputs, mm_encoder_outputs=encoded)

@@ -46,6 +46,8 @@ class Int8Linear(nn.Module):
         few = 0 < rows <= FEW and x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
         if few and PACKED is not None and not torch.is_grad_enabled():
             product = PACKED(x.reshape(rows, -1), self.values, scales).view(*x.shape[:-1], -1)
+        elif x.dtype == torch.float16:  # which ends at 65504: sums of up to 127 times what they stand for go beyond
+            product = F.linear(x, self.weight.to(x.dtype))
         else:
             product = F.linear(x, self.values.to(x.dtype)) * scales  # up to 127, which bf16 holds exactly
         return product if self.bias is None else product + self.bias.to(x.dtype)

@@ -19,6 +19,7 @@ class Call:
     batch: int | None
     first: int | None = None  # number of its first sample
     recorded: bool = False
+    heard: dict[str, Any] = field(default_factory=dict)  # what the vision tower said of its pictures
 
 
 @dataclass

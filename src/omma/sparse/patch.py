@@ -203,6 +203,7 @@ class Listener:
         ids = next(
             (x for x in (*args[:1], *map(kwargs.get, ("inputs", "input_ids", "inputs_embeds"))) if x is not None), None
         )
+        self.tower_to_run(kwargs)
         before = getattr(self.local, "call", None)
         self.local.call = Call(None if ids is None else ids.shape[1], None if ids is None else len(ids))
         try:
@@ -214,7 +215,13 @@ class Listener:
         if kwargs.get("labels") is not None:
             raise ValueError("labels can't be aligned with a shortened sequence; compute the loss outside `sparsify`")
 
+    def tower_to_run(self, kwargs: dict[str, Any]) -> None:
+        """What the vision tower said before is not about the pictures of this call, where it has some."""
+        if self.ear is not None and any("pixel_values" in name and kwargs[name] is not None for name in kwargs):
+            self.ear.taken()
+
     def before_outer(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        self.tower_to_run(kwargs)
         ids = kwargs.get("input_ids", args[0] if args else None)
         self.local.visual = self.parts.visual_tokens(ids, kwargs.get("inputs_embeds"))
         self.local.video = self.parts.video_tokens(ids)
@@ -234,6 +241,8 @@ class Listener:
         if cache is not None and type(cache) not in (DynamicCache, PrunedCache):
             raise ValueError(STATIC.format(type(cache).__name__))
         if cache is not None and cache.get_seq_length() > 0:
+            if self.ear is not None:
+                self.ear.taken()
             if visual is not None and bool(visual.any()):
                 self.say("pictures that come after the first turn keep all their visual tokens")
             if isinstance(cache, PrunedCache) and cache.plan is not None:
@@ -288,8 +297,19 @@ class Listener:
             samples=[first + row // every for row in range(len(visual))],
             every=every,
             layouts=[whole(visual, valid)],
-            vision=None if self.ear is None or not wants else self.ear.take(visual, getattr(self.local, "video", None)),
+            vision=self.vision(visual, bool(wants)),
         )
+
+    def vision(self, visual: Tensor, asked: bool) -> Any:
+        """What the vision tower said of this prompt. `generate` runs it once, also where each step of an answer is a
+        pass of its own; and what no method asks for is forgotten all the same, or the next prompt would read it.
+        """
+        if self.ear is None:
+            return None
+        heard, call = self.ear.taken(), getattr(self.local, "call", None)
+        if call is not None:
+            heard = call.heard = heard or call.heard
+        return self.ear.placed(heard, visual, getattr(self.local, "video", None)) if asked and heard else None
 
     def after_text(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         run, self.local.run = getattr(self.local, "run", None), None
@@ -372,7 +392,12 @@ class Listener:
         return hidden, {"position_embeddings": run.tables[-1], "position_ids": None, "attention_mask": run.mask}
 
     def drop(self, run: Prompt, index: int, layer: Any, hidden: Tensor, want: list[int]) -> Tensor:
-        """Ask the method, and go on with what it leaves."""
+        """Ask the method, and go on with what it leaves. ValueError where it asks a tower that didn't run."""
+        if self.ear is not None and run.vision is None:
+            raise ValueError(
+                f"{self.policy.name} asks the vision tower, which didn't run within `sparsify` for this prompt: give "
+                "pixel_values, or take a method that asks no tower, such as 'sparsevlm' or 'divprune'"
+            )
         layout = run.layouts[-1]
         cos, sin = masks.expanded(run.tables[-1], len(hidden))
 

@@ -398,14 +398,16 @@ class Ear:
             self.local.heard = {}
         return self.local.heard
 
-    def take(self, visual: Tensor, video: Tensor | None) -> Seen | None:
-        """What was heard for a prompt, and forget it. visual: (B, L), video: (B, L), which tokens are videos'.
-
-        None where no tower ran. Rows that share their pictures, as beams do, share what was heard.
-        """
+    def taken(self) -> dict[str, list[tuple[Tensor, list[int]]]]:
+        """What was heard since it was last taken."""
         heard, self.local.heard = self.heard, {}
-        if not heard:
-            return None
+        return heard
+
+    def placed(self, heard: dict[str, list[tuple[Tensor, list[int]]]], visual: Tensor, video: Tensor | None) -> Seen:
+        """What was heard, on a prompt's places. visual: (B, L), video: (B, L), which tokens are videos'.
+
+        Rows that share their pictures, as beams do, share what was heard.
+        """
         places = {"image": visual, "video": torch.zeros_like(visual)}
         if video is not None and "video" in heard:
             places = {"image": visual & ~video, "video": visual & video}
