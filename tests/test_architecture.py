@@ -36,11 +36,13 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "retrieval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC
     "cli": (
-        {"public", "cli_parts", "cli_data", "cli_bench", "cli_compare", "demo", "show", "views", "failures"},
+        {"public", "cli_parts", "cli_data", "cli_bench", "cli_blind", "cli_compare", "demo", "show", "views",
+         "failures"},
         {"typer"},
     ),
     "cli_bench": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_compare": ({"public", "cli_parts", "views"}, {"typer"}),
+    "cli_blind": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_data": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_parts": (set(), {"typer"}),
     "views": ({"public"}, {"rich"}),
@@ -58,6 +60,7 @@ BESIDE_PUBLIC = {
         "omma.training.recipes",
         "omma.eval.report",
     },
+    "cli_blind": {"omma.eval.blind", "omma.eval.missed"},
     "cli_compare": {"omma.eval.paired"},
     "cli_data": {
         "omma.data.ingest",

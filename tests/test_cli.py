@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,7 +17,7 @@ from omma import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
 VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "search", "explain", "train", "eval",
-         "compare", "bench", "convert", "mix", "deploy", "show")  # fmt: skip
+         "compare", "bench", "blind", "convert", "mix", "deploy", "show")  # fmt: skip
 
 
 def omma_says(capsys, *args) -> tuple[int, str, str]:
@@ -391,3 +392,24 @@ def test_what_a_caption_says_is_shown_as_it_stands(capsys, monkeypatch, tmp_path
     code, out, err = omma_says(capsys, "show", tmp_path / "t")
     assert code == 0, err
     assert said in out
+
+
+def test_blind_prints_what_is_found_and_writes_all_of_it(tmp_path, capsys):
+    table = omma.Table.create(tmp_path / "t")
+    table.append([{"id": f"p{k}", "bytes": bytes([k])} for k in range(4)])
+    table.add_column("embed.a", np.array([[1, 0], [1, 0.1], [0, 1], [-1, 1]], np.float32))
+    table.add_column("embed.b", np.array([[1, 0], [0, 1], [-1, 1], [1, 1]], np.float32))
+    eyes = ("--eye", "embed.a", "--reference", "embed.b")
+    code, out, _ = omma_says(capsys, "blind", table.uri, *eyes, "--out", tmp_path / "o", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert [(row["a"], row["b"]) for row in told["pairs"]] == [("p0", "p1")]
+    assert told["missed"] is None
+    assert told["counts"]["compared"] == 6
+    assert (tmp_path / "o" / "pairs.parquet").is_file()
+    code, out, _ = omma_says(capsys, "blind", table.uri, *eyes, "--above", "quantile:0.2")
+    assert code == 0
+    assert "for these eyes: --above" in out
+    code, _, err = omma_says(capsys, "blind", table.uri, "--eye", "embed.c", "--reference", "embed.b")
+    assert code == 2
+    assert "omma embed" in err

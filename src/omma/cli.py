@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import omma
-from omma import cli_bench, cli_compare, cli_data
+from omma import cli_bench, cli_blind, cli_compare, cli_data
 from omma.cli_parts import Batch, Device, Json, On, Seed, Where, read_words, working
 from omma.failures import INTERRUPTED, OK, tell
 from omma.views import answer, curve_table, demo_tables, explanation_tables, facts_table, hits_table, shown
@@ -301,7 +301,7 @@ def evaluate(
     answer(as_json, report.to_json(), lambda: report)
 
 
-for name, verb in {**cli_compare.VERBS, **cli_bench.VERBS}.items():
+for name, verb in {**cli_compare.VERBS, **cli_bench.VERBS, **cli_blind.VERBS}.items():
     app.command(name)(verb)
 
 

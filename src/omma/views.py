@@ -72,6 +72,40 @@ def hits_table(query: str, hits: list[tuple[str, float, str]]) -> Any:
     return grid
 
 
+def blind_tables(result: dict[str, Any]) -> list[Any]:
+    """Counts, the strongest pairs, the patterns they differ in, and thresholds that fit these eyes."""
+    from rich.table import Table as Grid
+
+    counts = {name.replace("_", " "): value for name, value in result["counts"].items()}
+    asked = {side: f"{result[side]:.4f}" for side in ("above", "below")}
+    grids: list[Any] = [facts_table("blind pairs", {"eye": result["eye"], "reference": result["reference"], **asked,
+                                                    "all pairs compared": result["exact"], **counts})]  # fmt: skip
+    if rate := result["rate"]:
+        high = "?" if rate["high95"] is None else f"{rate['high95']:.3g}"
+        grids.append(f"of all pairs {rate['value']:.3g} are blind (95 %: {rate['low95']:.3g} to {high}), from "
+                     f"{rate['rows_drawn']:,} of {rate['rows']:,} pictures held against all")  # fmt: skip
+    if result["pairs"]:
+        columns = ("eye", "reference", "one", "other", "they differ in")
+        pairs = Grid(*columns, title="the widest gaps", title_justify="left")
+        for row in result["pairs"]:
+            what = ", ".join(row.get("differences") or ())
+            pairs.add_row(f"{row['eye']:.3f}", f"{row['reference']:.3f}", row["a"], row["b"], what)
+        grids.append(pairs)
+    if result["missed"]:
+        title = (f"{result['missed']['one_pattern']} blind pairs differ in one pattern alone, as do "
+                 f"{result['missed']['compared']:,} pairs of the table")  # fmt: skip
+        grid = Grid("pattern", "blind", "%", "by chance %", "p (Holm)", "missed", title=title, title_justify="left")
+        for row in result["missed"]["patterns"]:
+            shares = ("–" if row[name] is None else f"{100 * row[name]:.1f}" for name in ("share", "base_share"))
+            grid.add_row(row["pattern"], str(row["blind"]), *shares, f"{row['p_holm']:.2g}", "yes" * row["enriched"])
+        grids.append(grid)
+    told = result["suggested"]
+    grids.append(f"for these eyes: --above {told['above']:.4f} --below {told['below']:.4f}\n(the eye's cosine is "
+                 f"{told['eye']['mean']:.3f} on average, the reference's {told['reference']['mean']:.3f}; from "
+                 f"{told['pairs']:,} pairs)")  # fmt: skip
+    return [*grids, *([f"pairs: {result['out']}"] if result["out"] else [])]
+
+
 def curve_table(rows: list[dict[str, float]]) -> Any:
     """One line an alpha, a column a number."""
     from rich.table import Table as Grid

@@ -125,6 +125,12 @@ def test_suggestions_are_quantiles_of_both_eyes():
     assert similar == pytest.approx(0.01 * told["pairs"], abs=1)           # 1e-2 is the rarest share with 100 pairs
 
 
+def test_three_rows_have_suggestions_and_two_are_too_few():
+    assert suggest_thresholds(np.eye(3), np.eye(3))["below"] == 0
+    with pytest.raises(ValueError, match="2 rows have vectors of both eyes"):
+        suggest_thresholds(np.eye(2), np.eye(2))
+
+
 def test_the_rate_of_single_rows_is_on_average_that_of_all_pairs():
     x, y = eyes(40)
     found = mine_blind_pairs(x, y, near=None)

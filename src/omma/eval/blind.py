@@ -374,7 +374,8 @@ def suggest_thresholds(eye: Any, reference: Any, seed: int = 0) -> dict[str, Any
     found: dict[str, Any] = {"pairs": len(i)}
     for name, x in (("eye", c), ("reference", r)):
         values = np.sort((x[rows] @ x[rows].T)[i, j].astype(np.float64))
-        shares = [share for share in SUGGESTED[name] if share * len(i) >= 100] or [SUGGESTED[name][0]]
+        common = max(SUGGESTED[name])
+        shares = [share for share in SUGGESTED[name] if share * len(i) >= 100 or share == common]
         cosine = np.quantile(values, [1 - share if name == "eye" else share for share in shares])
         found[name] = {"mean": float(values.mean()), "quantiles": dict(zip(shares, cosine.tolist(), strict=True))}
     rare = min((share for share in found["eye"]["quantiles"] if share >= 1e-4), default=1e-2)

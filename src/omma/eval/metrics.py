@@ -336,6 +336,21 @@ def binomial_tail(k: int, n: int, p: float) -> float:
     return float(min(1.0, np.exp(log + i * math.log(p) + (n - i) * math.log1p(-p)).sum()))
 
 
+def fisher_greater(k: int, drawn: int, marked: int, total: int) -> float:
+    """Fisher's exact test, one-sided: P(at least k marked among `drawn` of `total` that hold `marked`), by chance.
+
+    >>> round(fisher_greater(3, 4, 4, 8), 4)
+    0.2429
+    """
+    if not (0 <= k <= min(drawn, marked) and max(drawn, marked) <= total):
+        raise ValueError(f"fisher_greater({k}, {drawn}, {marked}, {total}): k is at most drawn and marked, "
+                         "and these at most total")  # fmt: skip
+    choose = lambda n, r: math.lgamma(n + 1) - math.lgamma(r + 1) - math.lgamma(n - r + 1)
+    whole = choose(total, drawn)
+    ways = range(max(k, drawn + marked - total), min(drawn, marked) + 1)
+    return min(1.0, math.fsum(math.exp(choose(marked, i) + choose(total - marked, drawn - i) - whole) for i in ways))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (Holm 1979): adjusted p values, in the order given, valid under any dependence.
 
