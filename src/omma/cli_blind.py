@@ -44,8 +44,8 @@ def blind(
         pictures = omma.Table.open(table)
         names = [vectors_of(pictures, name, device.value, batch_size) for name in (eye, reference)]
         found = omma.mine_blind_pairs(
-            names[0], names[1], above, below, table=pictures, near=near, per_row=per_row, sample=sample, exact=exact, out=out,
-            workers=workers if not workers.isdigit() else int(workers), seed=seed, progress=True,  # type: ignore
+            names[0], names[1], above, below, table=pictures, near=near, per_row=per_row, sample=sample,
+            exact=exact, out=out, workers=workers if not workers.isdigit() else int(workers), seed=seed, progress=True,  # type: ignore
         )  # fmt: skip
         told = missed(pictures, found, seed)
         if out is not None and told is not None:
