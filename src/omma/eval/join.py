@@ -39,7 +39,7 @@ CHUNK = 256  # rows that are normalised or turned at a time
 SAMPLE = 1024  # rows that the number of directions is chosen on
 DIRECTIONS = (32, 48, 64, 96, 128, 192, 256)
 # What a tile's entry costs beside its k multiply-adds, and what a pair left over costs for each of d, in multiply-adds:
-# measured on one core with AVX-512 (docs/results.md, blind pairs).
+# timed on one core with AVX-512. They decide what is fast, never what is found.
 ENTRY, LEFT = 110, 60
 U = 2.0**-24  # half a unit in the last place of fp32
 FORMAT = 1  # of parts
