@@ -77,20 +77,23 @@ def card(stages: list[dict[str, Any]], numbers: dict[str, Any], weights: int, si
         held_out=HELD_OUT,
         searches=[("1,000 worlds, by the caption that names all", numbers["retrieval"]), *emoji.items()],
         commit=git.stdout.strip(),
-        stages=[
-            {
-                "out": f"runs/{Path(stage['config']['out']).name}",
-                "command": command(stage["config"]),
-                "step": f"{stage['step']:,}",
-                "of": f"{stage['config']['steps']:,}",
-                "batch": stage["config"]["batch_size"],
-                "minutes": f"{stage['seconds'] / 60:.0f}",
-                "seed": stage["config"]["seed"],
-                "loss": f"{stage['loss']:.3f}",
-            }
-            for stage in stages
-        ],
+        stages=[told(stage) for stage in stages],
     ) + "\n"  # fmt: skip
+
+
+def told(stage: dict[str, Any]) -> dict[str, Any]:
+    """A stage of the training as cards show it."""
+    config = stage["config"]
+    return {
+        "out": f"runs/{Path(config['out']).name}",
+        "command": command(config),
+        "step": f"{stage['step']:,}",
+        "of": f"{config['steps']:,}",
+        "batch": config["batch_size"],
+        "minutes": f"{stage['seconds'] / 60:.0f}",
+        "seed": config["seed"],
+        "loss": f"{stage['loss']:.3f}",
+    }
 
 
 def command(config: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import omma
 from omma.models.preprocess import Processor
 from omma.models.vlm import read_vlm, save_vlm
 from omma.models.weights import model_folder
-from publish_eye import HELD_OUT, command, lineage
+from publish_eye import HELD_OUT, lineage, told
 
 MOST = 16_000_000  # bytes of weights
 
@@ -59,19 +59,7 @@ def card(run: Path, numbers: dict[str, Any], model: Any, size: int) -> str:
         held_out=HELD_OUT,
         commit=git.stdout.strip(),
         eye=next((stage["config"]["eye"] for stage in stages if stage["config"].get("eye")), "random weights"),
-        stages=[
-            {
-                "out": f"runs/{Path(stage['config']['out']).name}",
-                "command": command(stage["config"]),
-                "step": f"{stage['step']:,}",
-                "of": f"{stage['config']['steps']:,}",
-                "batch": stage["config"]["batch_size"],
-                "minutes": f"{stage['seconds'] / 60:.0f}",
-                "seed": stage["config"]["seed"],
-                "loss": f"{stage['loss']:.3f}",
-            }
-            for stage in stages
-        ],
+        stages=[told(stage) for stage in stages],
     ) + "\n"  # fmt: skip
 
 

@@ -7,6 +7,7 @@
 Weights are drawn with unit gain, not with 0.02, so that every layer, picture and token shows in the logits.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -100,6 +101,12 @@ def tiny_vlm(name: str, layers: int = LAYERS, seed: int = 0, attention: str = "s
     own = {"do_sample": False, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": None}
     model.generation_config = hf.GenerationConfig(**own)  # no end: an answer has as many tokens as were asked for
     return model
+
+
+@functools.cache
+def shared_vlm(name: str = "llava", attention: str = "sdpa", layers: int = 3) -> PreTrainedModel:
+    """The same, made once for all tests; they leave it as they found it."""
+    return tiny_vlm(name, layers, attention=attention)
 
 
 @torch.no_grad()

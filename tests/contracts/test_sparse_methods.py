@@ -7,11 +7,10 @@ import torch
 
 import omma
 from omma.sparse.methods import METHODS
-from tiny_vlms import FAMILIES, WITH_VIDEO, tiny_inputs, tiny_vlm, visual_mask
+from tiny_vlms import FAMILIES, WITH_VIDEO, shared_vlm, tiny_inputs, visual_mask
 
 LAYERS = 3
 ADAPTIVE = {name for name, method in METHODS.items() if method.adaptive}  # they keep at most what they are asked for
-models = {}
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +20,7 @@ def without_gradients():
 
 
 def vlm(name="llava", attention="sdpa"):
-    if (name, attention) not in models:
-        models[name, attention] = tiny_vlm(name, layers=LAYERS, attention=attention)
-    return models[name, attention]
+    return shared_vlm(name, attention, layers=LAYERS)
 
 
 def stage_of(method: str) -> int:
@@ -164,9 +161,7 @@ def test_what_towers_say_is_heard_in_every_family(name):
 
 
 def test_bfloat16_runs(method):
-    if "bfloat16" not in models:
-        models["bfloat16"] = copy.deepcopy(vlm()).bfloat16()
-    model, inputs = models["bfloat16"], tiny_inputs("llava", images=(2, 1))
+    model, inputs = copy.deepcopy(vlm()).bfloat16(), tiny_inputs("llava", images=(2, 1))
     inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
     with omma.sparsify(model, method, ratio=0.5):
         assert torch.isfinite(model(**inputs).logits).all()

@@ -5,9 +5,7 @@ import torch
 
 import omma
 from omma.sparse.anatomy import anatomy
-from tiny_vlms import tiny_inputs, tiny_vlm
-
-models = {}
+from tiny_vlms import shared_vlm, tiny_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +15,7 @@ def without_gradients():
 
 
 def vlm(name="llava", attention="sdpa"):
-    if (name, attention) not in models:
-        models[name, attention] = tiny_vlm(name, layers=3, attention=attention)
-    return models[name, attention]
+    return shared_vlm(name, attention, layers=3)
 
 
 def merged_by_hand(tower, pixels, plan: list[int], proportional: bool) -> tuple[torch.Tensor, list[int], list[float]]:

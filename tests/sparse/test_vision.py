@@ -12,10 +12,9 @@ from omma.models.vlm import OmmaVLM, VLMConfig, eye_settings
 from omma.models.vlmo_config import VLMoConfig
 from omma.sparse.anatomy import anatomy
 from omma.sparse.vision import BLOCK, Ear, looked_at, towers
-from tiny_vlms import FAMILIES, VIDEO, WITH_VIDEO, tiny_inputs, tiny_vlm, visual_mask
+from tiny_vlms import FAMILIES, VIDEO, WITH_VIDEO, shared_vlm, tiny_inputs, visual_mask
 
 NEEDS = ("attention", "keys", "last_attention", "last_keys", "features")
-models = {}
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +24,8 @@ def without_gradients():
         yield
 
 
-def vlm(name, attention="sdpa"):
-    if (name, attention) not in models:
-        models[name, attention] = tiny_vlm(name, layers=4, attention=attention)
-    return models[name, attention]
+def vlm(name="llava", attention="sdpa"):
+    return shared_vlm(name, attention, layers=4)
 
 
 def heard(model, inputs, needs=NEEDS):
