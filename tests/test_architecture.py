@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "embedding": ({"table", "jobs", "models", "decode"}, TORCH | {"rich"}),
     "training": ({"table", "config", "models", "decode", "data"}, TORCH | {"rich"}),
     "eval": ({"table", "storage", "jobs", "embedding", "models", "sparse", "data", "decode", "scenes"}, TORCH | VIEW),
-    "retrieval": ({"table", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
+    "retrieval": ({"table", "where", "storage", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC
     "cli": (
         {"public", "cli_parts", "cli_data", "cli_bench", "cli_blind", "cli_compare", "demo", "show", "views",

@@ -35,17 +35,22 @@ class Predicate:
         return Predicate(self.expression & other.expression, columns, f"({self.text}) and ({other.text})")
 
 
-def no_column(name: object, columns: list[str], uri: Path | str) -> ValueError:
-    """The error for a column that isn't there: the name, what there is, and how to get it."""
-    if isinstance(name, str) and name.startswith("embed."):
+def no_column(name: object, columns: list[str], uri: Path | str, step: str | None = None) -> ValueError:
+    """The error for a column that isn't there: the name, what there is, and how to get it (step, else a table's)."""
+    if step is not None:
+        pass
+    elif isinstance(name, str) and name.startswith("embed."):
         step = f"Create it: omma embed {uri} --encoder {name.removeprefix('embed.')}"
     else:
         step = "Create it with table.add_column(name, values) or omma.jobs.run(table, op)"
     return ValueError(f"no column {name!r} in {uri}; it has {', '.join(columns)}. {step}")
 
 
-def parse(where: str | pc.Expression, schema: pa.Schema, uri: Path | str = "the table") -> Predicate:
+def parse(where: str | pc.Expression, schema: pa.Schema, uri: Path | str = "the table", step: str | None = None
+          ) -> Predicate:
     """where (text or pyarrow expression) -> Predicate, checked against the columns and types of schema.
+
+    uri, step: for messages, where the columns are and what to do about one that isn't there.
 
     Raises ValueError for a column that isn't there, syntax outside the grammar above, or types that don't compare.
     """
@@ -61,7 +66,7 @@ def parse(where: str | pc.Expression, schema: pa.Schema, uri: Path | str = "the 
             tree = ast.parse(where.strip(), mode="eval").body
         except (SyntaxError, ValueError) as error:
             raise ValueError(f"cannot read where={where!r}: {error}. It may use {GRAMMAR}") from None
-        parser = _Parser(where, schema, uri)
+        parser = _Parser(where, schema, uri, step)
         expression = parser.condition(tree)
     except (RecursionError, MemoryError):                 # what Python says of too many brackets and of too many "not"
         raise ValueError(f"cannot read where={where[:80]!r}...: it is nested too deeply; take fewer brackets") from None
@@ -88,8 +93,8 @@ def _binds(expression: pc.Expression, schema: pa.Schema) -> bool:
 class _Parser:
     """One pass over the syntax tree; `used` collects the columns met."""
 
-    def __init__(self, text: str, schema: pa.Schema, uri: Path | str):
-        self.text, self.schema, self.uri = text, schema, uri
+    def __init__(self, text: str, schema: pa.Schema, uri: Path | str, step: str | None = None):
+        self.text, self.schema, self.uri, self.step = text, schema, uri, step
         self.used: list[str] = []
 
     def condition(self, node: ast.AST) -> pc.Expression:
@@ -173,7 +178,7 @@ class _Parser:
             if name in self.schema.names:
                 self.used.append(name)
                 return pc.field(name, *fields) if fields else pc.field(name)
-        raise no_column(".".join(path), self.schema.names, self.uri)
+        raise no_column(".".join(path), self.schema.names, self.uri, self.step)
 
     def error(self, node: ast.AST, reason: str) -> ValueError:
         part = ast.get_source_segment(self.text.strip(), node) if isinstance(node, ast.expr) else None

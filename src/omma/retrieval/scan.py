@@ -1,0 +1,166 @@
+"""Exact search: all rows are scored in half precision, and what could be among the k nearest again in full.
+
+n rows, E shared space, Q queries, k hits. A rough score is off by at most what rounding can do to it (Cauchy-Schwarz),
+so every row within twice that of the k-th best is scored again, and the answer is the one of a plain loop in fp64.
+Which half precision is fast depends on the processor, and is tried once.
+"""
+
+import functools
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+BLOCK = 512            # rows whose fp32 copy stays in a core's cache
+GEMM_ROWS = 16_384     # rows a matrix product takes at a time
+FEW = 4                # queries from which on a matrix product pays
+FEW_ROWS = 0.1         # share of the rows below which they are gathered before they are scored
+QUERIES = 32           # at a time: their rough scores are Q x n
+ROUNDING = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-9, torch.float32: 2.0**-24}
+PROBE = 4096           # rows on which the ways are tried
+
+
+class ExactScan:
+    """Rows with ids, (n, E) fp16, that are searched by inner product."""
+
+    def __init__(self, width: int, way: str | None = None):
+        """way: of WAYS; by default the one that is fastest here."""
+        self.width, self._way = width, way
+        self.ids, self.rows = np.zeros(0, np.int64), np.zeros((0, width), np.float16)
+        self._coarse: torch.Tensor | None = None
+        self._off = self._longest = 0.0
+
+    def set(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """These rows instead of those before. ids: (n,) int64; rows: (n, E) fp16."""
+        assert rows.shape == (len(ids), self.width)
+        self.ids, self.rows = np.asarray(ids, np.int64), np.ascontiguousarray(rows, np.float16)
+        self._coarse, self._off, self._longest = None, 0.0, 0.0
+        for start in range(0, len(rows), GEMM_ROWS):
+            block = torch.from_numpy(self.rows[start : start + GEMM_ROWS]).float()
+            self._longest = max(self._longest, largest(block))
+            if self.way == "bfloat16":
+                self._off = max(self._off, largest(block - block.bfloat16().float()))
+        if self.way == "bfloat16":
+            self._coarse = torch.from_numpy(self.rows).bfloat16()
+
+    @property
+    def way(self) -> str:
+        return self._way or fastest_way()
+
+    def search(self, queries: np.ndarray, k: int, among: np.ndarray | None = None
+               ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each query the ids and inner products, (<= k,) int64 and float32, best first; equal ones by their ids.
+
+        queries: (Q, E) float32; among: (n,) bool, the rows that count. Rows whose score is not finite are passed over.
+        """
+        queries = np.ascontiguousarray(queries, np.float32).reshape(-1, self.width)
+        counted = np.arange(len(self.ids)) if among is None else np.flatnonzero(among)
+        if len(counted) <= max(k, FEW_ROWS * len(self.ids)):
+            return [self._again(query, counted, k) for query in queries]
+        found = []
+        for start in range(0, len(queries), QUERIES):
+            part = queries[start : start + QUERIES]
+            rough, off = self._products(part) if len(part) >= FEW else self._one_by_one(part)
+            for query, scores, most in zip(part, rough, off, strict=True):
+                scores = np.where(np.isfinite(scores), scores, -np.inf)
+                if among is not None:
+                    scores[~among] = -np.inf
+                kth = np.partition(scores, -k)[-k]
+                near = np.flatnonzero(scores >= max(kth - 2 * most, np.finfo(np.float32).min))
+                found.append(self._again(query, near, k))
+        return found
+
+    def _again(self, query: np.ndarray, near: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best of these rows. A sum in fp64, rounded once: equal rows get equal scores."""
+        scores = np.concatenate([np.zeros(0, np.float32), *(
+            dots(self.rows[near[start : start + GEMM_ROWS]], query) for start in range(0, len(near), GEMM_ROWS))])
+        good = np.isfinite(scores)
+        near, scores = near[good], scores[good]
+        if len(near) > k:
+            # an fp32 sum of E products is off by E roundings at most; what that leaves open is summed in fp64
+            slack = 2 * self.width * ROUNDING[torch.float32] * self._longest * float(np.linalg.norm(query))
+            kept = scores >= np.partition(scores, -k)[-k] - slack
+            near = near[kept]
+        exact = np.concatenate([np.zeros(0, np.float32), *(
+            (self.rows[near[start : start + BLOCK]].astype(np.float64) * query).sum(axis=1).astype(np.float32)
+            for start in range(0, len(near), BLOCK))])
+        order = np.lexsort((self.ids[near], -exact))[:k]
+        return self.ids[near[order]], exact[order]
+
+    def _one_by_one(self, queries: np.ndarray) -> tuple[list[np.ndarray], list[float]]:
+        rough, off = [], []
+        for query in torch.from_numpy(queries):
+            if self.way == "blocks":
+                rough.append(by_blocks(torch.from_numpy(self.rows), query).numpy())
+                off.append(self._bound(query, query, torch.float32))
+                continue
+            table = torch.from_numpy(self.rows) if self._coarse is None else self._coarse
+            half = query.to(table.dtype)
+            rough.append((table @ half).float().numpy())
+            off.append(self._bound(query, half.float(), table.dtype))
+        return rough, off
+
+    def _products(self, queries: np.ndarray) -> tuple[Any, list[float]]:
+        """As `_one_by_one`, by matrix products: bf16 where that was found fast, else fp32, and never fp16."""
+        asked = torch.from_numpy(queries)
+        type_ = torch.float32 if self._coarse is None else torch.bfloat16
+        half = asked.to(type_)
+        rough = np.empty((len(queries), len(self.ids)), np.float32)
+        for start in range(0, len(self.ids), GEMM_ROWS):
+            rows = slice(start, start + GEMM_ROWS)
+            block = torch.from_numpy(self.rows[rows]).float() if self._coarse is None else self._coarse[rows]
+            rough[:, rows] = (half @ block.T).float().numpy()
+        return rough, [self._bound(q, h.float(), type_) for q, h in zip(asked, half, strict=True)]
+
+    def _bound(self, query: torch.Tensor, rounded: torch.Tensor, type_: torch.dtype) -> float:
+        """How much a rough score can be off: by the rounded query, the rounded rows, the sum, the rounded result."""
+        length = float(rounded.norm())
+        of_rows = self._off if type_ == torch.bfloat16 else 0.0
+        of_sum = (self.width * ROUNDING[torch.float32] + ROUNDING[type_]) * self._longest * length
+        least = 2.0**-24 * self.width                     # below fp16's normal numbers, roundings stop shrinking
+        return float((query - rounded).norm()) * self._longest + of_rows * length + of_sum + least
+
+
+def largest(block: torch.Tensor) -> float:
+    """The largest norm of its rows; rows that are not finite don't count."""
+    norms = block.norm(dim=1)
+    norms = norms[norms.isfinite()]
+    return float(norms.max()) if len(norms) else 0.0
+
+
+def dots(rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return rows.astype(np.float32) @ query
+
+
+def by_blocks(rows: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """fp16 rows made fp32 a block at a time, which never leaves the cache."""
+    out, block = torch.empty(len(rows)), torch.empty(BLOCK, rows.shape[1])
+    for start in range(0, len(rows), BLOCK):
+        part = rows[start : start + BLOCK]
+        torch.mv(block[: len(part)].copy_(part), query, out=out[start : start + len(part)])
+    return out
+
+
+WAYS = ("float16", "bfloat16", "blocks")
+
+
+@functools.cache
+def fastest_way() -> str:
+    """Which of WAYS this processor takes fastest: its fp16 or bf16 may be a tenth of the speed of the other.
+
+    bfloat16 costs a second copy of the rows, so it has to be a quarter faster than the others.
+    """
+    rows = torch.ones(PROBE, 512, dtype=torch.float16)
+    query, coarse = torch.ones(512), rows.bfloat16()
+    tries = {"float16": lambda: rows @ query.half(), "blocks": lambda: by_blocks(rows, query),
+             "bfloat16": lambda: coarse @ query.bfloat16()}  # fmt: skip
+    spent = dict.fromkeys(tries, float("inf"))
+    for _ in range(3):
+        for name, work in tries.items():
+            start = time.perf_counter()
+            work()
+            spent[name] = min(spent[name], time.perf_counter() - start)
+    spent["bfloat16"] *= 1.25
+    return min(spent, key=lambda name: spent[name])
