@@ -180,28 +180,38 @@ def ingest(
 
 
 def ingest_items(
-    source: Annotated[Path, typer.Argument(help="VQA's questions, NLVR2's examples, or lines of your own (.jsonl).")],
+    source: Annotated[Path, typer.Argument(help="Questions: VQA's, NLVR2's, lines of your own, or a benchmark.")],
     out: Annotated[Path, typer.Argument(help="Folder to make; it will hold the tables pictures and items.")],
-    images: Annotated[Path, typer.Option(help="Folder of the pictures.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures, if the source is not enough.")] = None,
     answers: Annotated[Path | None, typer.Option(help="VQA's annotations, which hold the answers.")] = None,
-    format: Annotated[str | None, typer.Option(help="vqa, nlvr2 or jsonl (default: told by looking at it).")] = None,
+    format: Annotated[str | None, typer.Option(help="vqa, nlvr2, jsonl (told by looking) or a benchmark.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Set of labels of a benchmark that has several.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Pictures to take of a video.")] = 8,
     split: Annotated[str, typer.Option(help="What the column split says.")] = "train",
+    part: Annotated[str | None, typer.Option(help="Of a benchmark, the rows of this split alone.")] = None,
     store: Annotated[Store, typer.Option(help="Keep the pictures' bytes, or where they lie.")] = Store.bytes,
     workers: Workers = 1,
     as_json: Json = False,
 ) -> None:
     """Make tables of questions about your pictures.
 
-    A line of your own: {"image": "a.jpg", "question": "what is it", "answer": "a cup"}.
+    A line of your own: {"image": "a.jpg", "question": "what is it", "answer": "a cup"}. What did not fit is counted:
+    missing pictures, ids that came before, answers that are none of the options, files of another version.
 
     \b
     omma ingest-items nlvr2/dev.json tables/nlvr2 --images nlvr2/images --split dev
     omma ingest-items questions.jsonl tables/mine --images photos
+    omma ingest-items POPE/output/coco tables/pope --format pope --images val2014
     """
     with working(as_json):
-        made = omma.ingest_items(source, out, images=images, answers=answers, format=format, split=split,
-                                 store=store.value, workers=workers, progress=True)  # fmt: skip
-    result = {table.uri.name: {"path": str(table.uri), "rows": table.num_rows} for table in made}
+        made = omma.ingest_items(source, out, images=images, answers=answers, format=format, labels=labels,
+                                 frames=frames, split=split, part=part, store=store.value, workers=workers,
+                                 progress=True)  # fmt: skip
+    result: dict[str, Any] = {table.uri.name: {"path": str(table.uri), "rows": table.num_rows} for table in made}
+    note = made[1].info["ingest_items"]
+    result["met"] = {"pictures missing": note["pictures_missing"]}
+    result["met"] |= {name: found["version"] for name, found in note.get("files", {}).items() if found["version"]}
+    result["met"] |= {what: f"{n}, such as {first}" for what, (n, first) in note.get("problems", {}).items()}
     answer(as_json, result, lambda: facts_table("ingest-items", result))
 
 

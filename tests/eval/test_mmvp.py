@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from omma.data.benchmarks.mmvp import labelled, split_options
 from omma.eval.protocols import mmvp, mmvp_vlm
 
 LEFT_RIGHT = ("left", "right")
@@ -15,8 +16,8 @@ def letters(replies, options, mode):
 
 
 def test_the_released_options_are_split_at_their_letters():
-    assert mmvp.split_options("(a) Open (b) Closed") == ("Open", "Closed")
-    assert mmvp.split_options("(a) On the left\n(b) On the right ") == ("On the left", "On the right")
+    assert split_options("(a) Open (b) Closed") == ("Open", "Closed")
+    assert split_options("(a) On the left\n(b) On the right ") == ("On the left", "On the right")
     assert mmvp.official_prompt("Is it open?", "(a) Yes (b) No") == "Is it open? (a) Yes (b) No"
 
 
@@ -86,17 +87,17 @@ def test_37_of_150_pairs_have_the_interval_of_wilson():
 
 def test_label_sets_differ_in_the_questions_that_are_reported_as_wrong():
     released = ["(a)", "(b)"] * 150
-    plain, left_out = mmvp.labelled(released)
+    plain, left_out = labelled(released)
     assert (plain[:2], left_out) == (["A", "B"], set())
     for name, changed, out in [("corrected", [279, 280], set()), ("undisputed", [279, 280], {49}),
                                ("lmms-eval", [99, 100, 279, 280], set())]:  # fmt: skip
-        found, left_out = mmvp.labelled(released, name)
+        found, left_out = labelled(released, name)
         assert [i + 1 for i in range(300) if found[i] != plain[i]] == changed
         assert left_out == out
     with pytest.raises(ValueError, match="choose released, corrected"):
-        mmvp.labelled(released, "fixed")
+        labelled(released, "fixed")
     with pytest.raises(ValueError, match="MMVP has 300"):
-        mmvp.labelled(released[:10])
+        labelled(released[:10])
 
 
 def test_a_tie_goes_to_the_second_picture_where_published_and_is_wrong_where_strict():

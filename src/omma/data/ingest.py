@@ -99,6 +99,17 @@ def ingest(source: str | Path | Sequence[str | Path], out: str | Path, *, format
     return Table.open(out)
 
 
+def ingest_samples(source: Source, out: Path, *, split: str = "train", store: str = "bytes", workers: int = 1,
+                   progress: bool = False) -> Table:
+    """A new table at out of the samples of a source that its reader made. As `ingest` otherwise; raises ValueError
+    when there are none."""
+    if store not in STORES:
+        raise ValueError(f"store={store!r}; a table stores {' or '.join(map(repr, STORES))}")
+    options = _Options((), (), (), "en", store, DEFAULT_LIMITS)
+    _fill(Table.create(out), [source], options, split, None, workers, progress)
+    return Table.open(out)
+
+
 def _to_be_added_to(out: Path, options: _Options) -> Table:
     table = Table.open(out)
     note = table.info.get("ingest")

@@ -11,50 +11,67 @@ A line of one's own: {"image": "a.jpg", "question": "what is it", "answer": "a c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from os.path import splitext
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from omma.data.benchmarks.files import Asked, by_name, json_list
+from omma.data.benchmarks.formats import BENCHMARKS
+from omma.data.benchmarks.write import ANSWERS, one_of, write
 from omma.data.ingest import ingest
-from omma.data.readers import read_text
 from omma.storage import appearing
 from omma.table import Table, some
 
-ANSWERS = pa.schema([("answers", pa.list_(pa.string()))])
 TRUTH = {"true": "true", "false": "false", "1": "true", "0": "false"}
 
 
-def ingest_items(source: str | Path, out: str | Path, *, images: str | Path, answers: str | Path | None = None,
-                 format: str | None = None, split: str = "train", store: str = "bytes", workers: int = 1,
-                 progress: bool = False) -> tuple[Table, Table]:
+def ingest_items(source: str | Path, out: str | Path, *, images: str | Path | None = None,
+                 answers: str | Path | None = None, format: str | None = None, labels: str | None = None,
+                 frames: int = 8, split: str = "train", part: str | None = None, store: str = "bytes", workers: int = 1,
+                 progress: bool = False) -> tuple[Table, Table]:  # fmt: skip
     """Reads questions about pictures and returns the tables out/pictures and out/items.
 
     source: VQA's questions .json (answers: its annotations .json), NLVR2's .json of one example a line, or a .jsonl of
-    one's own. format: "vqa", "nlvr2" or "jsonl", if it is not to be recognised. images: the folder of the pictures; all
-    of them become rows of the table. split: what that column says unless a line says otherwise. store: as in `ingest`.
-    A question whose picture is not there keeps its row; the table's info counts them. Raises ValueError when there is
-    nothing to read, a line that can't be read (by its number), or something at out.
+    one's own; with format one of `omma.data.benchmarks.formats.BENCHMARKS`, a file or folder as that benchmark is
+    released. format: "vqa", "nlvr2" or "jsonl", if it is not to be recognised, or a benchmark. images: the folder of
+    the pictures; all of them become rows of the table, of a benchmark those that are asked about. labels: which set of
+    a benchmark that has several (mmvp). frames: pictures taken of a video. split: what that column says unless a line
+    says otherwise; part: of a benchmark, the rows of this split alone. store: as in `ingest`.
+    A question whose picture is not there keeps its row; the table's info["ingest_items"] counts them, and what else did
+    not fit: ids that came before, answers that are none of the options, files of another version by their hash. Raises
+    ValueError when there is nothing to read, a line that can't be read (by its number), or something at out.
     """
-    source, out, images = Path(source), Path(out), Path(images)
+    source, out, images = Path(source), Path(out), None if images is None else Path(images)
+    if format is not None and format not in FORMATS and format not in BENCHMARKS:
+        raise ValueError(f"format={format!r}; there are {', '.join((*FORMATS, *BENCHMARKS))}")
+    if format in BENCHMARKS:
+        if not source.exists():
+            raise ValueError(f"there is nothing at {source}; give the folder or file of {format} as it was downloaded")
+        if frames < 1:
+            raise ValueError(f"frames={frames}; a video gives 1 or more")
+        asked = Asked(source, images, None if answers is None else Path(answers), labels, frames)
+        with appearing(out) as made:
+            write(BENCHMARKS[format](asked), made, asked, format=format, split=split, part=part, store=store,
+                  workers=workers, progress=progress)  # fmt: skip
+        return Table.open(out / "pictures"), Table.open(out / "items")
+    for name, value in (("labels", labels), ("part", part)):
+        if value is not None:
+            raise ValueError(f"{name}={value!r} is for a benchmark, format one of {', '.join(BENCHMARKS)}")
     if not source.is_file():
         raise ValueError(f"there is no file at {source}; give the file of questions")
-    if not images.is_dir():
+    if images is None or not images.is_dir():
         raise ValueError(f"there is no folder at {images}; images=FOLDER holds the pictures that {source.name} names")
-    if format is not None and format not in FORMATS:
-        raise ValueError(f"format={format!r}; there are {', '.join(FORMATS)}")
-    data = lines(source)
+    data = json_list(source)
     chosen = format or recognise(data, source)
     rows = list(FORMATS[chosen](data, source, None if answers is None else Path(answers)))
     if not rows:
         raise ValueError(f"{source} holds no questions")
-    with appearing(out) as part:
-        pictures = ingest(images, part / "pictures", format="folder", split=split, store=store, workers=workers,
+    with appearing(out) as made:
+        pictures = ingest(images, made / "pictures", format="folder", split=split, store=store, workers=workers,
                           progress=progress)  # fmt: skip
-        known = by_name(pictures)
+        known = by_name(pictures.read(["id"])["id"].to_pylist())
         lost: list[str] = []
         for row in rows:
             found = [one_of(known.get(name) or known.get(Path(name).stem), name, source) for name in row["pictures"]]
@@ -63,30 +80,10 @@ def ingest_items(source: str | Path, out: str | Path, *, images: str | Path, ans
             row["split"] = row.get("split") or split
         if len(lost) == sum(len(row["pictures"]) for row in rows):
             raise ValueError(f"none of the pictures that {source} names is in {images}: {some(sorted(set(lost)))}")
-        items = Table.create(part / "items", "items", extra=ANSWERS)
+        items = Table.create(made / "items", "items", extra=pa.schema([ANSWERS]))
         note = {"source": str(source), "format": chosen, "rows": len(rows), "pictures_missing": len(set(lost))}
         items.append(rows, info={"ingest_items": note})
     return Table.open(out / "pictures"), Table.open(out / "items")
-
-
-def lines(path: Path) -> list[Any]:
-    """The JSON of a file: its one object, or the list it is, or one object a line. ValueError names the line."""
-    text = read_text(path.read_bytes(), most=None)
-    if text is None:
-        raise ValueError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8")
-    try:
-        whole = json.loads(text)
-        return whole if isinstance(whole, list) else [whole]
-    except json.JSONDecodeError:
-        pass
-    found = []
-    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold other ends of lines
-        if line.strip():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number} is no JSON ({error.msg}): {line[:80]!r}") from None
-    return found
 
 
 def recognise(data: list[Any], source: Path) -> str:
@@ -100,28 +97,6 @@ def recognise(data: list[Any], source: Path) -> str:
     keys = ", ".join(list(first)[:8]) or "nothing"
     raise ValueError(f"{source} is no VQA questions file, no NLVR2 file and no .jsonl with image or images; "
                      f"its first object has {keys}")  # fmt: skip
-
-
-def by_name(pictures: Table) -> dict[str, list[str]]:
-    """Path -> the id; where no path is such, path without suffix -> ids; and else file name, with or without it."""
-    paths: dict[str, list[str]] = {}
-    bare: dict[str, list[str]] = {}
-    names: dict[str, list[str]] = {}
-    for record in pictures.scan(["id"]):
-        for id_ in record["id"].to_pylist():
-            path, name = splitext(id_)[0], Path(id_).name
-            paths[id_] = [id_]
-            bare.setdefault(path, []).append(id_)
-            for each in {name, splitext(name)[0]}:
-                names.setdefault(each, []).append(id_)
-    return names | bare | paths
-
-
-def one_of(found: list[str] | None, name: str, source: Path) -> str | None:
-    if found and len(found) > 1:
-        raise ValueError(f"{source} asks about {name}, and {len(found)} pictures are called so: {some(sorted(found))}. "
-                         "Name it by its path in the folder of pictures")  # fmt: skip
-    return found[0] if found else None
 
 
 def entry_of(entry: Any, source: Path, number: int, **kinds: Any) -> dict[str, Any]:
@@ -146,7 +121,7 @@ def vqa(data: list[Any], source: Path, answers: Path | None) -> Iterator[dict[st
     part = data[0].get("data_subtype") or ""
     told: dict[Any, dict] = {}
     if answers is not None:
-        whole = entry_of(next(iter(lines(answers)), None), answers, 1, annotations=list)
+        whole = entry_of(next(iter(json_list(answers)), None), answers, 1, annotations=list)
         told = {entry_of(entry, answers, number, question_id=str | int)["question_id"]: entry
                 for number, entry in enumerate(whole["annotations"], 1)}  # fmt: skip
         if not told.keys() & {entry["question_id"] for entry in asked}:

@@ -21,10 +21,6 @@ from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_lengths,
 OFFICIAL, CAMBRIAN, LMMS = "reference:official", "reference:cambrian", "reference:lmms-eval"
 MODES = (STRICT, CAMBRIAN, LMMS, choice.VLMEVALKIT)
 GRADES = (STRICT, OFFICIAL)
-LABELS = ("released", "corrected", "undisputed", "lmms-eval")
-SWAPPED, DISPUTED = (279, 280), (99, 100)  # questions, from 1, whose released answers are reported as wrong
-
-OPTION = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|$)", re.IGNORECASE | re.DOTALL)
 LADDER = (
     ("only a letter", r"^\s*\(?([AB])\)?\.?\s*$"),
     ("leading letter", r"^\s*\(?([AB])\)?[\.\s]"),
@@ -33,15 +29,6 @@ LADDER = (
     ("a or b at the end of a word", r"\(?([AB])\)?(?:\s|$)"),
 )
 LMMS_RULES = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in LADDER)
-
-
-def split_options(text: str) -> tuple[str, ...]:
-    """The options of a released row.
-
-    >>> split_options("(a) Open (b) Closed")
-    ('Open', 'Closed')
-    """
-    return tuple(option for _, option in OPTION.findall(text))
 
 
 def official_prompt(question: str, options: str) -> str:
@@ -87,31 +74,6 @@ def parse_grade(reply: str, mode: str = STRICT) -> Parsed:
     check_mode(mode, GRADES)
     said = reply.lower() if mode == OFFICIAL else reply.lower().strip(" \t\r\n.!\"'*")
     return Parsed(said, "the bare word") if said in ("yes", "no") else UNPARSED
-
-
-def labelled(answers: Sequence[str], labels: str = "released") -> tuple[list[str], set[int]]:
-    """(the 300 answers of a label set as "A" or "B", the pairs, from 0, to leave out).
-
-    answers: as released, "(a)" or "(b)". labels: "released"; "corrected" exchanges those of questions 279 and 280, on
-    which two independent reports agree; "undisputed" does, and leaves out the pair 99 and 100, on which reports differ;
-    "lmms-eval" has the answers of lmms-eval, which exchanges both pairs. Print which one was used: a pair is 0.67
-    points.
-    """
-    if labels not in LABELS:
-        raise ValueError(f"labels={labels!r}; choose {', '.join(LABELS)}")
-    if len(answers) != 300:
-        raise ValueError(f"{len(answers)} answers; MMVP has 300 questions, in the order of their file")
-    found = [text.strip().strip("()").upper() for text in answers]
-    wrong = sorted(set(found) - {"A", "B"})
-    if wrong:
-        raise ValueError(f"an answer is {wrong[0]!r}; MMVP's are (a) and (b)")
-    if labels in ("corrected", "undisputed"):
-        first, second = SWAPPED
-        found[first - 1], found[second - 1] = found[second - 1], found[first - 1]
-    if labels == "lmms-eval":
-        for first, second in (DISPUTED, SWAPPED):
-            found[first - 1], found[second - 1] = "B", "A"
-    return found, {(DISPUTED[0] - 1) // 2} if labels == "undisputed" else set()
 
 
 def score(answers: Sequence[str], said: Sequence[str | None], leave_out: Collection[int] = ()) -> dict:

@@ -13,15 +13,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from omma.data.benchmarks.mmvp import PAIRS_A_PATTERN, PATTERNS
 from omma.eval.metrics import PAIR_CHANCE, estimate, score_pairs
 from omma.eval.protocols.outcome import STRICT, check_mode, mean
 
 OFFICIAL = "reference:official"
 MODES = (STRICT, OFFICIAL)
-PATTERNS = ("Orientation and Direction", "Presence of Specific Features", "State and Condition", "Quantity and Count",
-            "Positional and Relational Context", "Color and Appearance", "Structural Characteristics", "Texts",
-            "Viewpoint and Perspective")  # fmt: skip
-PAIRS_A_PATTERN = 15
 PROMPT = "a photo of {}"  # what the published run puts a statement into
 
 

@@ -17,22 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from omma.data.benchmarks.pope import VERSIONS
 from omma.eval.answers import yes_or_no
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_lengths, check_mode, mean, ratio
 from omma.eval.protocols.vqa import punctuation_vlmevalkit
 
 OFFICIAL, LMMS, VLMEVALKIT = "reference:official", "reference:lmms-eval", "reference:vlmevalkit"
 MODES = (STRICT, OFFICIAL, LMMS, VLMEVALKIT)
-
-# sha256 of the released files over COCO: the first release has 2,910 random questions, the second 3,000
-VERSIONS = {
-    "c16b65d2df6d70bb0814c8a4375833d39cdb09928fd936d3fc546491efa37f35": ("first release", "random"),
-    "5b16653023bf4f64d57eb0d168259de6627f5cde7538b85ebed3cc33034aa6cc": ("first release", "popular"),
-    "1d8f0906a9b50c05640f6f23abfac97523be2a1bed28f7eadc63b811699b2d26": ("first release", "adversarial"),
-    "ac25245170b975a5bdf9080b23fd431dfe6be458bc038259c1f4f09a6bef7994": ("second release", "random"),
-    "72c1a8ad45d0c13514f5f22598261df41d3b533854d29682e924db50ed8aa753": ("second release", "popular"),
-    "420b3407db1fa9f1187a805dca41cb7b97fd91504e6c2179706188c107fb8ef8": ("second release", "adversarial"),
-}
 
 
 def parse(text: str, mode: str = STRICT) -> Parsed:
