@@ -189,6 +189,12 @@ def text_of(value: Any) -> str | None:
     return None if said in ("", "nan", "None") else said
 
 
+def nested(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object in a cell, an empty one where there is none."""
+    found = row.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def embedded(value: Any, name: object = None) -> Named:
     """A cell of a column of pictures: {bytes, path}, bytes, a file's name, or None. name: what to call it."""
     if isinstance(value, Mapping):

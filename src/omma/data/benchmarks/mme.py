@@ -2,7 +2,8 @@
 
 Released: a folder a subtask. In it lie pictures, each with a .txt of its name: two lines of a question, a tab, and Yes
 or No; some subtasks keep the two in the folders images and questions_answers_YN. Also lmms-eval's Parquet: question_id
-(the picture's, such as code_reasoning/0020.png), image, question, answer, category.
+(the picture's, such as code_reasoning/0020.png), image, question, answer, category; and VLMEvalKit's .tsv, with
+image_path.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from omma.data.benchmarks.files import YES_NO, Asked, Named, column, embedded, rows_of
+from omma.data.benchmarks.tsv import rows_with_pictures
 from omma.data.readers import PICTURE_SUFFIXES, read_text
 
 SUBTASKS = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
             "commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")  # fmt: skip
 TEXTS = "questions_answers_YN"
+PACKED = ("*.tsv", "*.parquet", "data/*.parquet")
 
 
 def mme(asked: Asked) -> Iterator[dict[str, Any]]:
@@ -47,17 +50,27 @@ def mme(asked: Asked) -> Iterator[dict[str, Any]]:
 
 
 def _packed(asked: Asked) -> bool:
-    return any(asked.source.glob("*.parquet")) or any(asked.source.glob("data/*.parquet"))
+    return any(found for pattern in PACKED for found in asked.source.glob(pattern))
 
 
 def _packed_rows(asked: Asked) -> Iterator[tuple[str, str, Named, str, str]]:
-    for path in asked.files("*.parquet", "data/*.parquet"):
+    for path in asked.files(*PACKED):
+        if path.suffix == ".tsv":
+            for row, pictures in rows_with_pictures(path, asked.notes):
+                subtask, group = str(column(row, path, "category")), str(column(row, path, "image_path", "index"))
+                group = group if group.startswith(f"{subtask}/") else f"{subtask}/{group}"
+                yield subtask, group, pictures[0], str(column(row, path, "question")), _yes_no(row, path)
+            continue
         asked.notes.file(path)
         for row in rows_of(path):
             subtask, name = str(column(row, path, "category")), str(column(row, path, "question_id"))
             group = name if name.startswith(f"{subtask}/") else f"{subtask}/{name}"
-            answer = str(column(row, path, "answer")).strip().strip(".").lower()
-            yield subtask, group, embedded(row.get("image"), group), str(column(row, path, "question")), answer
+            picture = embedded(row.get("image"), group)
+            yield subtask, group, picture, str(column(row, path, "question")), _yes_no(row, path)
+
+
+def _yes_no(row: dict[str, Any], path: Path) -> str:
+    return str(column(row, path, "answer")).strip().strip(".").lower()
 
 
 def _folders(asked: Asked) -> Iterator[tuple[str, str, Named, str, str]]:

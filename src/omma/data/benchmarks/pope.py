@@ -3,7 +3,8 @@
 Released: coco_pope_random.json, _popular and _adversarial, an object a line, and over A-OKVQA and GQA with SEEM's
 objects the same in JSON arrays: question_id, image (a file's name), text, label. The files over COCO were released
 twice; which one a file is, its hash tells. The strategy is read from the file's name. Also lmms-eval's Parquet
-(question_id, question, answer, image_source, image, category) and VLMEvalKit's TSV ("choice" reads its pictures).
+(question_id, question, answer, image_source, image, category) and VLMEvalKit's .tsv, where a
+question of several strategies is one row, and becomes a row of each.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from omma.data.benchmarks.files import YES_NO, Asked, Named, column, embedded, rows_of, text_of
+from omma.data.benchmarks.tsv import rows_with_pictures
 
 STRATEGIES = ("random", "popular", "adversarial")
 # sha256 of the released files: over COCO the first release has 2,910 random questions, the second 3,000
@@ -37,28 +39,33 @@ NAMES = {digest: ", ".join(parts) for digest, parts in (VERSIONS | SEEM).items()
 
 def pope(asked: Asked) -> Iterator[dict[str, Any]]:
     """source: one of the files, or a folder with several; each file's questions bear its strategy as their pattern."""
-    for path in asked.files("*pope*.json", "*.json", "*.parquet", "data/*.parquet", "Full/*.parquet"):
-        version = asked.notes.file(path, None if path.suffix == ".parquet" else NAMES)
-        if path.suffix != ".parquet":
+    for path in asked.files("*pope*.json", "*.json", "*.tsv", "*.parquet", "data/*.parquet", "Full/*.parquet"):
+        if path.suffix == ".json":
+            version = asked.notes.file(path, NAMES)
             asked.look_in("val2014", "images")
-        place = next((name for name in STRATEGIES if name in path.stem), None)
-        for row in rows_of(path):
-            strategy = text_of(row.get("category")) or place or "unknown"
-            if strategy not in STRATEGIES:
-                asked.notes.note("questions are of no known strategy", f"{path.name}: {strategy}")
-            picture, question = _asked_of(row, path)
+        elif path.suffix != ".tsv":
+            version = asked.notes.file(path)
+        else:
+            version = ""
+        place = next((name for name in STRATEGIES if name in path.stem), "unknown")
+        packed = path.suffix == ".tsv"
+        for row, pictures in rows_with_pictures(path, asked.notes) if packed else ((row, []) for row in rows_of(path)):
+            picture, question = (pictures[0], str(row["question"])) if packed else _asked_of(row, path)
             answer = str(column(row, path, "label", "answer")).strip().lower()
-            yield {
-                "id": f"{strategy}-{column(row, path, 'question_id', 'index')}",
-                "task": "pope",
-                "pattern": strategy,
-                "pictures": [picture],
-                "prompt": question,
-                "options": list(YES_NO),
-                "answer": answer,
-                "group": picture if isinstance(picture, str) else getattr(picture, "name", None),
-                "release": version,
-            }
+            for strategy in (text_of(row.get("category")) or place).lower().split(","):
+                if strategy not in STRATEGIES:
+                    asked.notes.note("questions are of no known strategy", f"{path.name}: {strategy}")
+                yield {
+                    "id": f"{strategy}-{column(row, path, 'question_id', 'index')}",
+                    "task": "pope",
+                    "pattern": strategy,
+                    "pictures": [picture],
+                    "prompt": question,
+                    "options": list(YES_NO),
+                    "answer": answer,
+                    "group": picture if isinstance(picture, str) else getattr(picture, "name", None),
+                    "release": version or None,
+                }
 
 
 def _asked_of(row: dict[str, Any], path: Path) -> tuple[Named, str]:
