@@ -60,7 +60,10 @@ BESIDE_PUBLIC = {
         "omma.training.recipes",
         "omma.eval.report",
     },
-    "cli_blind": {"omma.eval.blind", "omma.eval.missed"},
+    "cli_blind": {
+        *("omma.eval.blind", "omma.eval.missed", "omma.web.annotate"),
+        *("omma.eval.annotate.benchmark", "omma.eval.annotate.pairs", "omma.eval.annotate.store"),
+    },
     "cli_compare": {"omma.eval.paired"},
     "cli_data": {
         "omma.data.ingest",
@@ -86,6 +89,10 @@ BESIDE_PUBLIC = {
         "omma.eval.report",
         "omma.retrieval.index",
     },
+}
+BESIDE_PUBLIC["web"] = {
+    f"omma.eval.annotate.{name}"
+    for name in ("agreement", "benchmark", "pairs", "person", "propose", "store")
 }
 ONLY_IN = {
     "transformers": {

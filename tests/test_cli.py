@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 import omma
 from omma import cli
+from pair_folders import make_pairs, said
 
 DOCS = Path(__file__).parents[1] / "docs"
 VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "search", "explain", "train", "eval",
@@ -413,3 +415,39 @@ def test_blind_prints_what_is_found_and_writes_all_of_it(tmp_path, capsys):
     code, _, err = omma_says(capsys, "blind", table.uri, "--eye", "embed.c", "--reference", "embed.b")
     assert code == 2
     assert "omma embed" in err
+
+
+def test_blind_annotate_serves_a_page_until_it_is_interrupted_and_exports_what_was_written(
+    tmp_path, capsys, monkeypatch
+):
+    from omma.eval.annotate.store import open_store
+    from omma.web.loopback import Loopback
+
+    pairs = make_pairs(tmp_path)
+    store = open_store(pairs.folder)
+    store.save(pairs[0], "anna", said())
+    store.close()
+
+    def interrupted(server):
+        with urllib.request.urlopen(server.url + "api/state") as reply:
+            assert json.loads(reply.read())["annotators"] == ["anna"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Loopback, "wait", interrupted)
+    page = ("blind", pairs.table.uri, "--annotate", pairs.folder)
+    code, out, err = omma_says(capsys, *page, "--json")
+    assert code == 0
+    assert json.loads(out)["url"].startswith("http://127.0.0.1:")
+    assert "annotated: anna 1 pairs" in err
+    code, out, _ = omma_says(capsys, *page, "--export", "mmvp", "--out", tmp_path / "mine", "--json")
+    assert code == 0
+    assert json.loads(out)["questions"] == 2
+    assert (tmp_path / "mine" / "Questions.csv").is_file()
+    for args, told in (
+        ((*page, "--export", "items"), "--out is missing"),
+        ((*page[:2], "--annotate", tmp_path), "no pairs.parquet"),
+        (page[:2], "give two eyes"),
+    ):
+        code, out, err = omma_says(capsys, *args)
+        assert (code, out) == (2, "")
+        assert told in err

@@ -1,5 +1,8 @@
 """The verb of the command line that finds what an eye can't see: parse, call, print."""
 
+import contextlib
+import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,22 +10,40 @@ import typer
 
 import omma
 from omma.cli_parts import Batch, Device, Json, On, Seed, working
-from omma.views import answer, blind_tables
+from omma.views import answer, blind_tables, facts_table
+
+
+class Layout(StrEnum):
+    mmvp = "mmvp"
+    mmvp_vlm = "mmvp-vlm"
+    items = "items"
 
 
 def blind(
     table: Annotated[Path, typer.Argument(help="Table of pictures.")],
-    eye: Annotated[str, typer.Option(help="A vector column, or an encoder, which then embeds the table first.")],
-    reference: Annotated[str, typer.Option(help="The eye that tells them apart: likewise.")],
+    eye: Annotated[
+        str | None, typer.Option(help="A vector column, or an encoder, which then embeds the table first.")
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="The eye that tells them apart: likewise.")] = None,
     above: Annotated[str, typer.Option(help="The eye's cosine is above it: 0.95, or quantile:1e-6 of pairs.")] = "0.95",
     below: Annotated[str, typer.Option(help="The reference's is below it: 0.6, or quantile:0.5.")] = "0.6",
-    out: Annotated[Path | None, typer.Option(help="Folder for pairs.parquet; a killed run goes on there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for pairs.parquet, where a killed run goes on; or of --export.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="How many pairs to show, the widest gaps.")] = 10,
     near: Annotated[float, typer.Option(help="Both cosines above it: near duplicates, listed once.")] = 0.99,
     per_row: Annotated[int, typer.Option(min=1, help="Widest gaps of a picture that are listed.")] = 100,
     sample: Annotated[int | None, typer.Option(min=1, help="Hold so many pictures, by chance, against all.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare all pairs of more than 2 million, too.")] = False,
     workers: Annotated[str, typer.Option(help="Processes to work with, or ray.")] = "1",
+    annotate: Annotated[Path | None, typer.Option(help="Folder with pairs: a page to write down what differs.")] = None,
+    export: Annotated[Layout | None, typer.Option(help="With --annotate: no page, write a benchmark to --out.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="With --export: whose annotations; else the latest of anybody.")
+    ] = None,
+    agreed: Annotated[bool, typer.Option("--agreed", help="With --export: pairs whose pattern all agree on.")] = False,
+    propose: Annotated[str | None, typer.Option(help="With --annotate: a VLM that proposes when asked.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --annotate: of the page; 0: a free one.")] = 0,
     batch_size: Batch = 64,
     device: On = Device.auto,
     seed: Seed = 0,
@@ -36,7 +57,15 @@ def blind(
     \b
     omma blind scenes/test/pictures --eye vlmo-nano --reference embed.pixels --above quantile:1e-3 --below 0.6
     omma blind tables/photos --eye openai/clip-vit-large-patch14 --reference facebook/dinov2-large --out blind
+    omma blind tables/photos --annotate blind
+    omma blind tables/photos --annotate blind --export mmvp --out my-mmvp
     """
+    if annotate is not None:
+        on_page(table, annotate, export, out, by, agreed, propose, port, device.value, as_json)
+        return
+    if eye is None or reference is None:
+        raise ValueError("give two eyes, as in omma blind TABLE --eye vlmo-nano --reference embed.pixels, or --annotate"
+                         " FOLDER for pairs that were found")  # fmt: skip
     from omma.eval.blind import column, suggest_thresholds
     from omma.eval.missed import missed
 
@@ -59,6 +88,37 @@ def blind(
     result |= {"pairs": pairs, "suggested": suggested, "out": None if out is None else str(out / "pairs.parquet")}
     result["missed"] = None if told is None else {name: told[name] for name in ("one_pattern", "compared", "patterns")}
     answer(as_json, result, lambda: blind_tables(result))
+
+
+def on_page(
+    table: Path, folder: Path, layout: Layout | None, out: Path | None, by: str | None, agreed: bool,
+    propose: str | None, port: int, device: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Pairs in a folder: written as a benchmark, or shown on a page until Ctrl-C."""
+    pictures = omma.Table.open(table)
+    if layout is not None:
+        from omma.eval.annotate.benchmark import export_benchmark
+        from omma.eval.annotate.pairs import Pairs
+        from omma.eval.annotate.store import open_store
+
+        if out is None:
+            raise ValueError(
+                f"--out is missing: the folder that the benchmark in the layout {layout.value} is written to"
+            )
+        with working(as_json):
+            pairs = Pairs.open(folder, pictures)
+            with contextlib.closing(open_store(folder)) as store:
+                made = export_benchmark(pairs, store, layout.value, out, by, agreed)
+        answer(as_json, made, lambda: facts_table("benchmark", made))
+        return
+    from omma.web.annotate import serve
+
+    ready = lambda url: answer(
+        as_json, {"url": url}, lambda: f"open {url}\nCtrl-C ends it; everything is saved at once"
+    )
+    done = serve(folder, pictures, port=port, model=propose, device=device, ready=ready)
+    told = ", ".join(f"{name} {n} pairs" for name, n in done.items())
+    print(f"annotated: {told or 'nothing yet'}", file=sys.stderr)
 
 
 def vectors_of(table: Any, name: str, device: str, batch_size: int) -> str:
