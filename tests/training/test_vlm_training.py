@@ -87,6 +87,7 @@ def replace_normalize(processor):
 
 
 def test_a_run_goes_on_bit_for_bit_and_leaves_a_vlm_that_answers(config, tmp_path):
+    config = replace(config, muon=10.0)
     whole = train(config, progress=False)
     broken = replace(config, out=str(tmp_path / "broken"))
     with pytest.raises(Stopped):

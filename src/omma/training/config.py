@@ -30,6 +30,8 @@ class RunConfig:
     schedule: Literal["cosine", "linear"] = "cosine"  # from the peak to the end
     final_lr: float = 0.01  # share of the peak that is left at the end
     warmup: int = 50  # steps
+    # Factor on the rate at which the layers' matrices learn by Muon (muon.py), 10 to 20; None: AdamW for all.
+    muon: float | None = None
     layer_decay: float | None = None  # factor on the rate for each layer further from the top (BEiT); None: one rate
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.98)
@@ -62,6 +64,9 @@ class RunConfig:
         factors = ("epochs", "peak_lr", "final_lr", "weight_decay", "eps", "max_grad_norm")
         refuse_outside(self, {name: (low, math.inf) for name, low in counts.items()})
         refuse_outside(self, dict.fromkeys(factors, (0.0, math.inf)) | {"ema": (0.0, 1.0)})
+        refuse_outside(self, {"muon": (1e-6, math.inf)})
+        if self.muon is not None and self.parallel == "fsdp":
+            raise ValueError("muon with parallel=fsdp: Muon needs whole matrices; take parallel=ddp or leave out muon")
 
 
 @dataclass(frozen=True, kw_only=True)

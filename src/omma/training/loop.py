@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from omma import config as configuration
-from omma.models.pretrained import pick_device
+from omma.models.pretrained import autocast, pick_device
 from omma.training import checkpoint as checkpoints
 from omma.training import distributed
 from omma.training.batches import prefetch
@@ -28,6 +28,7 @@ from omma.training.distributed import FailedElsewhere as FailedElsewhere
 from omma.training.distributed import World, whole
 from omma.training.job import Job
 from omma.training.log import Log, Watch
+from omma.training.muon import Muon, with_muon
 from omma.training.optim import EMA, learning_rate
 from omma.training.rng import key_seed
 from omma.training.vlm_config import VLMTrainConfig
@@ -98,9 +99,7 @@ def train_in(
     size, tensors = sum(p.numel() for p in model.parameters()), list(model.parameters())
     frozen = sum(not p.requires_grad for p in tensors)
     training_step = job.spread()
-    optimizer = torch.optim.AdamW(
-        job.parameter_groups(), lr=config.peak_lr, betas=config.betas, eps=config.eps, fused=True
-    )
+    optimizer = optimizer_of(job.parameter_groups(), model, config, device)
     average = EMA(model, config.ema) if config.ema else None
     start = checkpoints.restore(previous, model, optimizer, average) if previous else 0
     job.begin(average)
@@ -189,6 +188,16 @@ def train_in(
     if done is None or done.step < stop or is_best:
         done = save(stop, is_best)
     return (checkpoints.best(run) or done) if config.monitor else done
+
+
+def optimizer_of(
+    groups: list[dict], model: torch.nn.Module, config: RunConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """AdamW, or with config.muon that for the matrices of the layers."""
+    settings: dict[str, Any] = {"lr": config.peak_lr, "betas": config.betas, "eps": config.eps, "fused": True}
+    if config.muon is None:
+        return torch.optim.AdamW(groups, **settings)
+    return Muon(with_muon(groups, model, config.muon), precise=lambda: autocast(device, config.precision), **settings)
 
 
 def begin(run: Path, config: RunConfig, start: int | None) -> list[dict]:
