@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from omma.scenes.kinds import PATTERNS
-from omma.scenes.language import Known, Noun, tags
+from omma.scenes.language import Known, Noun, described, tags
 from omma.scenes.questions import MAKERS, YES_NO, Draft, Question, decide, questions
 from omma.scenes.sources import write_scenes
 from omma.scenes.wording import REPLACED
@@ -113,6 +113,7 @@ def test_a_table_asks_many_questions_about_each_of_its_pictures(tmp_path):
     assert max(about.values()) == 5
     world = World.from_json(pictures.read(columns=["world"])["world"][0].as_py())
     assert pictures.read(columns=["tags"])["tags"][0].as_py() == tags(world)
+    assert pictures.read(columns=["things"])["things"][0].as_py() == described(world)
     first = [(row["prompt"], row["answer"]) for row in rows if row["pictures"] == ["s3-000000"]]
     assert first == [(q.text, q.answer) for q in questions(world, 3, 0, number=5)]
     plain = write_scenes(tmp_path / "plain", pictures=6, pairs=1, size=64, seed=3)[1]
@@ -141,6 +142,12 @@ def test_tags_say_what_is_to_be_seen_two_facts_at_a_time():
         "blue cup", "blue thing that is full", "blue thing without a handle", "cup that is full",
         "cup without a handle", "green sign", "green thing that says shop", "green thing with one post",
         "sign that says shop", "sign with one post", "thing that says shop",
+    ]  # fmt: skip
+
+
+def test_a_thing_is_described_with_all_that_is_to_be_seen_of_it():
+    assert described(scene(*WORLD.things[1:3])) == [
+        "a blue cup without a handle that is full", "a green sign with one post that says shop",
     ]  # fmt: skip
 
 

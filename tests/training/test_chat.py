@@ -20,7 +20,8 @@ VISUAL = 4
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Table:
-    _, items = write_scenes(tmp_path_factory.mktemp("chat"), pictures=10, pairs=1, size=64, questions=6, check=False)
+    _, items = write_scenes(tmp_path_factory.mktemp("chat"), pictures=10, pairs=1, size=64, questions=6, check=False,
+                            tags=True)  # fmt: skip
     return items
 
 
@@ -108,6 +109,33 @@ def test_a_rows_questions_are_its_pictures_own_and_a_caption_answers_the_call_fo
             assert pair in lower
             described += pair[0] == "describe the picture"
     assert described == 4
+
+
+def test_texts_stand_in_a_pictures_place_in_random_order_and_are_cut_to_one_length(table, chat):
+    asked = read_questions(table, None, reads="things")
+    assert asked.pictures[0].keys() == read_questions(table, None).pictures[0].keys()
+    reading = ChatDataConfig(reads="things", read_tokens=40, captions=0.0)
+    batches = ChatBatches(asked, chat, reading, batch_size=4, seed=1)
+    orders = set()
+    for step in range(2 * batches.steps_per_epoch):
+        batch = batches[step]
+        assert batch.pixels is None
+        for picture, front in zip(batch.ids, batch.input_ids[:, :41].tolist(), strict=True):
+            texts = [asked.texts[n] for n in asked.read[asked.ids.index(picture)]]
+            assert front[0] == chat.pictures(0)[0]
+            written = [token for token in front[1:] if token != chat.pad_id]
+            assert front[1:] == written + [chat.pad_id] * (40 - len(written))
+            whole = sorted(ids for ids in chat.turns(texts))
+            ends = [i + 1 for i, token in enumerate(written) if token == chat.end_id]
+            said = [written[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+            assert all(ids in whole for ids in said)
+            assert sorted(said) == whole or sum(map(len, whole)) > 40
+            orders.add((picture, str(written)))
+    assert len(orders) > len(asked.ids), "another epoch has another order"
+    short = ChatBatches(asked, chat, dataclasses.replace(reading, read_tokens=3), batch_size=4, seed=1)[0]
+    assert short.input_ids.shape[1] == 1 + 3 + 6 * 32
+    with pytest.raises(ValueError, match=r"reads=stories: .* has no such column; omma scenes --tags writes `things`"):
+        read_questions(table, None, reads="stories")
 
 
 def test_an_evaluation_asks_every_question_once(table, chat):

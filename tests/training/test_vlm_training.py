@@ -37,7 +37,7 @@ TEXT = TextSize(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, mlp_s
 def scenes(tmp_path_factory):
     out = tmp_path_factory.mktemp("scenes")
     write_scenes(out, pictures=16, pairs=0, size=64, questions=5, kinds=("fish", "cup", "lamp", "sign"), check=False,
-                 colours=("red", "yellow", "green", "blue"))  # fmt: skip
+                 colours=("red", "yellow", "green", "blue"), tags=True)  # fmt: skip
     return out
 
 
@@ -153,6 +153,27 @@ def test_it_starts_from_a_trained_eye_at_half_its_patches_or_from_a_whole_vlm(co
     assert all(torch.equal(ours[name], its[name]) for name in ours)
 
 
+def test_a_language_model_learns_to_answer_by_reading_and_is_given_an_eye_then(config, tmp_path):
+    reading = replace(config, dataset=replace(config.dataset, reads="things", captions=0.0), muon=10.0, steps=60,
+                      peak_lr=2e-3, batch_size=8, ema=None, log_every=60, save_every=60)  # fmt: skip
+    before = build(reading)[0]
+    done = train(reading, progress=False)
+    assert done.metrics()[-1]["loss"] < 3.0, "the first loss is that of 400 words, 6"
+    reader = read_vlm(model_folder(reading.out))
+    for part in ("eye", "adapter"):
+        new, old = getattr(reader.model, part).state_dict(), getattr(before.model, part).state_dict()
+        assert all(torch.equal(new[name], old[name]) for name in new)
+    seeing = replace(config, reader=reading.out, seed=3, text=TextSize(hidden_size=16, num_heads=1, num_kv_heads=1))
+    model, processor, said = build(seeing)
+    assert said == f", words and language model from {reading.out}"
+    assert torch.equal(model.lm_head.weight, reader.lm_head.weight)
+    ours, its = model.model.language_model.state_dict(), reader.model.language_model.state_dict()
+    assert all(torch.equal(ours[name], its[name]) for name in its)
+    assert not torch.equal(model.model.adapter.linear_1.weight, reader.model.adapter.linear_1.weight)
+    assert processor.vocab_size == model.config.text_config.vocab_size
+    train(replace(seeing, out=str(tmp_path / "seeing"), steps=1, save_every=1), progress=False)
+
+
 def test_its_layers_begin_near_the_identity_and_the_eyes_words_are_heard_above_them(config):
     model, _, _ = build(config)
     layer = model.model.language_model.layers[0]
@@ -169,7 +190,9 @@ def test_its_layers_begin_near_the_identity_and_the_eyes_words_are_heard_above_t
 def test_what_cannot_run_is_refused(config, tmp_path):
     for changes, message in (
         ({"data": ""}, "no data: give a table of questions"),
-        ({"init": "a", "eye": "b"}, "init=a is a whole VLM with an eye of its own; leave out eye=b"),
+        ({"init": "a", "eye": "b"}, "init=a is a whole VLM with an eye and words of its own; leave out eye=b"),
+        ({"init": "a", "reader": "b"}, "eye and words of its own; leave out reader=b"),
+        ({"dataset": ChatDataConfig(reads="things"), "val": "x"}, "with dataset.reads there is nothing to look at"),
         ({"layer_decay": 0.9}, "a VLM has one rate, and eye_lr= for its eye"),
         ({"eye": "vlmo-nano", "patch_size": 4}, "this eye has patches of 16 px; give that, or half of it"),
     ):

@@ -275,9 +275,14 @@ def tags(world: World) -> list[str]:
     return sorted(found)
 
 
+def described(world: World) -> list[str]:
+    """Each thing with all that is to be seen of it, in the order of the world: "a red fish facing left with a fin"."""
+    return [a(Noun.of(thing, *(name for name, _ in thing.attributes))) for thing in world.things]
+
+
 def named(world: World) -> list[str]:
     """The facts as text, sorted: "left_of(o1, o2)"."""
     return sorted(f"{atom[0]}({', '.join(atom[1:])})" for atom in facts(world))
 
 
-__all__ = ["Claim", "Known", "Noun", "captions", "claims", "holds", "name", "named", "tags", "truth"]
+__all__ = ["Claim", "Known", "Noun", "captions", "claims", "described", "holds", "name", "named", "tags", "truth"]

@@ -18,7 +18,7 @@ from omma.jobs import progress_bar, spawned_pool
 from omma.scenes import solid_pairs, solids
 from omma.scenes.draw import THINGS, png, render, render_ids
 from omma.scenes.kinds import KINDS, PATTERNS, Cast, cast
-from omma.scenes.language import Claim, Known, captions, claims, holds, named
+from omma.scenes.language import Claim, Known, captions, claims, described, holds, named
 from omma.scenes.language import tags as tags_of
 from omma.scenes.looks import FLAT, Look, degrade
 from omma.scenes.pairs import MODES, Pair, make_pair
@@ -156,7 +156,8 @@ def write_scenes(
     questions: of every picture up to so many questions (questions.py), free-form and yes/no, of all the patterns that
     it shows, as "ask" items. Things only.
 
-    tags: pictures get the column tags, a list of what is to be seen of each thing (`language.tags`). Things only.
+    tags: pictures get the columns tags, a list of what is to be seen of each thing (`language.tags`), and things, each
+    thing in words with all of that (`language.described`). Things only.
 
     together: kinds that stand in one picture more often than by chance, each with a probability (kinds.Cast); plain
     pictures only.
@@ -206,7 +207,8 @@ def write_scenes(
     info: dict[str, Any] = {"split_design": split_design, "side": split} if made_for else {}
     seen = info | ({"mask_classes": ["background", *KINDS]} if masks else {})
     columns = PICTURE_COLUMNS.append(pa.field("mask", pa.binary())) if masks else PICTURE_COLUMNS
-    columns = columns.append(pa.field("tags", pa.list_(pa.string()))) if tags else columns
+    for name in ("tags", "things") if tags else ():
+        columns = columns.append(pa.field(name, pa.list_(pa.string())))
     out = Path(out)
     with appearing(out / "pictures") as first, appearing(out / "items") as second:
         tables = (Table.create(first, "pictures", extra=columns, info=seen),
@@ -228,7 +230,8 @@ def write_scenes(
                         row["mask"] = kind_mask(World.from_json(row["world"]), size)
                 if tags:
                     for row in made.pictures:
-                        row["tags"] = tags_of(World.from_json(row["world"]))
+                        seen_there = World.from_json(row["world"])
+                        row |= {"tags": tags_of(seen_there), "things": described(seen_there)}
                 for table, rows, new in zip(tables, held, (made.pictures, made.items), strict=True):
                     rows += new
                     if rows and (len(rows) >= 2000 or number == len(tasks)):

@@ -35,7 +35,7 @@ class ChatBatch:
 
     step: int
     ids: list[str]  # of the pictures
-    pixels: Tensor  # (B, 3, h, w) uint8
+    pixels: Tensor | None  # (B, 3, h, w) uint8; None where texts stand in the place of pictures
     input_ids: Tensor  # (B, P + K T)
     segments: Tensor  # (B, K, T): which question of its row a token belongs to, -1 for padding
     targets: Tensor  # (B, K T): the token that comes next, where it is an answer's; IGNORE elsewhere
@@ -82,9 +82,11 @@ def fill_lanes(turns: Iterable[Turn], lanes: int, length: int, pad_id: int) -> R
     return Row(ids, segments, targets, held)
 
 
-def laid_out(rows: Sequence[Row], chat: Chat) -> dict[str, Tensor]:
-    """The rows of a batch as input_ids, segments and targets (`ChatBatch`), pictures in front."""
-    front = np.broadcast_to(np.array(chat.pictures(1)), (len(rows), chat.tokens + 1))
+def laid_out(rows: Sequence[Row], chat: Chat, front: np.ndarray | None = None) -> dict[str, Tensor]:
+    """The rows of a batch as input_ids, segments and targets (`ChatBatch`), pictures in front, or the ids `front` (B,
+    P)."""
+    if front is None:
+        front = np.broadcast_to(np.array(chat.pictures(1)), (len(rows), chat.tokens + 1))
     ids = np.stack([row.ids.reshape(-1) for row in rows])
     return {
         "input_ids": torch.from_numpy(np.concatenate([front, ids], axis=1)),
@@ -109,34 +111,41 @@ class Asked:
     patterns: list[str]  # of each question
     texts: list[str]
     captions: list[list[int]]  # of each picture, numbers in `texts`
+    read: list[list[int]]  # of each picture, numbers of the texts that may stand in its place
     skipped: Counter[str]
 
     def __len__(self) -> int:
         return len(self.turns)
 
 
-def read_questions(table: Table, where: str | None, captions: bool = False) -> Asked:
+def read_questions(table: Table, where: str | None, captions: bool = False, reads: str | None = None) -> Asked:
     """Every item about one picture that has a prompt and an answer; what can't be used is counted by its reason.
 
-    ValueError for a table that is not one of items, and where nothing is left.
+    reads: a column of the pictures that holds lists of texts. ValueError for a table that is not one of items, for
+    pictures without that column, and where nothing is left.
     """
     if table.kind != "items":
         raise ValueError(f"{table.uri} holds {table.kind}, and a VLM learns from questions: give data=FOLDER/items")
     source = pictures_of(table)
     with_captions = captions and "captions" in source.columns
     columns = ["id", "bytes", "uri", "offset", "length", "status"] + ["captions"] * with_captions
+    if reads and reads not in source.columns:
+        raise ValueError(f"reads={reads}: {source.uri} has no such column; omma scenes --tags writes `things`")
+    columns += [reads] if reads else []
     number: dict[str, int] = {}
     texts: dict[str, int] = {}
     known = lambda text: texts.setdefault(text, len(texts))
     ids: list[str] = []
     rows: list[dict] = []
     told: list[list[int]] = []
+    read: list[list[int]] = []
     for record in source.scan(columns):
         for row in record.to_pylist():
             if row["status"] in USABLE:
                 number[row["id"]] = len(ids)
                 ids.append(row["id"])
                 told.append([known(c["text"]) for c in row.pop("captions", None) or ()])
+                read.append([known(text) for text in row.pop(reads) or ()] if reads else [])
                 rows.append(row)
     skipped: Counter[str] = Counter()
     found: list[tuple[int, int, int]] = []
@@ -163,7 +172,7 @@ def read_questions(table: Table, where: str | None, captions: bool = False) -> A
     pictures, first = np.unique(flat[:, 0], return_index=True)
     return Asked([ids[i] for i in pictures], [rows[i] for i in pictures], Path(source.uri),
                  np.append(first, len(flat)), flat[:, 1:], [patterns[i] for i in order], list(texts),
-                 [told[i] for i in pictures], skipped)  # fmt: skip
+                 [told[i] for i in pictures], [read[i] for i in pictures], skipped)  # fmt: skip
 
 
 class ChatBatches:
@@ -213,13 +222,25 @@ class ChatBatches:
         epoch, k = divmod(step, self.steps_per_epoch)
         own = self.batch_size // self.part[1]
         first = k * self.batch_size + self.part[0] * own
-        chosen, c, rows, pixels = self.order(epoch)[first : first + own].tolist(), self.config, [], []
+        chosen, c, rows = self.order(epoch)[first : first + own].tolist(), self.config, []
+        pixels: list[np.ndarray] = []
+        front: list[list[int]] = []
         for i in chosen:
             rng = numpy_generator(self.seed, "sample", epoch, self.asked.ids[i])
-            pixels.append(augmented(decoded(self.asked.pictures[i], self.asked.root), self.chat.processor, c, rng))
+            if c.reads:
+                front.append(self.written(i, rng))
+            else:
+                pixels.append(augmented(decoded(self.asked.pictures[i], self.asked.root), self.chat.processor, c, rng))
             rows.append(fill_lanes(self.turns(i, rng), c.lanes, c.lane_tokens, self.chat.pad_id))
         return ChatBatch(step=step, ids=[self.asked.ids[i] for i in chosen],
-                         pixels=torch.from_numpy(np.stack(pixels)), **laid_out(rows, self.chat))  # fmt: skip
+                         pixels=torch.from_numpy(np.stack(pixels)) if pixels else None,
+                         **laid_out(rows, self.chat, np.array(front) if front else None))  # fmt: skip
+
+    def written(self, picture: int, rng: np.random.Generator) -> list[int]:
+        """[CLS] and the texts that stand in a picture's place, in random order; [PAD] up to the length of all rows."""
+        texts = rng.permutation(self.asked.read[picture]).astype(int).tolist()
+        ids = [int(token) for text in texts for token in self.rows[text]][: self.config.read_tokens]
+        return self.chat.pictures(0) + ids + [self.chat.pad_id] * (self.config.read_tokens - len(ids))
 
 
 def token_rows(texts: Sequence[str], chat: Chat) -> list[np.ndarray]:

@@ -33,13 +33,17 @@ class ChatDataConfig:
     where: str | None = None  # an expression over the items' columns, e.g. "pattern != 'position'"
     lanes: int = 6  # of a picture's row: each holds questions with their answers, one after the other
     lane_tokens: int = 32  # of a lane; a question that is longer is left out
+    # A column of the pictures with texts that stand in their place: a language model learns to answer by reading first.
+    reads: str | None = None
+    read_tokens: int = 72  # of these texts, with a token behind each; what is longer is cut
     captions: float = 0.15  # share of the pictures that are described too, where their table has captions
     crop_scale: float = 0.9  # smallest share of the picture's area that a random crop keeps; 1.0: no crop
     jitter: float = 0.1  # brightness and contrast change at random by up to this share
     flip: bool = False  # mirror half of the pictures; wrong wherever an answer says left or right
 
     def __post_init__(self):
-        refuse_outside(self, {"lanes": (1, math.inf), "lane_tokens": (4, math.inf), "captions": (0.0, 1.0),
+        refuse_outside(self, {"lanes": (1, math.inf), "lane_tokens": (4, math.inf), "read_tokens": (1, math.inf),
+                              "captions": (0.0, 1.0),
                               "crop_scale": (0.001, 1.0), "jitter": (0.0, 1.0)})  # fmt: skip
 
 
@@ -55,6 +59,7 @@ class VLMTrainConfig(RunConfig):
 
     eye: str = ""  # a shipped eye, or a run or folder of a VLMo, a CLIP or a VLM, whose eye it starts with; "": random
     vision: VisionConfig = EYE  # of a random eye
+    reader: str = ""  # a run or folder of a VLM whose words and language model it starts with, as of a run that read
     # Pixels of a picture and of a visual token, where an eye that there is shall have others than its own: patches half
     # as large, or again as they were, where its stem is of convolutions. None: its own.
     image_size: int | None = None

@@ -84,7 +84,8 @@ def spread_out(asked: Asked, most: int) -> Asked:
     sizes = [asked.first[i + 1] - asked.first[i] for i in kept]
     return Asked([asked.ids[i] for i in kept], [asked.pictures[i] for i in kept], asked.root,
                  np.concatenate([[0], np.cumsum(sizes)]), asked.turns[numbers], [asked.patterns[n] for n in numbers],
-                 asked.texts, [asked.captions[i] for i in kept], asked.skipped)  # fmt: skip
+                 asked.texts, [asked.captions[i] for i in kept], [asked.read[i] for i in kept],
+                 asked.skipped)  # fmt: skip
 
 
 def kinds_of(asked: Asked) -> list[str]:

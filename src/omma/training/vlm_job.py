@@ -39,10 +39,11 @@ class ChatStep(nn.Module):
         super().__init__()
         self.model, self.processor = model, processor
 
-    def forward(self, pixels: Tensor, input_ids: Tensor, segments: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def forward(self, pixels: Tensor | None, input_ids: Tensor, segments: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """loss: the mean over the answers' tokens; right: how many of them are the likeliest; tokens: how many."""
         model, packing = self.model, Packing.of(segments, input_ids.shape[1] - targets.shape[1])
-        states = model.model(input_ids=input_ids, pixel_values=self.processor.normalize(pixels),
+        pixel_values = None if pixels is None else self.processor.normalize(pixels)
+        states = model.model(input_ids=input_ids, pixel_values=pixel_values,
                              position_ids=packing.position_ids, use_cache=False, packing=packing)  # fmt: skip
         places = (targets.flatten() != IGNORE).nonzero()[:, 0]
         wanted = targets.flatten().index_select(0, places)
@@ -62,9 +63,10 @@ class VLMJob:
             check(config, resume, world)
             previous = checkpoints.latest(config.out) if resume else None
             self.model, self.processor, self.started_from = build(config, previous.path if previous else None)
-            freeze(self.model, [*config.freeze, *(["model.eye.*"] if config.eye_lr == 0 else [])])
             chat, data = Chat(self.processor, self.model.config.image_seq_length), config.dataset
-            asked = read_questions(Table.open(config.data), data.where, captions=data.captions > 0)
+            unseen = ["model.eye.*", "model.adapter.*"] if data.reads else ["model.eye.*"] if config.eye_lr == 0 else []
+            freeze(self.model, [*config.freeze, *unseen])
+            asked = read_questions(Table.open(config.data), data.where, data.captions > 0, data.reads)
             self.batches = ChatBatches(asked, chat, data, batch_size=config.batch_size, seed=config.seed,
                                        part=(world.rank, world.size))  # fmt: skip
             self.config = in_steps(config, self.batches.steps_per_epoch)
@@ -137,8 +139,12 @@ def check(config: VLMTrainConfig, resume: bool, world: World) -> Path:
     if not config.data:
         raise ValueError("no data: give a table of questions, data=FOLDER/items. Draw one: omma scenes FOLDER "
                          "--questions 12")  # fmt: skip
-    if config.init and config.eye:
-        raise ValueError(f"init={config.init} is a whole VLM with an eye of its own; leave out eye={config.eye}")
+    if config.dataset.reads and config.val:
+        raise ValueError(f"val={config.val}: with dataset.reads there is nothing to look at; `accuracy` in "
+                         "metrics.jsonl says how well it answers by reading")  # fmt: skip
+    if config.init and (config.eye or config.reader):
+        raise ValueError(f"init={config.init} is a whole VLM with an eye and words of its own; leave out "
+                         f"{f'eye={config.eye}' if config.eye else f'reader={config.reader}'}")  # fmt: skip
     if config.layer_decay is not None:
         raise ValueError(f"layer_decay={config.layer_decay}: a VLM has one rate, and eye_lr= for its eye")
     if config.parallel == "fsdp" and world.size > 1:
@@ -157,27 +163,44 @@ def build(config: VLMTrainConfig, previous: Path | None = None) -> tuple[OmmaVLM
         eye = at_steps(settings_of_eye(folder), config.image_size, config.patch_size)
         processor = replace(processor, image_size=eye.image_size)
         return with_eye(model, eye, folder), processor, f", weights from {config.init}"
-    words = Table.open(config.words or config.data)
-    tokenizer = chat_tokenizer(texts_for_words(words, None), config.vocab_size)
-    t, eye, own = config.text, config.vision, "random"
+    eye = config.vision
     if config.eye:
-        eye, own = at_steps(settings_of_eye(config.eye), config.image_size, config.patch_size), config.eye
+        eye = at_steps(settings_of_eye(config.eye), config.image_size, config.patch_size)
+    torch.manual_seed(key_seed(config.seed, "init"))
+    if config.reader:
+        folder = model_folder(config.reader)
+        reader = read_vlm(folder)
+        processor = replace(Processor.load(folder), image_size=eye.image_size)
+        model = OmmaVLM(VLMConfig(eye=eye_settings(eye), text_config=reader.config.text_config.to_dict(),
+                                  image_token_id=reader.config.image_token_id,
+                                  adapter_size=config.adapter_size))  # fmt: skip
+        model.model.language_model.load_state_dict(reader.model.language_model.state_dict())
+        model.lm_head.load_state_dict(reader.lm_head.state_dict())
+    else:
+        model, processor = new_vlm(config, eye)
+    said = f", words and language model from {config.reader}" if config.reader else ""
+    if not config.eye:
+        return model, processor, said
+    taken, kept = start_from(model, config.eye)
+    return model, processor, f"{said}, {len(taken)} tensors of the eye from {config.eye}" + (
+        f" ({len(kept)} are new: {', '.join(kept[:3])})" if kept else "")  # fmt: skip
+
+
+def new_vlm(config: VLMTrainConfig, eye: VLMoConfig | VisionConfig) -> tuple[OmmaVLM, Processor]:
+    """A VLM with new weights, and words learned from the run's data."""
+    words, t = Table.open(config.words or config.data), config.text
+    tokenizer = chat_tokenizer(texts_for_words(words, None), config.vocab_size)
     processor = Processor(tokenizer, eye.image_size, t.max_tokens)
     text = {"vocab_size": tokenizer.get_vocab_size(), "hidden_size": t.hidden_size, "intermediate_size": t.mlp_size,
             "num_hidden_layers": t.num_layers, "num_attention_heads": t.num_heads,
             "num_key_value_heads": t.num_kv_heads, "max_position_embeddings": t.max_tokens,
             "initializer_range": 0.02 * (768 / t.hidden_size) ** 0.5, "rms_norm_eps": 1e-6,
             "tie_word_embeddings": True, **special_ids(Chat(processor, 1))}  # fmt: skip
-    torch.manual_seed(key_seed(config.seed, "init"))
     image_token_id = Chat(processor, 1).pictures(1)[1]
     model = OmmaVLM(VLMConfig(eye=eye_settings(eye), text_config=text, image_token_id=image_token_id,
                               adapter_size=config.adapter_size))  # fmt: skip
     begin_near_identity(model.model.language_model)
-    if not config.eye:
-        return model, processor, ""
-    taken, kept = start_from(model, config.eye)
-    return model, processor, f", {len(taken)} tensors of the eye from {own}" + (
-        f" ({len(kept)} are new: {', '.join(kept[:3])})" if kept else "")  # fmt: skip
+    return model, processor
 
 
 @torch.no_grad()
