@@ -105,6 +105,7 @@ ONLY_IN = {
     "peft": {"omma.models.lora", "omma.models.vlm"},
     "wandb": {"omma.training.log"},
     "lance": {"omma.data.export"},
+    "av": {"omma.data.benchmarks.frames"},
     "ray": {"omma.eval.join"},
     "onnx": {"omma.models.deploy"},
     "onnxruntime": {"omma.models.deploy"},

@@ -36,7 +36,14 @@ class Picture:
     data: bytes
 
 
-Named = str | Picture | None  # a file's name, or the picture, or none where there should be one
+@dataclass(frozen=True)
+class Again:
+    """The `Picture` of this name that an earlier row had."""
+
+    name: str
+
+
+Named = str | Picture | Again | None  # a file's name, or the picture, or none where there should be one
 
 
 @dataclass

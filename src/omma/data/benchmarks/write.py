@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from omma.data.benchmarks.files import Asked, Named, Picture, by_name, names_in
+from omma.data.benchmarks.files import Again, Asked, Named, Picture, by_name, names_in
 from omma.data.formats import Source
 from omma.data.ingest import ingest_samples
 from omma.data.readers import Problems, Sample, Shelf
@@ -76,6 +76,7 @@ class _Shelf:
         self.there: dict[str, str] = {}  # name or digest -> id
         self.lost: set[str] = set()
         self.ids: set[str] = set()
+        self.named: dict[str | None, str] = {}  # the name of a picture -> id
 
     def take(self, named: Named, captions: Any, max_bytes: int, problems: Problems) -> tuple[str, Sample | None]:
         """The id of a picture, and what is to become its row where it is met for the first time."""
@@ -84,8 +85,12 @@ class _Shelf:
             self.asked.notes.note("rows have no picture where one belongs", self.asked.source.name)
             self.lost.add("")
             return "", None
+        if isinstance(named, Again):
+            return self.named[named.name], None
         if isinstance(named, Picture):
             mark = digest(named.data)
+            if mark in self.there:
+                self.named[named.name] = self.there[mark]
             if mark not in self.there:
                 name, number = named.name or mark[:16], 1
                 while (name if number == 1 else f"{name}#{number}") in self.ids:
@@ -94,7 +99,7 @@ class _Shelf:
                     self.asked.notes.note("pictures bear the name of another one", name)
                     name = f"{name}#{number}"
                 self.ids.add(name)
-                self.there[mark] = name
+                self.there[mark] = self.named[named.name] = name
                 data = named.data if len(named.data) <= max_bytes else None
                 return name, Sample(name, self.asked.source.name, None, 0, len(named.data), data, listed=listed)
             return self.there[mark], None

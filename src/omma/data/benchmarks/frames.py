@@ -1,0 +1,123 @@
+"""Pictures of a video, evenly spaced: frames that lie in a folder, a GIF's, or those of a file that PyAV opens."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from omma.data.benchmarks.files import Again, Asked, Named, Picture, by_name, names_in
+from omma.data.readers import PICTURE_SUFFIXES
+from omma.decode import decode
+
+SUFFIXES = ("gif", "mp4", "avi", "webm", "mkv", "mov")
+MOST_BYTES = 1 << 30  # of a GIF: it is held in memory
+
+
+class Videos:
+    """The videos of a benchmark by name; each is decoded once, where it is first asked for."""
+
+    def __init__(self, asked: Asked):
+        self.asked = asked
+        root = asked.look_in("videos", "video", "gifs", "frames", "data", "images", "YouTubeClips")
+        self.root, self.done = root, dict[str, list[Named]]()
+        self.files = by_name(names_in(root, lambda name: name.rpartition(".")[2].lower() in SUFFIXES))
+
+    def pictures(self, name: str) -> list[Named]:
+        """`asked.frames` pictures of a video, in order; its name alone where it isn't there, which is then counted."""
+        if name not in self.done:
+            found = self._open(name)
+            self.done[name] = [Again(one.name) if isinstance(one, Picture) and one.name else one for one in found]
+            return found
+        return self.done[name]
+
+    def _open(self, name: str) -> list[Named]:
+        folder = self.root / name
+        if name and folder.is_dir() and self.root.resolve() in folder.resolve().parents:
+            frames = sorted(path.relative_to(self.root).as_posix() for path in folder.iterdir()
+                            if path.suffix[1:].lower() in PICTURE_SUFFIXES)  # fmt: skip
+            if frames:
+                return [frames[k] for k in spread(len(frames), self.asked.frames)]
+        found = self.files.get(name) or self.files.get(Path(name).stem)
+        if not found:
+            return [name]
+        path = self.root / found[0]
+        try:
+            made = list(gif_frames(path, self.asked.frames) if path.suffix.lower() == ".gif" else video_frames(
+                path, self.asked.frames))  # fmt: skip
+        except ValueError as error:
+            self.asked.notes.note("videos can't be read", f"{found[0]}: {error}")
+            return [None]
+        return [Picture(f"{name}@{k + 1}", data) for k, data in enumerate(made)] or [None]
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Places of at most `count` of `total` frames, from the first to the last; the middle one alone for one.
+
+    >>> spread(9, 3), spread(9, 1), spread(2, 8)
+    ([0, 4, 8], [4], [0, 1])
+    """
+    if count == 1:
+        return [(total - 1) // 2]
+    wanted = [(total - 1) * k / (count - 1) for k in range(count)]
+    return sorted({round(place) for place in wanted})
+
+
+def gif_frames(path: Path, count: int) -> Iterator[bytes]:
+    """PNG bytes of frames of a GIF. ValueError where the decoder of pictures refuses it."""
+    data = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
+    looked = decode(data)
+    if looked.image is None:
+        raise ValueError(looked.status)
+    try:
+        with Image.open(io.BytesIO(data), formats=["GIF"]) as image:
+            for place in spread(getattr(image, "n_frames", 1), count):
+                image.seek(place)
+                yield _png(image)
+    except (OSError, EOFError, SyntaxError) as error:
+        raise ValueError(str(error)) from None
+
+
+def video_frames(path: Path, count: int) -> Iterator[bytes]:
+    """PNG bytes of frames at evenly spaced times. ValueError without PyAV, and for what it can't open."""
+    try:
+        import av
+    except ImportError:
+        raise ValueError(
+            "a video needs PyAV: pip install 'omma[video]', or give a folder of frames with its name"
+        ) from None
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError("no stream of pictures")
+            stream = container.streams.video[0]
+            length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+            rate = float(stream.average_rate or 25)
+            total = max(1, round(length * rate)) if length else sum(1 for _ in container.decode(stream))
+            times = [place / rate for place in spread(total, count)]
+            for wanted in times:
+                container.seek(int(wanted * 1_000_000), backward=True)  # to the key frame before it
+                frame = _at(container, stream, wanted - 0.5 / rate)
+                if frame is not None:
+                    yield _png(frame.to_image())
+    except (av.FFmpegError, OSError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _at(container: Any, stream: Any, time: float) -> Any:
+    """The first frame from a time on, the last one where none is so late."""
+    last = None
+    for frame in container.decode(stream):
+        last = frame
+        if frame.time is None or frame.time >= time:
+            break
+    return last
+
+
+def _png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.convert("RGB").save(out, "PNG")
+    return out.getvalue()
