@@ -264,19 +264,23 @@ def evaluate(
     language: Annotated[list[str] | None, typer.Option(help="Captions to use, e.g. en; may be repeated.")] = None,
     label: Annotated[str | None, typer.Option(help="classify: column that names each picture's class.")] = None,
     template: Annotated[list[str] | None, typer.Option(help="classify: 'a picture of a {}'; repeatable.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Ask and read like official, lmms-eval, ...")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many items.")] = None,
-    batch_size: Batch = 64,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="At a time (default: 64, of a VLM 8).")] = None,
+    cache: Annotated[Path | None, typer.Option(help="File of a VLM's replies (default: in --out).")] = None,
     seed: Seed = 0,
     device: On = Device.auto,
     as_json: Json = False,
 ) -> None:
-    """Measure an eye, beside controls.
+    """Measure an eye or a VLM, beside controls.
 
-    Every run also measures a blind eye and one that is shown the wrong pictures.
+    Every run also measures a blind model and one that is shown the wrong pictures. What a VLM said is kept, so a run
+    that was stopped goes on.
 
     \b
     omma eval runs/vl patterns --data scenes/test/items --out reports/patterns
     omma eval runs/vl retrieval --data scenes/test/pictures
+    omma eval HuggingFaceTB/SmolVLM-256M-Instruct mmvp --data scenes/test --reference lmms-eval --limit 200
     """
     with working(as_json):
         if predictions:  # not after hours of work
@@ -290,8 +294,10 @@ def evaluate(
             languages=tuple(language or ()),
             label=label,
             templates=tuple(template or ()),
+            reference=reference,
             limit=limit,
             batch_size=batch_size,
+            cache=cache,
             device=device.value,
             seed=seed,
             progress=True,

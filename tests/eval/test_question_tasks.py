@@ -10,8 +10,8 @@ from omma.eval.tasks import nlvr2, vqa
 
 
 def row(answers=(), answer: str | None = "red", **changes):
-    return {"id": "q", "pattern": "", "pictures": ["p"], "prompt": "which colour", "answer": answer, "group": None,
-            "answers": list(answers)} | changes  # fmt: skip
+    return {"id": "q", "pattern": "", "pictures": ["p"], "options": None, "prompt": "which colour", "answer": answer,
+            "group": None, "answers": list(answers)} | changes  # fmt: skip
 
 
 def test_credit_is_the_mean_over_nine_of_ten_people():
@@ -23,15 +23,15 @@ def test_credit_is_the_mean_over_nine_of_ten_people():
 
 
 def test_an_answer_is_the_most_likely_label_and_ties_share():
-    view = SimpleNamespace(labels=("blue", "green", "red"))
+    view = SimpleNamespace(labels=("blue", "green", "red"), kind="answer")
     view.asked = lambda items: np.array([[0.1, 0.2, 0.9], [0.5, 0.1, 0.5], [0.9, 0.1, 0.0]], dtype=np.float32)
     asked = vqa.items([row(), row(), row(answer="mauve")])
-    sure, torn, unknown = vqa.score(asked, view)
+    sure, torn, unknown = vqa.score(vqa.MODES["strict"], asked, view)
     assert (sure.prediction, list(sure.credits), sure.correct) == ("red", [1.0, 1.0], True)
     assert (list(torn.credits), torn.correct) == ([0.5, 1.0], None)
     assert (list(unknown.credits), unknown.correct) == ([0.0, 0.0], False)
-    rows = [{"answer": i.answer, "credits": a.credits, "scores": a.scores, "pattern": ""}
-            for i, a in zip(asked, (sure, torn, unknown), strict=True)]  # fmt: skip
+    rows = [{"answer": i.answer, "credits": a.credits, "scores": a.scores, "pattern": "", "pictures": [k], "group": k}
+            for k, i, a in zip("xyz", asked, (sure, torn, unknown), strict=True)]  # fmt: skip
     block = vqa.metrics(rows)
     assert block["accuracy"]["value"] == pytest.approx(0.5)
     assert block["accuracy"]["chance"] == pytest.approx(1 / 3)

@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from omma.decode import open_picture
-from omma.eval.answers import judged
 from omma.eval.bench_metrics import SparseReport, summary
 from omma.eval.meter import clock_name, in_turns
 from omma.eval.metrics import order_key
+from omma.eval.protocols.short import judged
 from omma.eval.run import bars, find_tables, replacing
 from omma.eval.scorer import USABLE
 from omma.eval.task import VARIANTS, Item, derangement, sample
@@ -55,7 +55,7 @@ ROWS = pa.schema(
         pa.field("prediction", pa.string()),     # null: unparsed or unscored
         pa.field("answer", pa.string()),
         pa.field("outcome", pa.string()),        # right, wrong, unparsed or unscored
-        pa.field("rule", pa.string()),           # how `said` was read: a key of answers.RULES
+        pa.field("rule", pa.string()),           # how `said` was read: a key of protocols.short.RULES
         pa.field("unscored", pa.string()),       # the reason; null for a scored item
         pa.field("visual", pa.int32()),          # visual tokens of the prompt, and the others
         pa.field("text", pa.int32()),
@@ -270,7 +270,7 @@ class Run:
             }  # fmt: skip
             if item.id in answered:
                 number = answered[item.id]
-                read = judged(said[number], item.answer, item.answers)
+                read = judged(said[number], item.answer, item.answers, item.options)
                 shown = "grey" if variant == "blind" else place.get(item.pictures[0], item.pictures[0])
                 row |= {"shown": shown, "said": said[number], "prediction": read.prediction, "outcome": read.outcome,
                         "rule": read.rule}  # fmt: skip

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Group
 
-from omma.eval.answers import RULES
 from omma.eval.clusters import clustered, paired
 from omma.eval.meter import compared
+from omma.eval.protocols.short import RULES
 from omma.eval.run import plain, replacing, rich_table
 from omma.eval.task import Grid, interval, percent
 from omma.eval.ways import ALL, ALWAYS, DENSE

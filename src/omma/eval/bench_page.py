@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from omma.eval.answers import RULES
 from omma.eval.bench_metrics import SparseReport, name_of
 from omma.eval.bench_plot import draw_plot
 from omma.eval.metrics import order_key
+from omma.eval.protocols.short import RULES
 from omma.eval.report import data_uri, environment, here
 from omma.eval.run import replacing
 from omma.eval.task import percent

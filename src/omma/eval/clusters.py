@@ -5,7 +5,7 @@ Wilson interval of the number of independent questions that have its variance; a
 questions gets a bootstrap that draws pictures, with all their questions, with replacement (Field and Welsh 2007).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from omma.eval.metrics import estimate
 ROUNDS = 4000
 
 
-def clustered(right: Sequence[bool] | np.ndarray, clusters: Sequence[str]) -> dict:
+def clustered(right: Sequence[float] | np.ndarray, clusters: Sequence[str], chance: float | None = None) -> dict:
     """A share as `metrics.estimate` has it, with intervals for questions in clusters; n and right count questions.
+
+    right: what each question earned, 0..1. chance: as of `estimate`.
 
     The design effect is the variance of the share over clusters, sum_g (sum_i (y_i - p))^2 G / (G - 1) / n^2, over the
     p (1 - p) / n of independent questions (Kish 1965); below 1 it counts as 1. Where all are right or all are wrong, no
@@ -25,7 +27,7 @@ def clustered(right: Sequence[bool] | np.ndarray, clusters: Sequence[str]) -> di
     y, (sums, sizes) = np.asarray(right, dtype=float), (None, None)
     n = len(y)
     if n == 0:
-        return estimate(0, 0)
+        return estimate(0, 0, chance)
     sums, sizes = by_cluster(y, clusters)
     p, groups = float(y.mean()), len(sizes)
     if p in (0.0, 1.0):
@@ -33,7 +35,7 @@ def clustered(right: Sequence[bool] | np.ndarray, clusters: Sequence[str]) -> di
     else:
         spread = float(((sums - p * sizes) ** 2).sum()) * groups / max(groups - 1, 1) / n**2
         independent = n / max(1.0, spread / (p * (1 - p) / n))
-    found = estimate(p * independent, independent)
+    found = estimate(p * independent, independent, chance)
     return found | {"value": p, "right": round(float(y.sum())), "n": n, "clusters": groups}
 
 
@@ -73,3 +75,23 @@ def by_cluster(values: np.ndarray, clusters: Sequence[str]) -> tuple[np.ndarray,
     number: dict[str, int] = {}
     at = np.array([number.setdefault(name, len(number)) for name in clusters])
     return np.bincount(at, weights=values), np.bincount(at).astype(float)
+
+
+def joined(links: Sequence[Iterable[str]]) -> list[str]:
+    """The cluster of each item: items that share a name (a picture, a group) are in one cluster, through others too.
+
+    >>> joined([["p1", "p2"], ["p3"], ["p2", "p4"]])
+    ['0', '1', '0']
+    """
+    parent: dict[str, str] = {}
+
+    def find(x: str) -> str:
+        while parent.setdefault(x, x) != x:
+            parent[x] = x = parent[parent[x]]
+        return x
+
+    for number, names in enumerate(links):
+        for name in names:
+            parent[find(f" {number}")] = find(name)
+    order: dict[str, int] = {}
+    return [str(order.setdefault(find(f" {number}"), len(order))) for number in range(len(links))]

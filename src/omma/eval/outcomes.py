@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omma.eval.clusters import joined
 from omma.eval.protocols import choice, exact, pope
 from omma.eval.run import Report
 
@@ -220,15 +221,5 @@ def _is_number(value: Any) -> bool:
 
 def independent(items: dict[str, Outcome], names: Sequence[str]) -> dict[str, str]:
     """{item: the cluster it stands in}: items that share a picture, or a group, share a cluster."""
-    parent: dict[str, str] = {}
-
-    def find(x: str) -> str:
-        while parent.setdefault(x, x) != x:
-            parent[x] = x = parent[parent[x]]
-        return x
-
-    for name in names:
-        item = items[name]
-        for other in (*(f"picture {p}" for p in item.pictures), f"group {item.group}"):
-            parent[find(f"item {name}")] = find(other)
-    return {name: find(f"item {name}") for name in names}
+    links = [(*(f"picture {p}" for p in items[n].pictures), f"group {items[n].group}") for n in names]
+    return dict(zip(names, joined(links), strict=True))

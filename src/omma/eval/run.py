@@ -5,7 +5,9 @@
 
 Variants of a run: "model" sees the pictures; "blind" sees one and the same mid-grey picture instead of each, so what it
 still gets right needs no eyes; "wrong-image" sees another group's pictures (a seeded exchange), so what it still gets
-right does not depend on the picture asked about. An item that can't be scored is counted under its reason.
+right does not depend on the picture asked about. A VLM is also asked with the options in reverse order ("option-swap")
+and about mirrored pictures ("image-flip"), where that must not change what is right; "same" says how often it gave the
+same answer. An item that can't be scored is counted under its reason, and a reply that can't be read is unparsed.
 """
 
 import hashlib
@@ -14,7 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +26,26 @@ from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from omma.eval.scorer import Scorer, View
-from omma.eval.task import GREY, METHODS, VARIANTS, Answer, Grid, Item, Task, cells, derangement, finite, sample
+from omma.eval.asking import mirror
+from omma.eval.clusters import clustered, joined
+from omma.eval.paired import detectable
+from omma.eval.replies import keeping
+from omma.eval.scorer import Scorer
+from omma.eval.task import IN_WORDS, METHODS, MIRRORED, SWAPPED, VARIANTS, Grid, Item, Task, cells, derangement, sample
 from omma.eval.tasks.caption import CAPTION
 from omma.eval.tasks.classify import CLASSIFY
+from omma.eval.tasks.mmvp import MMVP
 from omma.eval.tasks.nlvr import NLVR
 from omma.eval.tasks.nlvr2 import NLVR2
 from omma.eval.tasks.patterns import PATTERNS
+from omma.eval.tasks.pope import POPE
 from omma.eval.tasks.rerank import RERANK
 from omma.eval.tasks.retrieval import RETRIEVAL
+from omma.eval.tasks.scenes import SCENES
 from omma.eval.tasks.segmentation import SEGMENTATION
 from omma.eval.tasks.statements import STATEMENTS
 from omma.eval.tasks.vqa import VQA
+from omma.eval.variants import further_controls, run_variant, variants_of, why_not
 from omma.table import Table
 
 TASKS: dict[str, Task] = {
@@ -49,7 +59,11 @@ TASKS: dict[str, Task] = {
     "caption": CAPTION,
     "nlvr": NLVR,
     "classify": CLASSIFY,
+    "scenes": SCENES,
+    "mmvp": MMVP,
+    "pope": POPE,
 }
+DISCORDANT = 0.2  # the share of items on which two models are taken to differ, for what a run could show
 EMBEDDING = {"itc", "itm"}  # kinds of score for which pictures and texts are embedded
 
 strings, numbers = pa.list_(pa.string()), pa.list_(pa.float64())
@@ -68,12 +82,18 @@ ROWS = pa.schema(
         pa.field("shown", strings),
         pa.field("texts", strings),
         pa.field("scores", numbers),
-        pa.field("prediction", pa.string()),
+        pa.field("prediction", pa.string()),  # null: unscored or unparsed
         pa.field("answer", pa.string()),
-        pa.field("correct", pa.bool_()),     # null: unscored, or a tie leaves it open
+        pa.field("correct", pa.bool_()),     # null: unscored, unparsed, or a tie leaves it open
         pa.field("credits", numbers),        # what the item earns; metrics["credits"] names the numbers
         pa.field("top", strings),
         pa.field("unscored", pa.string()),   # the reason; null for a scored item
+        pa.field("prompt", pa.string()),     # of a VLM: what it was asked, its reply as it came, how that was read
+        pa.field("said", pa.string()),
+        pa.field("rule", pa.string()),
+        pa.field("unparsed", pa.bool_()),
+        pa.field("images", strings),         # hashes of the pixels of `shown`, not mirrored
+        pa.field("mode", pa.string()),       # the named mode of asking and reading
         pa.field("seed", pa.int64()),
         pa.field("device", pa.string()),
         pa.field("batch_size", pa.int64()),
@@ -132,7 +152,9 @@ class Report:
     def grids(self) -> list[Grid]:
         """The tables of the report as text, one or more a score kind."""
         task = find_task(self.metrics["task"])
-        return [grid for kind, by_variant in self.metrics["scores"].items() for grid in task.tables(kind, by_variant)]
+        scores = self.metrics["scores"].items()
+        return [grid for kind, by_variant in scores
+                for grid in [*task.tables(kind, by_variant), *further_controls(kind, by_variant)]]  # fmt: skip
 
     def table(self) -> list[RichTable]:
         """The tables of the report for a terminal."""
@@ -143,6 +165,7 @@ class Report:
         unscored = ", ".join(f"{n} {reason}" for reason, n in m["reasons"].items())
         lines = [f"{m['task']}: {m['model']} on {m['items']} items of {m['data']}", f"{m['sample']}; run {m['run_id']}"]
         lines += [f"{m['unscored']} items could not be scored: {unscored}"] if m["unscored"] else []
+        lines += [f"{reason}: {said}" for reason, said in m.get("failures", {}).items()]
         return Group(*lines, *self.table())
 
 
@@ -156,39 +179,47 @@ def evaluate(
     languages: Sequence[str] = (),
     label: str | None = None,
     templates: Sequence[str] = (),
+    reference: str | None = None,
     limit: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
+    cache: str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
     """Measure a model on a task, beside a blind and a wrong-image control.
 
-    model: an Encoder, or a name or path for load_encoder. task: a name in TASKS. data: a folder with the tables
-    pictures and items (what write_scenes makes), one of these tables or its path, or the two tables as a tuple; a View
-    stands for a table. where: rows of the task's table to use. languages: captions to use, all when empty. label,
-    templates: of the task classify, the column that names classes and the sentences that a name is put into, such as "a
-    picture of a {}". limit: keep at most so many rows, a seeded sample spread over the patterns, groups whole.
-    out: folder for report.json and rows.parquet. Nothing is printed; progress shows bars on stderr.
-    Raises ValueError for an unknown task, data without the table that the task reads, or rows of which none can be
-    asked.
+    model: an Encoder or a VLM, or a name or path for load_encoder or load_vlm, as the task needs. task: a name in
+    TASKS. data: a folder with the tables pictures and items (what write_scenes makes), one of these tables or its path,
+    or the two tables as a tuple; a View stands for a table. where: rows of the task's table to use. languages: captions
+    to use, all when empty. label, templates: of the task classify, the column that names classes and the sentences that
+    a name is put into, such as "a picture of a {}"; of a task that asks in words, templates is one sentence around the
+    question, such as "{} Answer in one word." reference: whose way of asking and reading, such as "official",
+    "lmms-eval" or "vlmevalkit"; the task's own when None. limit: keep at most so many rows, a seeded sample spread over
+    the patterns, groups whole. batch_size: 64, of a VLM 8; of an endpoint, how many requests are under way.
+    out: folder for report.json and rows.parquet, and for a VLM's replies (replies.sqlite), so that a run that was
+    killed goes on where it stopped. cache: another file for the replies, which several runs may share. Nothing is
+    printed; progress shows bars on stderr, and before them what the run could show.
+    Raises ValueError for an unknown task, data without the table that the task reads, rows of which none can be
+    asked, and an endpoint that doesn't answer at all.
 
     >>> evaluate("runs/vl", "retrieval", data="scenes/test/pictures")     # doctest: +SKIP
     """
     chosen = find_task(task)
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; give 1 or more")
     if out is not None:  # a place that can't be written to is told now, and not after hours of work
         Path(out).mkdir(parents=True, exist_ok=True)
     pictures, table = find_tables(data, task)
     if where is not None:
         table = table.select(where)
-    options = {k: v for k, v in (("label", label), ("templates", tuple(templates))) if v}
+    options = {"label": label, "templates": tuple(templates), "reference": reference}
+    options = {name: value for name, value in options.items() if value}
+    if other := [name for name in options if name not in chosen.takes]:
+        takes = ", ".join(name for name, each in TASKS.items() if other[0] in each.takes)
+        raise ValueError(f"task {task!r} takes no {' and no '.join(other)}; {takes} does")
     if chosen.made_for is not None:
         chosen = chosen.made_for(table, **options)
-    elif options:
-        takes = ", ".join(name for name, each in TASKS.items() if each.made_for is not None)
-        raise ValueError(f"task {task!r} takes no {' and no '.join(options)}; {takes} does")
     columns = ["id", "captions"] if chosen.table == "pictures" else [*ITEM_COLUMNS]
     columns += [name for name in chosen.columns if name in table.columns]
     rows = [row for batch in table.scan(columns=columns, where=chosen.where) for row in batch.to_pylist()]
@@ -197,21 +228,28 @@ def evaluate(
     if not rows:
         wanted = " and ".join(filter(None, (chosen.where, where))) or "every row"
         raise ValueError(f"no rows for task {task!r} in {table.uri} (it reads {wanted}). Make some: {chosen.make}")
-    items = chosen.items(sample(rows, limit, seed))
+    items = told_apart(chosen.items(sample(rows, limit, seed)))
     if all(item.problem for item in items):
         why = ", ".join(f"{n} {reason}" for reason, n in Counter(item.problem for item in items).items())
         raise ValueError(f"none of the {len(items)} items of task {task!r} in {table.uri} can be asked: {why}"
                          f"{' in ' + ', '.join(languages) if languages else ''}. Make some: {chosen.make}")  # fmt: skip
-    encoder = load(model, device)
+    encoder = load(model, device, chosen.kinds)
     kinds = [kind for kind in chosen.kinds if hasattr(encoder, METHODS[kind])]
     if len(kinds) > 1 and "classify" in kinds and not getattr(encoder, "classes", ()):
         kinds.remove("classify")  # it has the method, but was not trained with the head
     if not kinds:
         methods = " or ".join(METHODS[kind] for kind in chosen.kinds)
-        raise ValueError(f"task {task!r} asks the encoder's {methods}, and {encoder.name!r} has no such method")
+        can = [name for name, each in TASKS.items() if any(hasattr(encoder, METHODS[kind]) for kind in each.kinds)]
+        raise ValueError(f"task {task!r} asks the model's {methods}, and {encoder.name!r} has no such method; "
+                         f"it can be measured on {', '.join(can) or 'no task'}")  # fmt: skip
+    batch_size = batch_size or (8 if IN_WORDS & set(kinds) else 64)
+    smallest = could_show(items)
+    if progress:
+        Console(stderr=True).print(told_before(task, items, smallest), highlight=False)
+    place = Path(cache) if cache else Path(out) / "replies.sqlite" if out and IN_WORDS & set(kinds) else None
 
-    with bars(progress) as tick:
-        scorer = Scorer(encoder, pictures, batch_size=batch_size, tick=tick)
+    with bars(progress) as tick, keeping(place) as kept:
+        scorer = Scorer(encoder, pictures, batch_size=batch_size, tick=tick, kept=kept)
         askable = [item for item in items if not item.problem]
         shown, said = (p for item in askable for p in item.pictures), [t for item in askable for t in item.texts]
         scorer.load(shown, [*said, *chosen.texts], embed=bool(EMBEDDING & set(kinds)))
@@ -221,18 +259,20 @@ def evaluate(
         results = [
             result
             for kind in kinds
-            for variant in VARIANTS
+            for variant in variants_of(chosen, kind)
             for result in run_variant(chosen, items, unscored, exchange, scorer, kind, variant)
         ]
+        failures = {} if scorer.words is None else scorer.words.failures
 
     facts = {
-        "run_id": run_id(encoder, task, items, seed),
+        "run_id": run_id(encoder, task, items, seed, (chosen.mode, *options.get("templates", ()))),
         "model": encoder.name,
         "model_fingerprint": encoder.fingerprint,
         "task": task,
         "seed": seed,
         "device": str(getattr(encoder, "device", device)),
         "batch_size": batch_size,
+        "mode": chosen.mode,
     }
     metrics = {
         **facts,
@@ -244,9 +284,14 @@ def evaluate(
         "items": len(items),
         "unscored": len(unscored),
         "reasons": dict(sorted(Counter(unscored.values()).items())),
+        "failures": failures,
+        "detectable": smallest,
+        "templates": list(templates),
         "credits": list(chosen.credits),
         "headline": {},
-        "scores": {kind: {v: summary(chosen, results, kind, v) for v in VARIANTS} for kind in kinds},
+        "scores": {
+            kind: {v: summary(chosen, results, kind, v) for v in variants_of(chosen, kind)} for kind in kinds
+        },
     }
     metrics["headline"] = headline(chosen, metrics["scores"])
     report = Report(plain(metrics), pa.Table.from_pylist([{**facts, **result} for result in results], schema=ROWS))
@@ -255,62 +300,18 @@ def evaluate(
     return report
 
 
-def run_variant(
-    task: Task,
-    items: list[Item],
-    unscored: dict[str, str],
-    exchange: dict[str, str],
-    scorer: Scorer,
-    kind: str,
-    variant: str,
-) -> Iterator[dict]:
-    """One result row an item, in the items' order."""
-    reasons = dict(unscored)
-    good = [item for item in items if item.id not in reasons]
-    if variant == "blind":
-        view = View(scorer, kind, lambda name: GREY)
-        if GREY in scorer.problems:
-            reasons |= {item.id: scorer.problems[GREY] for item in good}
-    elif variant == "wrong-image":
-        view = View(scorer, kind, lambda name: exchange.get(name, name))
-        if not exchange:
-            reasons |= {item.id: "only_one_group" for item in good}
-    else:
-        view = View(scorer, kind)
-    good = [item for item in good if item.id not in reasons]
-    if kind == "itm":
-        matched = zip(good, view.matrices(good), strict=True)
-        reasons |= {item.id: "not_finite" for item, matrix in matched if not finite(matrix.reshape(1, -1)).all()}
-        good = [item for item in good if item.id not in reasons]
-    answers: dict[str, Answer] = dict(zip((item.id for item in good), task.score(good, view), strict=True))
+def told_apart(items: list[Item]) -> list[Item]:
+    """The items, each with an id of its own; of those that share one nobody knows which is meant: no score."""
+    times = Counter(item.id for item in items)
+    if len(times) == len(items):
+        return items
+    seen: Counter[str] = Counter()
+    out = []
     for item in items:
-        row = {
-            "item": item.id,
-            "group": item.group,
-            "pattern": item.pattern,
-            "variant": variant,
-            "score_kind": kind,
-            "pictures": list(item.pictures),
-            "texts": list(item.texts),
-            "answer": item.answer,
-            "unscored": reasons.get(item.id),
-        }
-        if item.id in answers:
-            got = answers[item.id]
-            shown = ["grey" if (name := view.shown(picture)) == GREY else name for picture in item.pictures]
-            row |= {"shown": shown, "scores": list(got.scores), "prediction": got.prediction, "correct": got.correct}
-            row |= {"credits": list(got.credits), "top": list(got.top)}
-        yield row
-
-
-def why_not(item: Item, scorer: Scorer) -> str:
-    """The reason why an item can't be scored, or "". A picture's reason is its status, "missing" or "not_finite"."""
-    if item.problem:
-        return item.problem
-    reasons = [scorer.problems[name] for name in item.pictures if name in scorer.problems]
-    if reasons:
-        return f"picture_{reasons[0]}"
-    return "text_not_finite" if scorer.bad_texts.intersection(item.texts) else ""
+        seen[item.id] += 1
+        name = item.id if seen[item.id] == 1 else f"{item.id} ({seen[item.id]})"
+        out.append(replace(item, id=name, problem="duplicate_id") if times[item.id] > 1 else item)
+    return out
 
 
 def summary(task: Task, results: list[dict], kind: str, variant: str) -> dict:
@@ -318,7 +319,30 @@ def summary(task: Task, results: list[dict], kind: str, variant: str) -> dict:
     scored = [row for row in mine if not row["unscored"]]
     reasons = Counter(row["unscored"] for row in mine if row["unscored"])
     counts = {"n": len(scored), "unscored": len(mine) - len(scored), "reasons": dict(sorted(reasons.items()))}
-    return counts | task.metrics(scored)
+    found = counts | task.metrics(scored)
+    if variant in (SWAPPED, MIRRORED):
+        model = {row["item"]: row["prediction"] for row in results
+                 if row["score_kind"] == kind and row["variant"] == "model" and row.get("prediction") is not None}
+        both = [row for row in scored if row["prediction"] is not None and row["item"] in model]
+        turn = mirror if variant == MIRRORED else str
+        same = [row["prediction"] == turn(model[row["item"]]) for row in both]
+        found["same"] = clustered(same, joined([(*row["pictures"], f"group {row['group']}") for row in both]))
+    return found
+
+
+def could_show(items: list[Item]) -> float | None:
+    """The smallest difference between two models that these items would probably show, as a share of them: four times
+    of five, where the models differ on DISCORDANT of what is independent (items that share pictures aren't)."""
+    asked = [item for item in items if not item.problem]
+    independent = len(set(joined([(*item.pictures, f"group {item.group}") for item in asked])))
+    return detectable(independent, DISCORDANT)
+
+
+def told_before(task: str, items: list[Item], smallest: float | None) -> str:
+    asked = sum(not item.problem for item in items)
+    shows = "no difference" if smallest is None else f"differences from about {100 * smallest:.1f} points on"
+    return (f"{task}: {asked} of {len(items)} items can be asked. Two models that disagree on "
+            f"{100 * DISCORDANT:.0f} % of them: {shows} would probably show.")  # fmt: skip
 
 
 def headline(task: Task, scores: dict) -> dict:
@@ -369,18 +393,23 @@ def find_tables(data: Any, task: str) -> tuple[Any, Any]:
     return pictures, items if needs == "items" else pictures
 
 
-def load(model: Any, device: str) -> Any:
+def load(model: Any, device: str, kinds: Sequence[str]) -> Any:
+    """The model by name: a VLM for a task that asks in words, and where a task takes both, what the folder holds."""
     if not isinstance(model, str | Path):
         return model
-    from omma.models.pretrained import load_encoder  # torch loads only when a model has to be
+    from omma.models.pretrained import answers_in_words, load_encoder, load_vlm  # torch loads only for a model
 
+    words = IN_WORDS & set(kinds)
+    if words and (words == set(kinds) or answers_in_words(str(model))):
+        return load_vlm(str(model), device=device)
     return load_encoder(str(model), device=device)
 
 
-def run_id(encoder: Any, task: str, items: list[Item], seed: int) -> str:
-    """A hash of what decides the results: the model, the task, the items and the seed."""
+def run_id(encoder: Any, task: str, items: list[Item], seed: int, mode: tuple[str, ...] = ()) -> str:
+    """A hash of what decides the results: the model, the task, the items, the seed, and how a VLM is asked."""
     asked = sorted((item.id, item.group, item.pattern, item.pictures, item.texts, item.answer) for item in items)
-    return hashlib.blake2b(repr((encoder.fingerprint, task, asked, seed)).encode(), digest_size=6).hexdigest()
+    what = (encoder.fingerprint, task, asked, seed, *((mode,) if any(mode) else ()))
+    return hashlib.blake2b(repr(what).encode(), digest_size=6).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------ what goes out

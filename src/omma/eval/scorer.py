@@ -14,29 +14,36 @@ from PIL import Image
 
 from omma.decode import label_map, open_picture
 from omma.eval.metrics import pair_scores
+from omma.eval.replies import Kept, Question, Replies, Reply
 from omma.eval.task import GREY, Item, finite
 
 USABLE = ("ok", "flat")
+GREY_SIZE = (224, 224)
+KEPT_FILES = 512  # pictures as the table has them, so that a VLM's controls don't read them again
 Tick = Callable[[str, int, int], None]  # (what, done, of)
 
 
 class Scorer:
     """The cache of a run. After `load`, `problems` says which pictures and texts can't be scored, and why."""
 
-    def __init__(self, encoder: Any, pictures: Any, *, batch_size: int = 64, tick: Tick | None = None):
+    def __init__(
+        self, encoder: Any, pictures: Any, *, batch_size: int = 64, tick: Tick | None = None, kept: Kept | None = None
+    ):
         self.encoder, self.pictures, self.batch_size = encoder, pictures, batch_size
         self.tick = tick or (lambda what, done, of: None)
         self.problems: dict[str, str] = {}                    # picture id -> reason
         self.bad_texts: set[str] = set()
         self.pixels: dict[str, str] = {}                      # picture id -> hash of its pixels
         self._rows: dict[str, int] = {}                       # hash of pixels -> row of _images
-        self._images = np.zeros((0, encoder.embed_dim), dtype=np.float32)
-        self._texts = np.zeros((0, encoder.embed_dim), dtype=np.float32)
+        self._images = np.zeros((0, getattr(encoder, "embed_dim", 0)), dtype=np.float32)
+        self._texts = np.zeros((0, getattr(encoder, "embed_dim", 0)), dtype=np.float32)
         self._text_rows: dict[str, int] = {}
         self._matched: dict[tuple[str, str], float] = {}      # (hash of pixels, text) -> probability
         self._maps: dict[str, tuple[tuple[int, ...], bytes]] = {}   # hash of pixels -> its label map, packed
         self._written: dict[str, str] = {}                    # hash of pixels -> caption
         self._said: dict[tuple[str, tuple[str, ...], str], np.ndarray] = {}   # (head, hashes of pixels, text) -> scores
+        self._files: dict[str, dict] = {}                     # picture id -> its row, of the last pictures a VLM saw
+        self.words = None if kept is None else Replies(encoder, kept, self.pixels, self.opened, batch_size, self.tick)
 
     # -------------------------------------------------------------------------------------------- encoding
     def load(self, ids: Iterable[str], texts: Iterable[str], embed: bool = True) -> None:
@@ -66,13 +73,18 @@ class Scorer:
             parts.append(self._checked(self.encoder.encode_image(buffer, batch_size=self.batch_size), len(buffer)))
             buffer.clear()
 
-        seen = set()
+        seen: set[str] = set()
         for number, (name, image, reason) in enumerate(self._open([GREY, *wanted]), 1):
-            seen.add(name)
             if image is None:
                 self.problems[name] = reason
+                seen.add(name)
                 continue
-            key = self.pixels[name] = pixel_hash(image)
+            key = pixel_hash(image)
+            if name in seen and self.pixels.get(name) != key:
+                self.problems[name] = "duplicate_id"          # two pictures of one id: nobody knows which is meant
+                continue
+            seen.add(name)
+            self.pixels[name] = key
             if embed and key not in self._rows:
                 self._rows[key] = len(self._rows)
                 buffer.append(image)
@@ -88,10 +100,25 @@ class Scorer:
         good = finite(self._images)
         self.problems |= {name: "not_finite" for name, key in self.pixels.items() if not good[self._rows[key]]}
 
+    def opened(self, ids: Collection[str]) -> dict[str, Image.Image]:
+        """The pictures of these ids, which `load` has found to be good."""
+        found = {GREY: Image.new("RGB", GREY_SIZE, (128, 128, 128))} if GREY in ids else {}
+        if len(self._files) > KEPT_FILES:
+            self._files.clear()
+        wanted = sorted(set(ids) - {GREY})
+        if fresh := [name for name in wanted if name not in self._files]:
+            rows = self.pictures.take(fresh, ["id", "bytes", "uri", "offset", "length", "status"]).to_pylist()
+            self._files |= {row["id"]: row for row in rows}
+        for name in wanted:
+            image = open_picture(self._files[name], self.pictures.uri).image
+            assert image is not None, name
+            found[name] = image
+        return found
+
     def _open(self, ids: Collection[str]) -> Iterator[tuple[str, Image.Image | None, str]]:
         """(id, RGB picture or None, reason) for those ids that the table has, in its order; the grey one first."""
         if GREY in ids:
-            yield GREY, Image.new("RGB", (224, 224), (128, 128, 128)), ""
+            yield GREY, Image.new("RGB", GREY_SIZE, (128, 128, 128)), ""
         wanted = set(ids) - {GREY}
         if not wanted:
             return
@@ -242,11 +269,14 @@ class Scorer:
 class View:
     """A scorer as a task sees it: one score kind, and pictures exchanged as the variant says.
 
-    kind: one of task.METHODS. shown: picture id -> id of the picture that is shown in its place.
+    kind: one of task.METHODS. shown: picture id -> id of the picture that is shown in its place; mirrored: a VLM sees
+    pictures left for right.
     """
 
-    def __init__(self, scorer: Scorer, kind: str, shown: Callable[[str], str] = lambda name: name):
-        self.scorer, self.kind, self.shown = scorer, kind, shown
+    def __init__(
+        self, scorer: Scorer, kind: str, shown: Callable[[str], str] = lambda name: name, mirrored: bool = False
+    ):
+        self.scorer, self.kind, self.shown, self.mirrored = scorer, kind, shown, mirrored
 
     def images(self, ids: Sequence[str]) -> np.ndarray:
         """(n, E) embeddings of what is shown for these pictures."""
@@ -270,6 +300,29 @@ class View:
     def captions(self, ids: Sequence[str]) -> list[str]:
         """What the encoder writes about what is shown for these pictures."""
         return self.scorer.captions([self.shown(name) for name in ids])
+
+    def replies(self, items: Sequence[Item], prompts: Sequence[str], max_new_tokens: int) -> list[Reply]:
+        """What a VLM says to each item's prompt about what is shown for its pictures."""
+        return self._asked([
+            Question(self._shown(item), prompt, self.mirrored, max_new_tokens)
+            for item, prompt in zip(items, prompts, strict=True)
+        ])  # fmt: skip
+
+    def first_token(
+        self, items: Sequence[Item], prompts: Sequence[str], words: Sequence[tuple[tuple[str, ...], ...]]
+    ) -> list[Reply]:
+        """How likely a VLM's reply begins with each option: log-probabilities. words: spellings of each option."""
+        return self._asked([
+            Question(self._shown(item), prompt, self.mirrored, words=spelled)
+            for item, prompt, spelled in zip(items, prompts, words, strict=True)
+        ])  # fmt: skip
+
+    def _asked(self, questions: list[Question]) -> list[Reply]:
+        assert self.scorer.words is not None
+        return self.scorer.words.ask(self.kind, questions)
+
+    def _shown(self, item: Item) -> tuple[str, ...]:
+        return tuple(self.shown(name) for name in item.pictures)
 
     @property
     def segments(self) -> tuple[str, ...]:

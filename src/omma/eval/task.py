@@ -3,8 +3,8 @@
 A task is a value in the dict omma.eval.run.TASKS; docs/add-a-task.md adds one in thirty lines.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +12,11 @@ import numpy as np
 from omma.eval.metrics import order_key
 
 VARIANTS = ("model", "blind", "wrong-image")
+SWAPPED, MIRRORED = "option-swap", "image-flip"  # further controls, of tasks that allow them
 METHODS = {"itc": "encode_image", "itm": "match", "answer": "answer", "compare": "compare", "classify": "classify",
-           "segment": "segment", "caption": "caption"}  # score kind -> the encoder's method  # fmt: skip
+           "segment": "segment", "caption": "caption", "generate": "generate_batch",
+           "first_token": "first_token"}  # score kind -> the model's method  # fmt: skip
+IN_WORDS = {"generate", "first_token"}  # what a VLM has
 GREY = "\x00grey"  # the id of the one mid-grey picture of the blind control; no table can hold it by accident
 
 
@@ -29,6 +32,8 @@ class Item:
     answer: str
     problem: str = ""
     answers: tuple[str, ...] = ()  # of several people, where there are
+    options: tuple[str, ...] = ()  # what may be answered, where it is known; `answer` is one of them
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)  # the table's columns in Task.columns
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,19 @@ class Answer:
 
     scores: its numbers, in the order the task documents. prediction: in words. credits: what the item earns, 0..1, one
     number for each name in Task.credits. correct: None when a tie leaves it open. top: what a search ranked first.
+    Of a model that answers in words: prompt, what it was asked; said, its reply as it came; rule, how that was read;
+    prediction is None, and correct too, when it could not be read (unparsed). problem: why there is no answer.
     """
 
     scores: Sequence[float]
-    prediction: str
+    prediction: str | None
     credits: Sequence[float]
     correct: bool | None
     top: Sequence[str] = ()
+    prompt: str | None = None
+    said: str | None = None
+    rule: str | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,15 +73,19 @@ class Task:
 
     about: one line on what it asks. table: which table it reads; where: which rows of it; make: a command that makes
     such a table. kinds: score kinds it can use ("itc": inner product of the two embeddings; "itm": probability of
-    encoder.match; "answer", "compare", "classify", "segment", "caption": what the encoder's method of this name gives);
-    those that the encoder has are used. columns: of the table beside the usual ones, where it has them.
+    encoder.match; "answer", "compare", "classify", "segment", "caption": what the encoder's method of this name gives;
+    "generate", "first_token": what a VLM says, and how likely it begins with each option); those that the model has are
+    used. columns: of the table beside the usual ones, where it has them.
     items(rows): table rows (dicts) -> items. score(items, view): one Answer an item, `view` is a scorer.View.
     metrics(rows): result rows (dicts with the columns of rows.parquet) of one variant and kind -> nested dict whose
     leaves of interest are made by metrics.estimate. tables(kind, by_variant) -> grids to print.
     credits: names of the numbers in Answer.credits. headline: for each kind, the path of the metric to show first.
-    texts: what every item is judged by, beside its own texts. made_for(table, label=, templates=): the task with what a
-    run asks for; None where it takes no such options.
+    texts: what every item is judged by, beside its own texts. made_for(table, **options): the task with what a run asks
+    for, of the options named in `takes` ("label", "templates", "reference").
     indifferent: the headline of a model that scores everything alike, by the rule for ties; None: its chance.
+    modes: how it is asked and read, by name (asking.Mode), and which one this task is made for. swaps: it has the
+    control option-swap, for items with options. flip(item): the answer when the picture is mirrored, None when that
+    is not known; with it there is the control image-flip.
     """
 
     about: str
@@ -88,6 +103,11 @@ class Task:
     columns: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     made_for: "Callable[..., Task] | None" = None
+    takes: tuple[str, ...] = ()
+    modes: Mapping[str, Any] = field(default_factory=dict)
+    mode: str = ""
+    swaps: bool = False
+    flip: Callable[[Item], str | None] | None = None
 
 
 def sample(rows: list[dict], limit: int | None, seed: int) -> list[dict]:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 import omma.models.no_torchvision  # noqa: F401  isort: skip  (before transformers, which looks for torchvision)
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText, PreTrainedModel
 
+from omma.models.first_token import first_token
 from omma.models.hf import load_model, local, read_config
 from omma.models.hf_processor import load_vlm_processor, tells_words_from_tokens
 from omma.models.pretrained import has_fast_bf16, pick_device
@@ -98,6 +100,14 @@ class HFVLM:
             decoded = self.processor.tokenizer.batch_decode(said, skip_special_tokens=True)
             answers += [answer.strip() for answer in decoded]
         return answers
+
+    def first_token(
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], words: Sequence[Sequence[str]],
+        batch_size: int = 8,
+    ) -> np.ndarray:  # fmt: skip
+        """How likely each answer begins with each option: (n, C) float32 log-probabilities; see first_token.py."""
+        encode = lambda text: self.processor.tokenizer.encode(text, add_special_tokens=False)
+        return first_token(self, images, prompts, words, encode, batch_size)
 
     def generation(self, max_new_tokens: int, options: dict[str, Any]) -> dict[str, Any]:
         """What transformers' `generate` is told: no sampling, unless the options ask for it."""

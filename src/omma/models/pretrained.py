@@ -364,6 +364,14 @@ def load_vlm(
                      "are owner/name, such as HuggingFaceTB/SmolVLM-256M-Instruct")  # fmt: skip
 
 
+def answers_in_words(name_or_path: str | Path) -> bool:
+    """Whether `load_vlm` is the loader for this name: an endpoint, a VLM of omma, or a Hugging Face model."""
+    folder = model_folder(name_or_path)
+    if str(name_or_path).startswith("openai:") or is_hugging_face(folder):
+        return True
+    return model_kind(folder) == "vlm" if (folder / "config.json").is_file() else is_hub_name(name_or_path)
+
+
 def name_of(folder: Path) -> str:
     """What a model folder is called: a checkpoint by its run."""
     in_run = folder.name in ("best", "last") or folder.name.startswith("step")

@@ -10,11 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from omma.models.chat import Chat
+from omma.models.first_token import first_token
 from omma.models.hf_vlm import same_number
 from omma.models.preprocess import Processor, pad
 from omma.models.pretrained import has_fast_bf16, pick_device, settings_of
@@ -71,6 +73,14 @@ class OmmaVLMRunner:
                                  "one to each; leave out num_return_sequences")  # fmt: skip
             answers += [self.chat.read(row) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
         return answers
+
+    def first_token(
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], words: Sequence[Sequence[str]],
+        batch_size: int = 8,
+    ) -> np.ndarray:  # fmt: skip
+        """How likely each answer begins with each option: (n, C) float32 log-probabilities; see first_token.py."""
+        encode = lambda text: self.processor.tokenizer.encode(text, add_special_tokens=False).ids
+        return first_token(self, images, prompts, words, encode, batch_size)
 
     def prompts(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> dict[str, Tensor]:
         """What the model takes, on its device: input_ids and attention_mask (B, T), padded on the left, and

@@ -9,8 +9,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from omma.eval.answers import normalised
 from omma.eval.protocols.outcome import STRICT, check_lengths, check_mode, share
+from omma.eval.protocols.words import normalised
 
 PIX2STRUCT = "reference:pix2struct"
 MODES = (STRICT, PIX2STRUCT)

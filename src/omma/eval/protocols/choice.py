@@ -15,8 +15,8 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
-from omma.eval.answers import normalised
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_mode, share
+from omma.eval.protocols.words import normalised
 
 VLMEVALKIT = "reference:vlmevalkit"
 MODES = (STRICT, VLMEVALKIT)
@@ -64,11 +64,21 @@ def parse(text: str, options: Sequence[str], mode: str = STRICT) -> Parsed:
             return Parsed(found.pop(), rule)
         if found:
             return UNPARSED
+    inside = within(text, options)
+    return UNPARSED if inside is None else Parsed(letters[inside], "option within")
+
+
+def within(text: str, options: Sequence[str]) -> int | None:
+    """The place of the only option whose words stand in a reply, None for none or several. An option within another one
+    that stands there doesn't count.
+
+    >>> within("a red cup", ["red", "blue", "red cup"]), within("red or blue", ["red", "blue"])
+    (2, None)
+    """
+    said, meanings = normalised(text), [normalised(option) for option in options]
     inside = [n for n, words in enumerate(meanings) if words and f" {words} " in f" {said} "]
     whole = [n for n in inside if not any(n != m and f" {meanings[n]} " in f" {meanings[m]} " for m in inside)]
-    if len(whole) == 1 and meanings.count(meanings[whole[0]]) == 1:
-        return Parsed(letters[whole[0]], "option within")
-    return UNPARSED
+    return whole[0] if len(whole) == 1 and meanings.count(meanings[whole[0]]) == 1 else None
 
 
 def _vlmevalkit(text: str, choices: Mapping[str, str]) -> Parsed:

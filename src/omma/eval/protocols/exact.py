@@ -7,9 +7,9 @@ as they stand; "reference:lmms-eval" without case and ASCII punctuation.
 import string
 from collections.abc import Callable, Sequence
 
-from omma.eval.answers import normalised
 from omma.eval.metrics import by_group
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_lengths, check_mode, share
+from omma.eval.protocols.words import normalised
 
 GQA, LMMS = "reference:gqa", "reference:lmms-eval"
 MODES = (STRICT, GQA, LMMS)

@@ -31,6 +31,15 @@ LADDER = (
 LMMS_RULES = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in LADDER)
 
 
+def joined_options(options: Sequence[str]) -> str:
+    """Options as a released row has them.
+
+    >>> joined_options(("Open", "Closed"))
+    '(a) Open (b) Closed'
+    """
+    return " ".join(f"({letter.lower()}) {option}" for letter, option in zip(choice.LETTERS, options, strict=False))
+
+
 def official_prompt(question: str, options: str) -> str:
     """The published prompt: the question, a blank, the options as released; it doesn't ask for a letter."""
     return f"{question} {options}"

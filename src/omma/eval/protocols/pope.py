@@ -18,9 +18,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from omma.data.benchmarks.pope import VERSIONS
-from omma.eval.answers import yes_or_no
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_lengths, check_mode, mean, ratio
 from omma.eval.protocols.vqa import punctuation_vlmevalkit
+from omma.eval.protocols.words import yes_or_no
 
 OFFICIAL, LMMS, VLMEVALKIT = "reference:official", "reference:lmms-eval", "reference:vlmevalkit"
 MODES = (STRICT, OFFICIAL, LMMS, VLMEVALKIT)

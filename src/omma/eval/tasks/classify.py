@@ -151,4 +151,5 @@ CLASSIFY = Task(  # without classes yet; `task_for` fills them in
     metrics=partial(metrics, 0),
     tables=tables,
     made_for=task_for,
+    takes=("label", "templates"),
 )

@@ -2,7 +2,8 @@
 
 import pytest
 
-from omma.eval.answers import RULES, judged, normalised, yes_or_no
+from omma.eval.protocols.short import RULES, judged
+from omma.eval.protocols.words import normalised, yes_or_no
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,24 @@ def test_normalised_answers_stay_what_they_are():
     for text in ("The  Blue ONE", "three", "café", "don't", "a"):
         assert normalised(normalised(text)) == normalised(text)
     assert yes_or_no("yesterday") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "prediction", "outcome"),
+    [
+        ("It is red.", "red", "right"),
+        ("RED", "red", "right"),
+        ("Dark blue.", "dark blue", "wrong"),  # not "blue", which stands within it
+        ("red or blue", None, "unparsed"),
+        ("mauve", None, "unparsed"),
+        ("", None, "unparsed"),
+    ],
+)
+def test_where_the_options_are_known_a_reply_has_to_name_exactly_one(said, prediction, outcome):
+    found = judged(said, "red", options=("red", "blue", "dark blue"))
+    assert (found.prediction, found.outcome) == (prediction, outcome)
+    assert found.rule in RULES
+
+
+def test_a_letter_among_the_options_is_an_answer_and_no_place_in_a_list():
+    assert judged("s", "s", options=tuple("abst")).outcome == "right"

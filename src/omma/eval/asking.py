@@ -1,0 +1,308 @@
+"""A benchmark that asks in words: how a question is put, how a reply is read, and what it earns, by named modes.
+
+    POPE = asked(about="...", where="task == 'pope'", make="...", modes={"strict": Mode(parse=reply_of(pope.parse))})
+
+One file in tasks/ with one such value is a benchmark. The rows of its items table have the question alone as prompt,
+the texts of the options (["yes", "no"] too; null where anything may be said), and the text of the right one as answer.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from omma.eval.clusters import clustered, joined
+from omma.eval.protocols import exact, short
+from omma.eval.protocols.choice import LETTERS
+from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed
+from omma.eval.task import VARIANTS, Answer, Grid, Item, Task, cells, group_of, interval, percent, plain_tables
+from omma.eval.task import with_patterns as by_pattern
+
+YES_NO = ("yes", "no")
+ONE_WORD = "\nAnswer the question using a single word or phrase."  # of LLaVA-1.5, lmms-eval and VLMEvalKit
+BY_LETTER = "\nAnswer with the option's letter from the given choices directly."
+MIRROR = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
+READ = {"word", "words", "text", "letter", "letters", "read", "reads", "say", "says", "saying", "written", "sign",
+        "logo", "number", "digit", "clock", "time", "label", "brand", "clockwise", "counterclockwise"}  # fmt: skip
+
+
+def as_it_stands(item: Item) -> str:
+    """The question, and no more."""
+    return item.texts[0]
+
+
+def ending(words: str) -> Callable[[Item], str]:
+    """The question and then these words."""
+    return lambda item: item.texts[0] + words
+
+
+def lettered(words: str = BY_LETTER, option: str = "{letter}. {text}", before: str = "\n") -> Callable[[Item], str]:
+    """The question, its options with their letters, one a line, and then these words."""
+
+    def prompt(item: Item) -> str:
+        lines = [option.format(letter=letter, text=text) for letter, text in zip(LETTERS, item.options, strict=False)]
+        return item.texts[0] + before + "\n".join(lines) + words
+
+    return prompt
+
+
+def reply_of(parse: Callable[..., Parsed], mode: str = STRICT) -> Callable[[str, Item], Parsed]:
+    """A parser of protocols/ that reads a reply alone, in one of its modes."""
+    return lambda said, item: parse(said, mode=mode)
+
+
+def option_of(parse: Callable[..., Parsed], mode: str = STRICT) -> Callable[[str, Item], Parsed]:
+    """A parser of protocols/ that finds a letter among options, which becomes the option's text."""
+
+    def read(said: str, item: Item) -> Parsed:
+        found = parse(said, item.options, mode=mode)
+        if found.value is None:
+            return found
+        place = LETTERS.index(found.value)
+        return Parsed(item.options[place], found.rule) if place < len(item.options) else UNPARSED
+
+    return read
+
+
+def short_answer(said: str, item: Item) -> Parsed:
+    """protocols.short: yes or no, one of the options, or the first line."""
+    return short.parse(said, item.answer, item.options)
+
+
+def equal(value: str, item: Item) -> float:
+    """1 for the right answer (or one of those of several people), without case, punctuation and articles."""
+    said = exact.parse(value).value
+    return float(any(said == exact.parse(known).value for known in (item.answer, *item.answers)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mode:
+    """How one tool asks, reads and counts.
+
+    prompt(item): what the model is asked. parse(reply, item): what was meant; None is unparsed and earns nothing.
+    earn(value, item): 0..1. max_new_tokens: of a reply. small: the options' letters stand in the prompt as (a), (b).
+    protocol: the name of the mode in protocols/, for the metrics.
+    """
+
+    prompt: Callable[[Item], str] = as_it_stands
+    parse: Callable[[str, Item], Parsed] = short_answer
+    earn: Callable[[str, Item], float] = equal
+    max_new_tokens: int = 16
+    small: bool = False
+    protocol: str = STRICT
+
+    def spellings(self, item: Item) -> tuple[tuple[str, ...], ...]:
+        """How each option of an item may begin: yes and no as words, others by their letters."""
+        if {option.lower() for option in item.options} == set(YES_NO):
+            words = [(option.lower(), option.capitalize()) for option in item.options]
+        else:
+            letters = LETTERS.lower() if self.small else LETTERS
+            words = [(letter,) for letter, _ in zip(letters, item.options, strict=False)]
+        return tuple((*spelled, *(f" {word}" for word in spelled)) for spelled in words)
+
+
+def asked(
+    *,
+    about: str,
+    where: str,
+    make: str,
+    modes: Mapping[str, Mode],
+    items: Callable[[list[dict]], list[Item]] | None = None,
+    score: Callable[[Mode, list[Item], Any], list[Answer]] | None = None,
+    metrics: Callable[[list[dict], Mode], dict] | None = None,
+    tables: Callable[[str, dict[str, dict]], list[Grid]] | None = None,
+    kinds: tuple[str, ...] = ("generate",),
+    credits: tuple[str, ...] = ("accuracy", "guess"),
+    headline: str = "accuracy",
+    title: str = "questions",
+    swaps: bool = False,
+    flip: Callable[[Item], str | None] | None = None,
+    columns: tuple[str, ...] = ("answers",),
+    indifferent: float | None = None,
+) -> Task:
+    """A task that asks a VLM. Of modes the first is the usual one; `omma eval --reference NAME` takes another.
+
+    about, where, make, columns, credits, indifferent: as of Task. items(rows), score(mode, items, view), metrics(result
+    rows, mode), tables: by default `question_items`, `answers_of`, `accuracy` and `pattern_tables`. kinds: "generate",
+    and "first_token" for the letter-logit way.
+    swaps, flip: which controls it allows, see Task; `mirrored` will do for most flips.
+    """
+    name, mode = next(iter(modes.items()))
+    judge, count = score or answers_of, metrics or accuracy
+    task = Task(
+        about=about,
+        table="items",
+        where=where,
+        make=make,
+        kinds=kinds,
+        credits=credits,
+        headline=dict.fromkeys(kinds, headline),
+        indifferent=indifferent,
+        items=partial(question_items, columns=columns) if items is None else items,
+        score=partial(judge, mode),
+        metrics=partial(count, mode=mode),
+        tables=pattern_tables(title) if tables is None else tables,
+        columns=columns,
+        takes=("reference", "templates"),
+        modes=modes,
+        mode=name,
+        swaps=swaps,
+        flip=flip,
+    )
+
+    def made_for(table: Any, reference: str | None = None, templates: Sequence[str] = ()) -> Task:
+        wanted = reference or name
+        if wanted not in modes:
+            raise ValueError(f"reference={wanted!r}; this task is asked and read as {', '.join(modes)}")
+        chosen = modes[wanted]
+        if templates:
+            if len(templates) > 1 or "{}" not in templates[0]:
+                raise ValueError(f"templates={list(templates)}; give one sentence with {{}}, where the question goes")
+            chosen = replace(chosen, prompt=lambda item: templates[0].replace("{}", item.texts[0]))
+        return replace(task, score=partial(judge, chosen), metrics=partial(count, mode=chosen), mode=wanted)
+
+    return replace(task, made_for=made_for)
+
+
+# ------------------------------------------------------------------------------------------------ rows -> items
+def question_items(rows: list[dict], columns: Sequence[str] = ()) -> list[Item]:
+    """Rows of an items table -> items. One that can't be asked or judged says why."""
+    found = []
+    for row in rows:
+        pictures, options = tuple(row["pictures"] or ()), tuple(row["options"] or ())
+        answers = tuple(row.get("answers") or ())
+        answer = row["answer"] or (Counter(answers).most_common(1)[0][0] if answers else "")
+        problem = "" if answer else "no_answer"
+        if options and answer and answer not in options:
+            problem = "answer_is_no_option"
+        if len(set(options)) < len(options):
+            problem = "two_options_alike"
+        if not pictures:
+            problem = "no_picture"
+        if not row["prompt"]:
+            problem = "no_question"
+        extra = {name: row.get(name) for name in columns if name != "answers"}
+        found.append(Item(row["id"], group_of(row), row["pattern"] or "", pictures, (row["prompt"] or "",), answer,
+                          problem, answers, options, extra))  # fmt: skip
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ replies -> answers
+def answers_of(mode: Mode, items: list[Item], view: Any) -> list[Answer]:
+    """One answer an item. credits: what it earns, and what a guess among its options earns (0 without options).
+
+    Answer.scores: of "first_token" the probability of each option, among the options; of "generate" none.
+    """
+    prompts = [mode.prompt(item) for item in items]
+    if view.kind == "first_token":
+        replies = view.first_token(items, prompts, [mode.spellings(item) for item in items])
+    else:
+        replies = view.replies(items, prompts, mode.max_new_tokens)
+    found = []
+    for item, prompt, reply in zip(items, prompts, replies, strict=True):
+        guess = 1 / len(item.options) if item.options else 0.0
+        if reply.problem:
+            found.append(Answer((), None, (0.0, guess), None, prompt=prompt, problem=reply.problem))
+            continue
+        if view.kind == "first_token":
+            shares, said = softmax(reply.scores), None
+            read = Parsed(item.options[shares.index(max(shares))], "first token")
+        else:
+            shares, said, read = [], reply.said, mode.parse(reply.said, item)
+        earned = 0.0 if read.value is None else mode.earn(read.value, item)
+        right = None if read.value is None else earned == 1
+        found.append(Answer(shares, read.value, (earned, guess), right, prompt=prompt, said=said, rule=read.rule))
+    return found
+
+
+def softmax(scores: Sequence[float]) -> list[float]:
+    top = max(scores)
+    weights = [math.exp(s - top) for s in scores]
+    return [w / sum(weights) for w in weights]
+
+
+# ------------------------------------------------------------------------------------------------ controls
+def swapped(item: Item) -> Item | None:
+    """The item with its options in reverse order; None where there are none to put in order."""
+    return replace(item, options=item.options[::-1]) if len(item.options) > 1 else None
+
+
+def mirrored(item: Item) -> str | None:
+    """The answer when the picture is mirrored: the same, left for right; None where words in the picture decide, or
+    where left and right stand in the question and not in the answer.
+
+    >>> mirrored(Item("", "", "", (), ("is it left or right of the cup?",), "left"))
+    'right'
+    >>> mirrored(Item("", "", "", (), ("which cup is on the left?",), "the red one")) is None
+    True
+    """
+    words, said = set(_words(item.texts[0])), set(_words(item.answer))
+    if words & READ or {word for option in item.options for word in _words(option)} & READ:
+        return None
+    if words & set(MIRROR) and not said & set(MIRROR):
+        return None
+    return mirror(item.answer)
+
+
+def mirror(text: str) -> str:
+    """A text with left for right, and the other way round.
+
+    >>> mirror("on the left")
+    'on the right'
+    """
+    return " ".join(MIRROR.get(word, word) for word in text.split(" "))
+
+
+def _words(text: str) -> list[str]:
+    return "".join(c if c.isalnum() else " " for c in text.lower()).split()
+
+
+# ------------------------------------------------------------------------------------------------ answers -> numbers
+def accuracy(rows: list[dict], mode: Mode) -> dict:
+    """accuracy, unparsed and majority, of all rows and under "patterns" of each pattern; see `block`."""
+    return by_pattern(rows, block)
+
+
+def block(rows: list[dict]) -> dict:
+    """accuracy: what replies earn, unparsed ones nothing, beside what guesses would; unparsed: their share; majority:
+    the share of the most frequent right answer. Intervals count pictures and groups, not questions."""
+    together = clusters_of(rows)
+    guesses = [row["credits"][1] for row in rows]
+    most = Counter(row["answer"] for row in rows).most_common(1)
+    return {
+        "accuracy": clustered([row["credits"][0] for row in rows], together, sum(guesses) / max(1, len(guesses))),
+        "unparsed": clustered([row["prediction"] is None for row in rows], together),
+        "majority": clustered([bool(most) and row["answer"] == most[0][0] for row in rows], together),
+    }
+
+
+def clusters_of(rows: list[dict]) -> list[str]:
+    """For each result row the cluster it stands in: rows about the same pictures, or of one group, are in one."""
+    return joined([(*(f"picture {p}" for p in row["pictures"]), f"group {row['group']}") for row in rows])
+
+
+def pattern_tables(title: str) -> Callable[[str, dict[str, dict]], list[Grid]]:
+    """All estimates with the controls beside them; and for each pattern the first one, with its controls and n."""
+
+    def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
+        grids = plain_tables(title)(kind, {name: without_patterns(m) for name, m in by_variant.items()})
+        lines = []
+        for pattern, mine in by_variant["model"].get("patterns", {}).items():
+            path = next(iter(cells(mine)))
+            controls = [cells(by_variant[v].get("patterns", {}).get(pattern, {})).get(path) for v in VARIANTS[1:]]
+            cell, lost = cells(mine)[path], mine.get("unparsed")
+            lines.append([pattern, percent(cell), interval(cell), *map(percent, controls),
+                          *(f"{100 * cell['chance']:.1f}" if "chance" in cell else "–", percent(lost), str(cell["n"]))
+                          ])  # fmt: skip
+        if lines:
+            header = ["pattern", "model", "95 % interval", "blind", "wrong image", "chance", "unparsed", "n"]
+            grids.append(Grid(f"{title} by pattern ({kind})", header, lines, "Intervals count pictures."))
+        return grids
+
+    return tables
+
+
+def without_patterns(metrics: dict) -> dict:
+    return {key: value for key, value in metrics.items() if key != "patterns"}

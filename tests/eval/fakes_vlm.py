@@ -1,0 +1,112 @@
+"""A VLM that knows the right answer to every question of a small table, and some that don't; one table for each task.
+
+A picture carries its number in its first pixel (fakes.py), so a VLM can tell which one it sees, and whether mirrored.
+"""
+
+import re
+
+import numpy as np
+from fakes import number_in, png
+from PIL import ImageOps
+
+from omma.eval.asking import mirror
+from omma.table import Table
+
+SEEN = {n: ("left", "right")[(n + n // 2) % 2] for n in range(16)}  # which way the thing in picture n faces
+
+
+def rows_of(task: str) -> list[dict]:
+    """The miniature of a task: pictures p0, p1, ... of which p0 and p1 are a pair."""
+    rows = []
+    for n in range(8):
+        base = {"id": f"{task}-{n}", "task": task, "pictures": [f"p{n}"], "group": f"g{n // 2}",
+                "pattern": "orientation"}  # fmt: skip
+        facing = {"prompt": "which way is it facing?", "options": ["left", "right"], "answer": SEEN[n]}
+        match task:
+            case "pope":
+                there = ("cup", "fish", "car", "tree")
+                rows += [base | {"id": f"pope-{n}-{k}", "pattern": ("random", "popular")[k], "group": f"g{n}",
+                                 "prompt": f"Is there a {there[(n + k) % 4]} in the image?", "options": ["yes", "no"],
+                                 "answer": ("yes", "no")[k]} for k in range(2)]  # fmt: skip
+            case "ask":
+                rows.append(base | facing)
+                rows.append(base | {"id": f"ask-{n}-red", "pattern": "colour", "prompt": "is it red?",
+                                    "options": ["yes", "no"], "answer": ("yes", "no")[n // 2 % 2]})  # fmt: skip
+            case _:
+                rows.append(base | facing)
+    return rows
+
+
+ROWS_OF = {"scenes": "ask", "vqa": "question", "mmvp": "mmvp", "pope": "pope"}  # task -> the `task` of its rows
+
+
+def make_questions(folder, task: str, rows=None, broken=()):
+    """Tables pictures and items for a task of TASKS."""
+    rows = rows_of(ROWS_OF[task]) if rows is None else rows
+    used = sorted({name for row in rows for name in row["pictures"]}, key=lambda name: int(name[1:]))
+    pictures = Table.create(folder / "pictures", "pictures")
+    pictures.append([{"id": name, "bytes": b"no picture" if name in broken else png(int(name[1:])), "status": "ok",
+                      "width": 16, "height": 16} for name in used])  # fmt: skip
+    items = Table.create(folder / "items", "items")
+    items.append(rows)
+    return folder
+
+
+class Knows:
+    """Answers every question of a table with the right option's text; a grey picture with the first option.
+
+    asked: what it was asked, (numbers of the pictures, mirrored, prompt) each.
+    """
+
+    name, fingerprint = "knows", "kn0"
+
+    def __init__(self, rows: list[dict]):
+        self.key = {(int(row["pictures"][0][1:]), row["prompt"]): row for row in rows}
+        self.asked: list[tuple[int, bool, str]] = []
+
+    def see(self, image) -> tuple[int, bool]:
+        number, turned = number_in(image), number_in(ImageOps.mirror(image))
+        return (turned, True) if number < 0 <= turned else (number, False)
+
+    def means(self, images, prompt: str) -> str:
+        number, turned = self.see(images[0])
+        self.asked.append((number, turned, prompt))
+        known = [row for (n, question), row in self.key.items() if question in prompt and n in (number, -1)]
+        row = known[0] if known else next(row for (_, question), row in self.key.items() if question in prompt)
+        said = row["answer"] if known else row["options"][0]
+        return mirror(said) if turned else said
+
+    def generate_batch(self, images, prompts, max_new_tokens=64, *, batch_size=8):
+        return [self.say(self.means(shown, prompt), prompt) for shown, prompt in zip(images, prompts, strict=True)]
+
+    def say(self, answer: str, prompt: str) -> str:
+        """The letter that the option has in the prompt, else the option."""
+        letter = re.search(rf"\(?([A-Za-z])[.)] {answer}\b", prompt)
+        return letter[1] if letter else answer
+
+    def first_token(self, images, prompts, words, batch_size=8):
+        rows = []
+        for shown, prompt in zip(images, prompts, strict=True):
+            wanted = Knows.say(self, self.means(shown, prompt), prompt)
+            rows.append([-0.1 if wanted in spelled else -3.0 for spelled in words])
+        return np.array(rows, dtype=np.float32)
+
+
+class Mumbles(Knows):
+    """Says nothing that can be read."""
+
+    name, fingerprint = "mumbles", "mu0"
+
+    def say(self, answer, prompt):
+        return "Mhm."
+
+
+class Refuses(Knows):
+    """Won't look at one of the pictures."""
+
+    name, fingerprint = "refuses", "re0"
+
+    def generate_batch(self, images, prompts, max_new_tokens=64, *, batch_size=8):
+        if any(self.see(shown[0])[0] == 3 for shown in images):
+            raise ValueError("a prompt of 9,000 tokens")
+        return super().generate_batch(images, prompts, max_new_tokens)
