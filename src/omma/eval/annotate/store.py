@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from omma.eval.annotate.pairs import Pair
-from omma.eval.answers import normalised
+from omma.eval.protocols.words import normalised
 from omma.scenes.kinds import PATTERNS
 
 NONE = "none"  # in the place of a pattern: the pair has no difference that one can ask about
