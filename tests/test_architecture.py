@@ -36,14 +36,15 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "retrieval": ({"table", "where", "storage", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC
     "cli": (
-        {"public", "cli_parts", "cli_data", "cli_bench", "cli_blind", "cli_compare", "demo", "show", "views",
-         "failures"},
+        {"public", "cli_parts", "cli_data", "cli_bench", "cli_blind", "cli_compare", "cli_search", "demo", "show",
+         "views", "failures"},
         {"typer"},
     ),
     "cli_bench": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_compare": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_blind": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_data": ({"public", "cli_parts", "views"}, {"typer"}),
+    "cli_search": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_parts": (set(), {"typer"}),
     "views": ({"public"}, {"rich"}),
     "failures": (set(), set()),
@@ -65,6 +66,7 @@ BESIDE_PUBLIC = {
         *("omma.eval.annotate.benchmark", "omma.eval.annotate.pairs", "omma.eval.annotate.store"),
     },
     "cli_compare": {"omma.eval.paired"},
+    "cli_parts": {"omma.decode"},
     "cli_data": {
         "omma.data.ingest",
         "omma.scenes.gallery",

@@ -18,8 +18,8 @@ from omma import cli
 from pair_folders import make_pairs, said
 
 DOCS = Path(__file__).parents[1] / "docs"
-VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "search", "explain", "train", "eval",
-         "compare", "bench", "blind", "convert", "mix", "deploy", "show")  # fmt: skip
+VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "index", "search", "explain", "train",
+         "eval", "compare", "bench", "blind", "convert", "mix", "deploy", "show")  # fmt: skip
 
 
 def omma_says(capsys, *args) -> tuple[int, str, str]:
@@ -68,8 +68,9 @@ def test_version_is_the_packages(capsys):
         ["paint"],
         ["show"],
         ["embed", "table"],
-        ["search", "table", "--encoder", "x"],
-        ["search", "table", "words", "--image", "file.png", "--encoder", "x"],
+        ["search", "--encoder", "x"],
+        ["search", "two", "red", "cups"],
+        ["index", "forget"],
         ["eval", "model", "patterns", "--data", "d", "--device", "abacus"],
     ],
 )

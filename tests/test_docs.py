@@ -77,6 +77,7 @@ def same(expected: str, printed: str) -> bool:
 def test_a_page_does_what_it_says(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / ".data"))  # omma index and search without --index
     text = page.read_text()
     todo = blocks(text)
     if page.name == "README.md":

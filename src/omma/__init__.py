@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.folder import Fit, fit
     from omma.models.deploy import export_encoder
     from omma.models.pretrained import VLM, Encoder, load_encoder, load_vlm
+    from omma.retrieval.build import build_index
+    from omma.retrieval.find import Index
     from omma.retrieval.index import Hit, search
     from omma.sparse.patch import sparsify
     from omma.table import Table
@@ -37,11 +39,13 @@ __all__ = [
     "Encoder",
     "Fit",
     "Hit",
+    "Index",
     "Report",
     "Table",
     "TrainConfig",
     "add_masks",
     "bench_sparsify",
+    "build_index",
     "compare",
     "embed",
     "evaluate",
@@ -65,12 +69,14 @@ _MODULES = {
     "Encoder": "omma.models.pretrained",
     "Fit": "omma.folder",
     "Hit": "omma.retrieval.index",
+    "Index": "omma.retrieval.find",
     "Report": "omma.eval.run",
     "Table": "omma.table",
     "TrainConfig": "omma.training.config",
     "VLM": "omma.models.pretrained",
     "add_masks": "omma.data.masks",
     "bench_sparsify": "omma.eval.bench",
+    "build_index": "omma.retrieval.build",
     "compare": "omma.eval.compare",
     "embed": "omma.embedding",
     "evaluate": "omma.eval.run",

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import omma
-from omma import cli_bench, cli_blind, cli_compare, cli_data
-from omma.cli_parts import Batch, Device, Json, On, Seed, Where, read_words, working
+from omma import cli_bench, cli_blind, cli_compare, cli_data, cli_search
+from omma.cli_parts import Batch, Device, Json, On, Seed, Where, read_picture, read_words, working
 from omma.failures import INTERRUPTED, OK, tell
-from omma.views import answer, curve_table, demo_tables, explanation_tables, facts_table, hits_table, shown
+from omma.views import answer, curve_table, demo_tables, explanation_tables, facts_table, shown
 
 EXIT_CODES = "Exit codes: 0 ok, 1 unexpected failure, 2 bad usage or input, 3 the loss was not finite, 130 interrupted."
 
@@ -120,37 +120,8 @@ def embed(
     answer(as_json, result, lambda: facts_table("embed", result))
 
 
-@app.command()
-def search(
-    table: Annotated[Path, typer.Argument(help="Table with a column of vectors (omma embed makes it).")],
-    query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Look for pictures like this file instead.")] = None,
-    encoder: Annotated[str, typer.Option("--encoder", "-e", help="The encoder that embedded the table.")] = "",
-    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
-    where: Where = None,
-    rerank: Annotated[int, typer.Option(min=0, help="Let the fusion head put so many first hits in order.")] = 0,
-    device: On = Device.auto,
-    as_json: Json = False,
-) -> None:
-    """Find pictures by words or by a picture.
-
-    \b
-    omma search tables/holiday "two red cups on a table" --encoder runs/vl -k 5
-    omma search tables/holiday "two red cups on a table" --encoder runs/vl -k 5 --rerank 32
-    omma search tables/holiday --image cup.jpg --encoder runs/vl --where "width >= 640"
-    """
-    if (query is None) == (image is None):
-        raise typer.BadParameter("give either words to look for or --image FILE")
-    if not encoder:
-        raise typer.BadParameter("give --encoder, the one that embedded the table")
-    with working(as_json):
-        asked = read_picture(image) if image else query or ""
-        model = omma.load_encoder(encoder, device=device.value)
-        hits = omma.search(omma.Table.open(table), asked, encoder=model, k=k, where=where, rerank=rerank)
-    rows = [{"id": hit.id, "score": float(hit.score), "row": without_bytes(hit.row)} for hit in hits]
-    result = {"query": query if image is None else str(image), "hits": rows}
-    found = [(hit.id, hit.score, "; ".join(c["text"] for c in (hit.row.get("captions") or [])[:2])) for hit in hits]
-    answer(as_json, result, lambda: hits_table(result["query"], found))
+for name, verb in cli_search.VERBS.items():
+    app.command(name)(verb)
 
 
 @app.command()
@@ -428,28 +399,12 @@ def options(
 # ---- reading what the user gave
 
 
-def read_picture(path: Path) -> Any:
-    from omma.decode import decode, read_bounded
-
-    if not path.is_file():
-        raise ValueError(f"no picture at {path}; give the file of one")
-    picture = decode(read_bounded(path))
-    if picture.image is None:
-        raise ValueError(f"{path} can't be used as a picture: {picture.status} {picture.note or ''}".rstrip())
-    return picture.image
-
-
 def check_picture_name(path: Path) -> None:
     """ValueError when no picture can be written there."""
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"omma writes no picture that ends in {path.suffix!r}; call {path} .png, .jpg or .webp")
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent} to write {path.name} to; make it first")
-
-
-def without_bytes(row: dict[str, Any]) -> dict[str, Any]:
-    """The row without pictures and vectors, which nobody reads in a terminal."""
-    return {name: value for name, value in row.items() if name != "bytes" and not name.startswith("embed.")}
 
 
 def first_line(function: Callable) -> str:

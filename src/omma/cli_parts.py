@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,6 +37,18 @@ def working(as_json: bool) -> Iterator[None]:
 
 
 # ---- reading what the user gave
+
+
+def read_picture(path: Path) -> Any:
+    """The picture in a file. ValueError when there is none."""
+    from omma.decode import decode, read_bounded
+
+    if not path.is_file():
+        raise ValueError(f"no picture at {path}; give the file of one")
+    picture = decode(read_bounded(path))
+    if picture.image is None:
+        raise ValueError(f"{path} can't be used as a picture: {picture.status} {picture.note or ''}".rstrip())
+    return picture.image
 
 
 def read_words(path: Path) -> str:

@@ -72,6 +72,70 @@ def hits_table(query: str, hits: list[tuple[str, float, str]]) -> Any:
     return grid
 
 
+def found_tables(query: str, rows: list[dict[str, Any]]) -> list[Any]:
+    """One line a hit in an index: the numbers behind its place, where it is, and what is said of it."""
+    from rich.table import Table as Grid
+
+    if not rows:
+        return [f"nothing found for {query!r}"]
+    kinds = [name for name in ("match", "look", "like", "words") if any(name in row["scores"] for row in rows)]
+    grid = Grid(title=f"hits for {query!r}", title_justify="left")
+    for name in (*kinds, "kind"):
+        grid.add_column(name, no_wrap=True)
+    grid.add_column("where", overflow="fold", min_width=24)
+    grid.add_column("what", overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        numbers = (f"{row['scores'][name]:.3f}" if name in row["scores"] else "" for name in kinds)
+        said = " ".join((row["row"]["caption"] or row["row"]["text"] or "").split())
+        copies = f" (+{len(row['also'])} like it)" if row["also"] else ""
+        grid.add_row(*numbers, row["row"]["kind"], from_here(row["place"]) + copies, said)
+    return [grid]
+
+
+def from_here(place: str) -> str:
+    """A path as it is typed from the folder one is in."""
+    return place.removeprefix(f"{Path.cwd()}/")
+
+
+MOST_TOLD = 20         # files that could not be read, and problems
+
+
+def index_tables(result: dict[str, Any]) -> list[Any]:
+    """What an indexing met, a line a folder; and what could not be read."""
+    from rich.table import Table as Grid
+
+    names = ("new", "changed", "moved", "gone", "same", "unreadable", "seconds")
+    grid = Grid(title="indexed", title_justify="left")
+    for name in ("folder", *names):
+        grid.add_column(name, overflow="fold")
+    for run in result["runs"]:
+        grid.add_row(from_here(run["source"]), *(words(run[name]) for name in names))
+    parts: list[Any] = [grid, f"{result['index']} holds {words(result['items']) or 'nothing'}; "
+                              f"{result['versions']} are versions of another picture"]  # fmt: skip
+    for run in result["runs"]:
+        parts += [f"note: {line}" for line in run["problems"][:MOST_TOLD]]
+    return [*parts, *unreadable_tables(result["unreadable"]), "Search it: omma search \"a red cup\""]
+
+
+def unreadable_tables(rows: list[dict[str, str]]) -> list[Any]:
+    from rich.table import Table as Grid
+
+    if not rows:
+        return []
+    grid = Grid("file", "why", "", title=f"{len(rows)} files can't be read", title_justify="left")
+    for row in rows[:MOST_TOLD]:
+        grid.add_row(from_here(row["path"]), row["status"], cut(row["note"], 60))
+    return [grid, *([f"and {len(rows) - MOST_TOLD} more: omma index status --json"] if len(rows) > MOST_TOLD else [])]
+
+
+def status_tables(result: dict[str, Any]) -> list[Any]:
+    """What an index holds."""
+    folders = {place: f"{facts['files']:,} files" for place, facts in result["folders"].items()}
+    return [facts_table(result["index"], {"bytes": result["bytes"], **folders, "items": result["items"] or "none",
+                                          "eyes": result["eyes"] or "none", "versions": result["versions"]}),
+            *unreadable_tables(result["unreadable"])]  # fmt: skip
+
+
 def blind_tables(result: dict[str, Any]) -> list[Any]:
     """Counts, the strongest pairs, the patterns they differ in, and thresholds that fit these eyes."""
     from rich.table import Table as Grid

@@ -330,12 +330,13 @@ def _said(sample: Sample, options: _Options) -> tuple[dict[str, Any], list[tuple
     return meta, captions, said, bad_text or sample.bad_text
 
 
-def captions_beside(json: bytes | None, txt: bytes | None, keys: Sequence[str] = ()
-                    ) -> tuple[list[tuple[str, str]], dict[str, Any], bool]:
+def captions_beside(json: bytes | None, txt: bytes | None, keys: Sequence[str] = (),
+                    listed: tuple[dict[str, Any], ...] = ()) -> tuple[list[tuple[str, str]], dict[str, Any], bool]:
     """(text, language) of the captions beside a picture as `ingest` reads them, the JSON object, and whether a text is
-    none. json, txt: the files; keys: of the JSON, those that hold captions, by default as in `ingest`."""
+    none. json, txt: the files; keys: of the JSON, those that hold captions, by default as in `ingest`; listed: what a
+    listing says of the picture."""
     options = _for_captions(tuple(keys))
-    meta, captions, _, bad_text = _said(Sample("", "", None, 0, 0, None, json, txt), options)
+    meta, captions, _, bad_text = _said(Sample("", "", None, 0, 0, None, json, txt, listed), options)
     return captions, meta, bad_text
 
 

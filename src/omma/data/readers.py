@@ -89,7 +89,7 @@ def read_folder(folder: Path, max_bytes: int, problems: Problems) -> Iterator[Sa
         here, present = Path(place), set(names)
         for name in LISTINGS:
             if name in present and is_file(here / name):
-                _read_listing(here / name, listed, problems)
+                read_listing(here / name, listed, problems)
         for name in sorted(names):
             stem, _, suffix = name.rpartition(".")
             if not stem or name.startswith(".") or suffix.lower() not in PICTURE_SUFFIXES:
@@ -153,7 +153,9 @@ class Shelf:
         return Sample(key, source, path, 0, size, data, listed=rows, bad_text=bad_text)
 
 
-def _read_listing(path: Path, listed: dict[str, list[dict[str, Any]]], problems: Problems) -> None:
+def read_listing(path: Path, listed: dict[str, list[dict[str, Any]]], problems: Problems) -> None:
+    """Adds the rows of a captions.csv, metadata.jsonl or the like to listed, by the paths they name. ValueError for a
+    file that is none."""
     text = read_text(path.read_bytes(), most=None)
     if text is None:
         raise ValueError(f"{path} is neither UTF-8 nor UTF-16 with a byte order mark; save it as UTF-8")

@@ -104,11 +104,12 @@ def thumbnail(image: Image.Image) -> np.ndarray:
 
 
 def near_duplicates(
-    thumbnails: np.ndarray, advance: Callable[[int, int], None] | None = None
+    thumbnails: np.ndarray, advance: Callable[[int, int], None] | None = None, among: int | None = None
 ) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, of pictures that are versions of one another, in order.
 
-    thumbnails: (n, SIDE, SIDE, 3) uint8; advance: told how many have been compared. Their root mean square difference
+    thumbnails: (n, SIDE, SIDE, 3) uint8; advance: told how many have been compared; among: only pairs whose first is
+    one of so many (new ones, put before those that were compared already). Their root mean square difference
     is at most LARGEST, and at most RELATIVE of the larger spread (so that pages of print, all nearly white, are told
     apart) plus ROUNDING. Averaging 4 x 4 pixels never makes two pictures differ more, so those (n, 48) means rule out
     nearly all pairs, exactly; time grows as n^2.
@@ -120,10 +121,11 @@ def near_duplicates(
     squares = np.square(coarse).sum(axis=1)
     spread = thumbnails.reshape(n, -1, 3).astype(np.float32).std(axis=1).max(axis=1)
     pairs = []
-    for start in range(0, n, BLOCK):
+    asked = n if among is None else among
+    for start in range(0, asked, BLOCK):
         if advance:
             advance(start, n)
-        rows = slice(start, min(n, start + BLOCK))
+        rows = slice(start, min(asked, start + BLOCK))
         allowed = np.minimum(LARGEST, RELATIVE * np.maximum(spread[rows, None], spread[None, start:]) + ROUNDING)
         distance = squares[rows, None] + squares[None, start:] - 2 * coarse[rows] @ coarse[start:].T
         for i, near in enumerate(distance <= 48 * (allowed * 1.001 + 0.01) ** 2):

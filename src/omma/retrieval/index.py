@@ -3,14 +3,14 @@
 E shared space, k hits. The column "embed.<encoder.name>" holds one normalised fp16 vector a row (omma.embedding.embed).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from omma.decode import open_picture
+from omma.decode import decode, open_picture
 from omma.models.rerank import rerank_scores
 from omma.table import View
 
@@ -22,11 +22,46 @@ SLACK = 1e-4         # more than an fp32 sum of E products of unit vectors can b
 
 @dataclass(frozen=True)
 class Hit:
-    """One found row: its id, its inner product with the query, and its other columns (the vectors are left out)."""
+    """One found row: its id, its inner product with the query, and its other columns (the vectors are left out).
+
+    Of a folder's index (`omma.Index`), score is what the hits are ordered by, and `scores` says where it came from:
+    "look" the cosine with the words, "like" that with the picture, "words" BM25, "match" the second look. also: the
+    places of its copies and other versions.
+    """
 
     id: str
     score: float
     row: dict[str, Any]
+    scores: dict[str, float] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str | None:
+        """The file, None for a row whose bytes are in the table."""
+        return self.row.get("path") or self.row.get("uri")
+
+    @property
+    def place(self) -> str:
+        """The file and where in it: "report.pdf p.12", "talk.mp4 00:41-00:47", "notes.txt:120"."""
+        path, row = self.path or self.id, self.row
+        if row.get("page") is not None:
+            return f"{path} p.{row['page']}"
+        if row.get("start") is not None:
+            return f"{path} {clock(row['start'])}-{clock(row['end'])}"
+        return f"{path}:{row['line']}" if row.get("line") is not None else path
+
+    @property
+    def thumbnail(self) -> Image.Image | None:
+        """A small picture of it, if there is one."""
+        data = self.row.get("thumbnail")
+        return None if data is None else decode(data).image
+
+
+def clock(seconds: float) -> str:
+    """41.7 -> "00:41"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 def example_query(pictures: Any) -> str:
@@ -38,7 +73,7 @@ def search(
     table: Any,
     query: str | Image.Image,
     *,
-    encoder: Any,
+    encoder: Any = None,
     k: int = 10,
     where: Any = None,
     column: str | None = None,
@@ -46,8 +81,9 @@ def search(
 ) -> list[Hit]:
     """The k nearest rows, best first; equal scores in the table's order. Fewer when fewer rows have a vector.
 
-    table: a Table or View; query: a text or a picture, encoded by `encoder`; where: an expression over columns; column:
-    the vector column, "embed.<encoder.name>" unless given. Rows without a vector (pictures that could not be read) are
+    table: a Table or View, or an `omma.Index` of folders, which needs no encoder (see `Index.search`); query: a text or
+    a picture, encoded by `encoder`; where: an expression over columns; column: the vector column, by default
+    "embed.<encoder.name>". Rows without a vector (pictures that could not be read) are
     passed over. Exact: every row is scored, and what could be among the k is scored again in fp64.
     rerank: so many rows are found first, at least k, and then put into order by the fusion encoder (encoder.match),
     which looks at words and picture together; 0 leaves that out. Scores are then those of models.rerank.
@@ -58,10 +94,11 @@ def search(
     >>> hits[0].id, round(hits[0].score, 2)                                    # doctest: +SKIP
     ('s0-000017', 0.61)
     """
-    if k < 1:
-        raise ValueError(f"k={k}; give the number of hits, 1 or more")
-    if isinstance(query, str) and not query.strip():
-        raise ValueError("the query is empty; say in words what to look for")
+    if hasattr(table, "search"):
+        return table.search(query, k=k, where=where, rerank=rerank)
+    if encoder is None:
+        raise ValueError("a table is searched with the encoder that embedded it: encoder=load_encoder(...)")
+    check_query(query, k)
     if rerank:
         check_rerank(query, encoder, k, rerank)
     name = column or f"embed.{encoder.name}"
@@ -115,6 +152,14 @@ def search(
         order = np.argsort(-best, kind="stable")[:k]
         best, ids = best[order], ids[order]
     return hits(table, ids.tolist(), best.tolist())
+
+
+def check_query(query: Any, k: int) -> None:
+    """ValueError for a query that asks for nothing."""
+    if k < 1:
+        raise ValueError(f"k={k}; give the number of hits, 1 or more")
+    if isinstance(query, str) and not query.strip():
+        raise ValueError("the query is empty; say in words what to look for")
 
 
 def check_rerank(query: Any, encoder: Any, k: int, rerank: int) -> None:

@@ -1,7 +1,7 @@
 """The store of an index: one SQLite file with files, items, full text, vectors and runs; and what a vector store is.
 
     file    a path with its size, time and hash, and why it could not be read     run     what an indexing met
-    item    what is found: a picture, a page, a moment of a video, a passage      space   one eye's vectors
+    item    what is found: a picture, a page, a moment of a video, a passage      space   one eye's vectors; done: files
     words   full text (FTS5) over our own words                                   alike   pairs of near-duplicates
 
 What a call has written is there after kill -9 and after a power cut (WAL, synchronous=FULL). Many processes may read
@@ -35,7 +35,7 @@ AT_ONCE = 500          # values of one SQL statement
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value);
 CREATE TABLE file (id INTEGER PRIMARY KEY, source TEXT, path TEXT, size INTEGER, mtime INTEGER, beside TEXT,
-    digest BLOB, status TEXT, note TEXT, UNIQUE (source, path));
+    ocr INTEGER DEFAULT 0, digest TEXT, status TEXT, note TEXT, UNIQUE (source, path));
 CREATE INDEX file_digest ON file (digest);
 CREATE TABLE item (id INTEGER PRIMARY KEY AUTOINCREMENT, file INTEGER REFERENCES file ON DELETE CASCADE, part INTEGER,
     kind TEXT, page INTEGER, line INTEGER, start REAL, "end" REAL, width INTEGER, height INTEGER, date TEXT,
@@ -52,6 +52,9 @@ CREATE INDEX vector_space ON vector (space, seq, item);
 CREATE TRIGGER vector_came AFTER INSERT ON vector BEGIN UPDATE meta SET value = value + 1 WHERE key = 'changes'; END;
 CREATE TRIGGER vector_went AFTER DELETE ON vector BEGIN UPDATE meta SET value = value + 1 WHERE key = 'changes'; END;
 INSERT INTO meta VALUES ('changes', 0);
+CREATE TABLE done (file INTEGER REFERENCES file ON DELETE CASCADE, space INTEGER REFERENCES space,
+    PRIMARY KEY (file, space)) WITHOUT ROWID;
+CREATE TRIGGER item_went AFTER DELETE ON item BEGIN DELETE FROM words WHERE rowid = old.id; END;
 CREATE TABLE run (id INTEGER PRIMARY KEY, source TEXT, started REAL, ended REAL, counts TEXT);
 CREATE VIRTUAL TABLE words USING fts5(name, caption, text, tokenize = "unicode61 remove_diacritics 0");
 """
@@ -295,10 +298,12 @@ class Store:
             ids, scores = ids[kept], scores[kept]
         return ids[:k], scores[:k]
 
-    def ids(self, where: Any = None) -> np.ndarray | None:
-        """The items that `where` keeps, None for all. where: as in `Table.select`, over the columns of COLUMNS."""
+    def ids(self, where: Any = None, under: str | Path | None = None) -> np.ndarray | None:
+        """The items that `where` keeps, None for all. where: as in `Table.select`, over the columns of COLUMNS; under:
+        only what lies in this folder. ValueError for a folder of which nothing is known."""
+        inside = None if under is None else self._under(Path(under).expanduser().resolve())
         if where is None:
-            return None
+            return inside
         condition = parse(where, TYPES, self.path, "An index has these columns and no others")
         picked = ", ".join(f"{COLUMNS[name]} AS {name!r}" for name in condition.columns)
         found = self.rows(f"SELECT item.id, {picked} FROM item JOIN file ON file.id = item.file ORDER BY item.id")
@@ -307,7 +312,17 @@ class Store:
                   for name, column in zip(condition.columns, columns[1:], strict=True)}
         table = pa.table({"id": pa.array(columns[0], pa.int64()),
                           **{name: pa.array(column, TYPES.field(name).type) for name, column in values.items()}})
-        return table.filter(condition.expression)["id"].to_numpy()
+        kept = table.filter(condition.expression)["id"].to_numpy()
+        return kept if inside is None else np.intersect1d(kept, inside)
+
+    def _under(self, folder: Path) -> np.ndarray:
+        start = f"{folder}/".replace("//", "/")
+        found = self.rows("SELECT item.id FROM item JOIN file ON file.id = file WHERE substr(source || '/' || path, 1, "
+                          "length(?)) = ? ORDER BY item.id", start, start)
+        known = "SELECT 1 FROM file WHERE substr(source || '/' || path, 1, length(?)) = ? LIMIT 1"
+        if not found and not self.rows(known, start, start):
+            raise ValueError(f"{folder} is not in {self.path}. Index it: omma index {folder}")
+        return np.array([row[0] for row in found], np.int64)
 
 
 def seen_as(name: str, value: Any) -> Any:

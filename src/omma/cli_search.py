@@ -1,0 +1,145 @@
+"""The verbs that find pictures again: omma index, omma search."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import omma
+from omma.cli_parts import Device, Json, On, Where, read_picture, working
+from omma.views import answer, found_tables, hits_table, index_tables, jsonable, status_tables
+
+
+class By(StrEnum):
+    both = "both"
+    look = "look"
+    words = "words"
+
+
+At = Annotated[Path | None, typer.Option("--index", help="The index's file (default: this person's own).")]
+Eye = Annotated[str | None, typer.Option("--encoder", "-e", help="An eye: a name, a run, a model folder.")]
+
+
+def index(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders; or status, or forget FOLDER.")] = None,
+    at: At = None,
+    encoder: Eye = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at a time.")] = 32,
+    device: On = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Make folders searchable.
+
+    Pictures with the captions beside them, and texts. Again: only what is new, changed or gone is touched. Without a
+    folder, all that are known. The eye is vlmo-nano at first, which comes with omma, and then the one of before.
+
+    \b
+    omma index Pictures
+    omma index Pictures --encoder openai/clip-vit-base-patch32
+    omma index
+    omma index status
+    omma index forget Pictures
+    """
+    first = str(folders[0]) if folders else ""
+    if first == "status":
+        with working(as_json), omma.Index.open(at) as opened:
+            result = opened.status()
+        answer(as_json, result, lambda: status_tables(result))
+        return
+    if first == "forget":
+        if not folders or len(folders) < 2:
+            raise typer.BadParameter("name the folder to forget: omma index forget FOLDER")
+        with working(as_json), omma.Index.open(at) as opened:
+            gone = {str(folder): opened.forget(folder) for folder in folders[1:]}
+        told = [f"forgot {number} files of {name}" for name, number in gone.items()]
+        answer(as_json, {"forgotten": gone}, lambda: told)
+        return
+    with working(as_json):
+        places: Any = folders or None
+        with omma.build_index(places, at, encoder=encoder, batch_size=batch_size, device=device.value,
+                              progress=True) as opened:  # fmt: skip
+            whole = opened.status()
+            runs = [whole["folders"][str(folder.expanduser().resolve())] for folder in folders or ()] or list(
+                whole["folders"].values())
+    result = {"index": whole["index"], "runs": [run["indexed"] for run in runs], "items": whole["items"],
+              "eyes": whole["eyes"], "versions": whole["versions"], "unreadable": whole["unreadable"]}  # fmt: skip
+    answer(as_json, result, lambda: index_tables(result))
+
+
+def search(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[PLACE] [WORDS]", help="What to look for; before it, if "
+                                                      "wanted, a folder, an index or a table.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for what is like this picture.")] = None,
+    at: At = None,
+    encoder: Eye = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many hits.")] = 10,
+    where: Where = None,
+    by: Annotated[By, typer.Option(help="Look: the eye alone; words: captions, texts and names alone.")] = By.both,
+    rerank: Annotated[int, typer.Option(min=0, help="Let the fusion head put so many first hits in order.")] = 0,
+    diverse: Annotated[float, typer.Option(min=0, max=1, help="Fewer hits that look like one before.")] = 0.0,
+    device: On = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Find pictures and texts by words or a picture.
+
+    In all that was indexed (omma index), in one folder of it, or in a table with a column of vectors (omma embed).
+
+    \b
+    omma search "two red cups on a table"
+    omma search Pictures "two red cups" -k 5 --where "date >= '2024'"
+    omma search --image cup.jpg
+    omma search tables/holiday "two red cups" --encoder runs/vl --rerank 32
+    """
+    given = list(words or ())
+    if len(given) > 2:
+        quoted = " ".join(given)
+        raise typer.BadParameter(f'{len(given)} words; put what you look for in quotes: omma search "{quoted}"')
+    first = Path(given[0]) if given else None
+    named = len(given) == 2 or (first is not None and (image is not None or is_table(first)) and first.exists())
+    place, query = (first, " ".join(given[1:])) if named else (None, " ".join(given))
+    if not query and image is None:
+        raise typer.BadParameter("give words to look for, --image FILE, or both")
+    if place is not None and is_table(place):
+        search_table(place, query, image, encoder, k, where, rerank, device, as_json)
+        return
+    with working(as_json):
+        if place is not None and not place.exists():
+            raise ValueError(f"no folder, index or table at {place}; what to look for goes in quotes")
+        asked = None if image is None else read_picture(image)
+        at, under = (place, None) if place is not None and place.is_file() else (at, place)
+        with omma.Index.open(at, encoder=encoder, device=device.value) as opened:
+            hits = opened.search(query, image=asked, k=k, where=where, under=under, rerank=rerank, diverse=diverse,
+                                 by=by.value)  # fmt: skip
+    rows = [{"id": hit.id, "score": hit.score, "place": hit.place, "scores": hit.scores, "also": hit.also,
+             "row": jsonable(hit.row)} for hit in hits]  # fmt: skip
+    asked_for = " + ".join(str(part) for part in (query, image) if part)
+    answer(as_json, {"query": asked_for, "hits": rows}, lambda: found_tables(asked_for, rows))
+
+
+def search_table(place: Path, query: str, image: Path | None, encoder: str | None, k: int, where: str | None,
+                 rerank: int, device: Device, as_json: bool) -> None:
+    if (not query) == (image is None):
+        raise typer.BadParameter("a table is searched by words or by --image FILE, one of them")
+    if not encoder:
+        raise typer.BadParameter("give --encoder, the one that embedded the table")
+    with working(as_json):
+        asked = read_picture(image) if image else query
+        model = omma.load_encoder(encoder, device=device.value)
+        hits = omma.search(omma.Table.open(place), asked, encoder=model, k=k, where=where, rerank=rerank)
+    rows = [{"id": hit.id, "score": float(hit.score), "row": without_bytes(hit.row)} for hit in hits]
+    result = {"query": query or str(image), "hits": rows}
+    found = [(hit.id, hit.score, "; ".join(c["text"] for c in (hit.row.get("captions") or [])[:2])) for hit in hits]
+    answer(as_json, result, lambda: hits_table(result["query"], found))
+
+
+def is_table(place: Path) -> bool:
+    return (place / "manifest.json").is_file()
+
+
+def without_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without pictures and vectors, which nobody reads in a terminal."""
+    return {name: value for name, value in row.items() if name != "bytes" and not name.startswith("embed.")}
+
+
+VERBS = {"index": index, "search": search}

@@ -1,0 +1,318 @@
+"""Folders -> an index: only what is new, changed or gone is touched, and what was done stays done.
+
+    index = build_index("~/Pictures")                       # the eye that comes with omma
+    index = build_index("~/Papers", encoder="openai/clip-vit-base-patch32")
+    index.last                                              # {'new': 120, 'changed': 2, 'gone': 1, 'same': 5301, ...}
+
+A file is known by its size and time, then by its hash: one that was moved or copied is not looked at again. Everything
+of a file is written at once, so an indexing that was killed goes on with the next file.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omma.data.readers import Problems
+from omma.data.split import SIDE, near_duplicates
+from omma.decode import DEFAULT_LIMITS
+from omma.jobs import progress_bar
+from omma.models.pretrained import load_encoder
+from omma.retrieval.find import Index, default_index
+from omma.retrieval.reading import (
+    MOST_TEXT,
+    Item,
+    Unreadable,
+    caption_of,
+    finish,
+    read_all,
+    read_passages,
+    read_picture,
+)
+from omma.retrieval.store import Space, Store
+from omma.retrieval.walk import Found, walk
+
+try:
+    import fcntl
+except ImportError:                                       # Windows
+    fcntl = None
+
+DEFAULT_EYE = "vlmo-nano"
+BATCH = 32             # pictures that an eye takes at a time
+TOGETHER = 64          # files written at a time, at most
+ITEM = ("kind", "part", "page", "line", "start", "end", "width", "height", "date", "caption", "text", "boxes")
+CELLS = ", ".join(f'"{name}"' for name in ITEM)
+
+
+def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: str | Path | None = None, *,
+                encoder: Any = None, batch_size: int = BATCH, device: str = "auto", progress: bool = False) -> Index:
+    """Makes or brings up to date the index of one or several folders, and returns it opened.
+
+    folder: None for all that are in it already. index: its file; None for this person's own (`default_index`).
+    encoder: an `Encoder` or what `load_encoder` takes; None for the eye that indexed last, at first the one that comes
+    with omma. Another one than before adds its vectors beside those of the others.
+
+    Pictures get a vector, a thumbnail, and the captions beside them (as `omma.ingest` reads them); texts are found by
+    their words. Copies and versions of a picture are grouped. `Index.last` counts what was met; files that can't be
+    read are in `Index.unreadable()` with the reason and are looked at again once they change.
+
+    Raises ValueError for a folder that isn't there, a file that is no index, and while another process fills it.
+    """
+    path = Path(index) if index is not None else default_index()
+    folders = None if folder is None else [folder] if isinstance(folder, str | Path) else list(folder)
+    sources = None if folders is None else [Path(place).expanduser().resolve() for place in folders]
+    for source in sources or ():
+        if not source.is_dir():                           # before an index is made, and an eye is loaded
+            raise ValueError(f"no folder at {source}; give one with pictures or texts")
+    store = Store(path, create=sources is not None)
+    with filling(path):
+        if sources is None:
+            sources = [Path(row[0]) for row in store.rows("SELECT DISTINCT source FROM file ORDER BY source")]
+            if not sources:
+                raise ValueError(f"{path} knows no folder yet. Give one: omma index FOLDER")
+        spaces = store.spaces()
+        wanted = encoder if encoder is not None else spaces[0].place if spaces else DEFAULT_EYE
+        eye = load_encoder(wanted, device=device) if isinstance(wanted, str | Path) else wanted
+        place = str(Path(wanted).resolve()) if isinstance(wanted, str | Path) and Path(wanted).is_dir() else (
+            str(wanted) if isinstance(wanted, str | Path) else eye.name)
+        space = store.add_space(eye.fingerprint, eye.name, place, eye.embed_dim)
+        opened = Index(store, eye)
+        for source in sources:
+            opened.last = Filling(store, space, eye, source, batch_size).run(progress)
+    return opened
+
+
+@contextlib.contextmanager
+def filling(path: Path) -> Iterator[None]:
+    """ValueError while another process fills this index; the lock dies with its process."""
+    lock = path.with_name(f"{path.name}.lock")
+    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is indexing into {path}; wait until it has ended, or give another "
+                                 "place: --index FILE") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+class Filling:
+    """One pass over one folder."""
+
+    def __init__(self, store: Store, space: Space, eye: Any, source: Path, batch_size: int):
+        self.store, self.space, self.eye, self.source, self.batch_size = store, space, eye, source, batch_size
+        self.problems, self.counts = Problems(), Counter()
+        self.waiting: list[tuple[Found, str, list[Item]]] = []   # read, and not written
+        self.unseen: list[Item] = []                             # of these, those whose vectors are to be made
+        self.looked = False                                      # there are vectors that were not written
+        self.fresh: list[int] = []                               # pictures that came in this pass
+
+    def run(self, progress: bool) -> dict[str, Any]:
+        started = time.time()
+        listing = walk(self.source, self.problems)
+        known = {row[1]: row for row in self.store.rows(
+            "SELECT file.id, path, size, mtime, beside, digest, status, space IS NOT NULL FROM file LEFT JOIN done ON "
+            "done.file = file.id AND done.space = ? WHERE source = ?", self.space.id, str(self.source))}
+        todo = [found for found in listing.files if not self._same(found, known.get(found.path))]
+        present = {found.path for found in listing.files}
+        closed = tuple(f"{folder}/" for folder in listing.closed)
+        gone = {path: row[0] for path, row in known.items() if path not in present and not path.startswith(closed)}
+        self.counts.update(files=len(listing.files), same=len(listing.files) - len(todo))
+        with progress_bar(self.source.name, "files", progress) as advance:
+            advance(0, len(todo))
+            done = 0
+            for found in todo:
+                self._take(found, known.get(found.path), gone)
+                if self.waiting and (self.looked or len(self.waiting) >= TOGETHER):
+                    done += self._write()
+                advance(done, len(todo))
+            done += self._write()
+            advance(len(todo), len(todo))
+        with self.store.writing() as con:
+            con.executemany("DELETE FROM file WHERE id = ?", [(number,) for number in gone.values()])
+        self.counts["gone"] += len(gone)
+        self._group()
+        counts = {"source": str(self.source), **{name: self.counts[name] for name in (
+            "files", "new", "changed", "moved", "copies", "touched", "same", "gone", "unreadable", "pictures_seen")},
+            "problems": self.problems.lines(), "seconds": round(time.time() - started, 2)}
+        with self.store.writing() as con:
+            con.execute("INSERT INTO run (source, started, ended, counts) VALUES (?, ?, ?, ?)",
+                        (str(self.source), started, time.time(), json.dumps(counts)))
+        return counts
+
+    def _same(self, found: Found, row: tuple[Any, ...] | None) -> bool:
+        if row is None or (found.size, found.mtime, found.beside) != row[2:5]:
+            return False
+        return bool(row[7]) or row[6] not in ("ok", "needs")
+
+    def _take(self, found: Found, row: tuple[Any, ...] | None, gone: dict[str, int]) -> None:
+        """Do what a new or changed file needs, or read it and let it wait to be written with others."""
+        path, items = self.source / found.path, []
+        try:
+            data = b"" if found.kind == "video" else read_all(path, most_bytes(found.kind))
+            hash_ = digest_of(path, data, found)
+            if self._known(found, row, hash_, gone):
+                return
+            for item in read(path, data, found):
+                items.append(item)
+                if item.image is not None:
+                    self.unseen.append(item)
+                    if len(self.unseen) >= self.batch_size:
+                        self._look()
+            now = path.stat()
+            if (now.st_size, now.st_mtime_ns) != (found.size, found.mtime):
+                found = replace(found, mtime=-1)          # it changed meanwhile: the next indexing looks again
+                self.problems.note("files changed while they were read; index again", found.path)
+            self.waiting.append((found, hash_, items))
+        except FileNotFoundError:
+            self.problems.note("files went while the folder was read", found.path)
+        except Unreadable as error:
+            self.unseen = [item for item in self.unseen if item not in items]
+            self._new_file(found, "", error.status, error.note)
+            self.counts["unreadable"] += 1
+
+    def _known(self, found: Found, row: tuple[Any, ...] | None, hash_: str, gone: dict[str, int]) -> bool:
+        """Whether its content is in the index: as it was, under another path that is gone, or in a copy."""
+        if row is not None and row[5] == hash_ and row[7] and row[6] == "ok":
+            self._rename(row[0], found)
+            self.counts["touched"] += 1
+            return True
+        twins = self.store.rows(
+            "SELECT file.id, source, path FROM file JOIN done ON done.file = file.id WHERE digest = ? AND "
+            "status = 'ok' AND space = ? ORDER BY file.id", hash_, self.space.id)
+        for number, source, path in twins:
+            if row is None and source == str(self.source) and gone.get(path) == number:
+                del gone[path]
+                self._rename(number, found)
+                self.counts["moved"] += 1
+                return True
+        if not twins:
+            return False
+        self._copy(twins[0][0], found, hash_, row)
+        return True
+
+    def _rename(self, file: int, found: Found) -> None:
+        """The path, times and captions of a file whose content stayed."""
+        caption = caption_of(self.source / found.path, found) if found.kind == "picture" else ""
+        with self.store.writing() as con:
+            con.execute("UPDATE file SET path = ?, size = ?, mtime = ?, beside = ? WHERE id = ?",
+                        (found.path, found.size, found.mtime, found.beside, file))
+            for item, text in con.execute("SELECT id, text FROM item WHERE file = ?", (file,)).fetchall():
+                con.execute("UPDATE item SET caption = ? WHERE id = ?", (caption, item))
+                self.store.write_words(item, found.path, caption, text)
+
+    def _copy(self, twin: int, found: Found, hash_: str, row: tuple[Any, ...] | None) -> None:
+        """Items, small pictures and vectors of a file with the same bytes, side by side with theirs."""
+        with self.store.writing() as con:
+            file = self._new_file(found, hash_)
+            for (old,) in con.execute("SELECT id FROM item WHERE file = ? ORDER BY part", (twin,)).fetchall():
+                item = con.execute(f"INSERT INTO item (file, {CELLS}) SELECT ?, {CELLS} FROM item WHERE id = ?",
+                                   (file, old)).lastrowid
+                con.execute("INSERT INTO picture SELECT ?, thumbnail, look FROM picture WHERE item = ?", (item, old))
+                con.execute("INSERT INTO vector (item, space, data) SELECT ?, space, data FROM vector WHERE item = ?",
+                            (item, old))
+                con.execute("INSERT INTO alike VALUES (?, ?)", (old, item))
+            con.execute("INSERT INTO done SELECT ?, space FROM done WHERE file = ?", (file, twin))
+            self._rename(file, found)
+        self.counts["copies"] += 1
+        self.counts["changed" if row else "new"] += 1
+
+    def _new_file(self, found: Found, hash_: str, status: str = "ok", note: str = "") -> int:
+        """A row for the file, instead of one that may be there with all its items."""
+        with self.store.writing() as con:
+            con.execute("DELETE FROM file WHERE source = ? AND path = ?", (str(self.source), found.path))
+            return con.execute(
+                "INSERT INTO file (source, path, size, mtime, beside, digest, status, note) VALUES (?, ?, ?, ?, ?, ?, "
+                "?, ?)", (str(self.source), found.path, found.size, found.mtime, found.beside, hash_, status, note)
+            ).lastrowid or 0
+
+    def _look(self) -> None:
+        """The vectors and small pictures of what has been read."""
+        images = [item.image for item in self.unseen]
+        for item, vector in zip(self.unseen, self.eye.encode_image(images, batch_size=self.batch_size), strict=True):
+            item.vector = np.asarray(vector, np.float32)
+            finish(item)
+            item.image = None
+        self.counts["pictures_seen"] += len(images)
+        self.unseen, self.looked = [], True
+
+    def _write(self) -> int:
+        """All that waits, in one transaction; how many files."""
+        if self.unseen:
+            self._look()
+        with self.store.writing() as con:
+            for found, hash_, items in self.waiting:
+                there = con.execute("SELECT id FROM file WHERE source = ? AND path = ?",
+                                    (str(self.source), found.path)).fetchone()
+                same = con.execute("SELECT id FROM file WHERE source = ? AND path = ? AND digest = ? AND status = 'ok'",
+                                   (str(self.source), found.path, hash_)).fetchone()
+                if same:                                  # another eye has been here: its items stay as they are
+                    file, ids = same[0], dict(con.execute("SELECT part, id FROM item WHERE file = ?", same))
+                    numbers = [ids[item.part] for item in items]
+                    self.counts["touched"] += 1
+                else:
+                    file = self._new_file(found, hash_)
+                    numbers = [self._new_item(file, found, item) for item in items]
+                    self.counts["changed" if there else "new"] += 1
+                seen = [(number, item.vector) for number, item in zip(numbers, items, strict=True)
+                        if item.vector is not None and np.isfinite(item.vector).all()]
+                if seen:
+                    self.store.upsert(self.space.fingerprint, [n for n, _ in seen], np.stack([v for _, v in seen]))
+                con.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (file, self.space.id))
+        written, self.waiting, self.looked = len(self.waiting), [], False
+        return written
+
+    def _new_item(self, file: int, found: Found, item: Item) -> int:
+        con = self.store.connection
+        values = [getattr(item, name) for name in ITEM]
+        number = con.execute(f"INSERT INTO item (file, {CELLS}) VALUES (?{', ?' * len(ITEM)})",
+                             (file, *values)).lastrowid or 0
+        if item.thumbnail is not None:
+            con.execute("INSERT INTO picture VALUES (?, ?, ?)", (number, item.thumbnail, item.look))
+            if item.kind == "picture":
+                self.fresh.append(number)
+        self.store.write_words(number, found.path, item.caption, item.text)
+        return number
+
+    def _group(self) -> None:
+        """Note which new pictures are versions of another one."""
+        if not self.fresh:
+            return
+        fresh = set(self.fresh)
+        rows = self.store.rows("SELECT item, look FROM picture JOIN item ON item.id = item WHERE kind = 'picture'")
+        rows.sort(key=lambda row: (row[0] not in fresh, row[0]))
+        looks = np.frombuffer(b"".join(look for _, look in rows), np.uint8).reshape(-1, SIDE, SIDE, 3)
+        pairs = near_duplicates(looks, among=len(fresh))
+        with self.store.writing() as con:
+            con.executemany("INSERT OR IGNORE INTO alike VALUES (?, ?)",
+                            [tuple(sorted((rows[i][0], rows[j][0]))) for i, j in pairs])
+
+
+def read(path: Path, data: bytes, found: Found) -> Iterable[Item]:
+    if found.kind == "picture":
+        return [read_picture(path, data, found)]
+    assert found.kind == "text"
+    return read_passages(data, found)
+
+
+def most_bytes(kind: str) -> int:
+    return MOST_TEXT if kind == "text" else DEFAULT_LIMITS.max_bytes
+
+
+def digest_of(path: Path, data: bytes, found: Found) -> str:
+    """Of a file's bytes, those of a video a block at a time."""
+    if found.kind != "video":
+        return hashlib.blake2b(data, digest_size=16).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,288 @@
+"""An index of folders, opened: search by words, by a picture, or both, with filters; copies are found once.
+
+    index = Index.open()                                       # this person's own, which `omma index` fills
+    for hit in index.search("a red cup", k=5, where="kind == 'picture' and date >= '2024'"):
+        print(hit.place, hit.scores)
+
+An eye sees pictures, pages and moments of videos; captions, texts and file names are found by BM25. Both lists become
+one by reciprocal rank fusion: an item earns 1 / (60 + its place) from each list it is in (Cormack et al. 2009).
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from omma.decode import decode, read_bounded
+from omma.models.pretrained import load_encoder
+from omma.models.rerank import rerank_scores
+from omma.retrieval.index import Hit, check_query, check_rerank
+from omma.retrieval.store import COLUMNS, Space, Store
+
+RANK = 60              # of reciprocal rank fusion
+LEAST_DEPTH = 50       # of each list
+AT_ONCE = 16           # pictures open at a time in a second look
+SHOWN = ("source", "path", "kind", "page", "line", "start", "end", "width", "height", "date", "size", "caption", "text")
+ROW = {name: COLUMNS[name] for name in SHOWN} | {"thumbnail": "thumbnail"}
+By = Literal["both", "look", "words"]
+
+
+def default_index() -> Path:
+    """This person's index: OMMA_INDEX, else index.db in the folder for such data, ~/.local/share/omma."""
+    if place := os.environ.get("OMMA_INDEX"):
+        return Path(place)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "omma" / "index.db"
+
+
+class Index:
+    """Folders that can be searched: a file of `omma.build_index`. last: what the last indexing met, in counts."""
+
+    def __init__(self, store: Store, encoder: Any = None, device: str = "auto"):
+        self.store, self._encoder, self._device = store, encoder, device
+        self.last: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, path: str | Path | None = None, *, encoder: Any = None, device: str = "auto") -> "Index":
+        """path: its file, this person's own by default. encoder: search with this eye rather than with the one that
+        indexed last; an `Encoder` or its name. ValueError when it isn't there or is no index."""
+        store = Store(default_index() if path is None else path)
+        if isinstance(encoder, str | Path):
+            encoder = load_encoder(encoder, device=device)
+        return cls(store, encoder, device)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def space(self) -> Space:
+        """The vectors that are searched. ValueError when this eye has made none here."""
+        spaces = self.store.spaces()
+        if self._encoder is None:
+            if not spaces:
+                raise ValueError(f"{self.store.path} is empty. Fill it: omma index FOLDER")
+            return spaces[0]
+        for space in spaces:
+            if space.fingerprint == self._encoder.fingerprint:
+                return space
+        has = ", ".join(space.name for space in spaces) or "none"
+        raise ValueError(f"no vectors of {self._encoder.name!r} in {self.store.path}; it has those of {has}. "
+                         f"Add them: omma index --encoder {self._encoder.name}")  # fmt: skip
+
+    @property
+    def encoder(self) -> Any:
+        """The eye that made the vectors. ValueError when what lies at its place are other weights now."""
+        if self._encoder is None:
+            space = self.space
+            eye = load_encoder(space.place, device=self._device)
+            if eye.fingerprint != space.fingerprint:
+                raise ValueError(f"the vectors in {self.store.path} were made by {space.name!r} as it was: with "
+                                 f"fingerprint {space.fingerprint}, and {space.place} has {eye.fingerprint} now. "
+                                 f"Look again: omma index --encoder {space.place}")  # fmt: skip
+            self._encoder = eye
+        return self._encoder
+
+    def search(self, query: str | Image.Image = "", *, image: Image.Image | None = None, k: int = 10,
+               where: Any = None, under: str | Path | None = None, rerank: int = 0, diverse: float = 0.0,
+               by: By = "both") -> list[Hit]:
+        """The k items that fit best, best first. Copies and versions of a picture count as one (`Hit.also`).
+
+        query: words, or a picture; image: a picture beside the words. where: an expression over source, path, folder,
+        name, kind (picture, page, frame, text), date, size (bytes), page, line, start, end (seconds), width, height,
+        caption, text. under: only what lies in this folder. by: look takes the eye alone, words takes BM25 alone.
+        rerank: so many first hits are put in order by the fusion encoder, those that have a picture among themselves.
+        diverse: 0..1, how much a hit loses for looking like one before it (maximal marginal relevance, Carbonell &
+        Goldstein 1998).
+
+        Raises ValueError for an empty query, a `where` that can't be read, and for what the eye can't do.
+        """
+        if isinstance(query, Image.Image):
+            query, image = "", query
+        check_query(query if image is None else image, k)
+        if rerank:
+            check_rerank(query if query.strip() else image, self.encoder, k, rerank)
+        if not 0 <= diverse <= 1:
+            raise ValueError(f"diverse={diverse}; it is between 0, none, and 1")
+        if by == "words" and not query.strip():
+            raise ValueError("a picture is looked for by its look; give words, or leave by out")
+        among = self.store.ids(where, under)
+        depth = max(4 * k, LEAST_DEPTH, 2 * rerank)
+        vectors = self._vectors(query, image) if by != "words" else {}
+        while True:
+            lists = self._lists(query if by != "look" else "", vectors, depth, among)
+            order = fused(lists)
+            families = self._families(order)
+            full = len(families) >= max(k, rerank) or all(len(ids) < depth for ids, _ in lists.values())
+            if full:
+                break
+            depth *= 4                                    # many copies stood before others
+        found = list(families)
+        if rerank:
+            found, matched = self._second_look(query, found[: max(k, rerank)], lists)
+            lists["match"] = matched
+        if diverse:
+            found = self._apart(found, order, k, diverse)
+        scores = {name: dict(zip(ids.tolist(), values.tolist(), strict=True)) for name, (ids, values) in lists.items()}
+        return self._hits(found[:k], order, scores, families)
+
+    def _vectors(self, query: str, image: Image.Image | None) -> dict[str, np.ndarray]:
+        """"look": of the words, "like": of the picture, (E,); none in an index without vectors."""
+        if not self.store.count(self.space.fingerprint):
+            return {}
+        vectors = {}
+        if query.strip():
+            vectors["look"] = self.encoder.encode_text([query])[0]
+        if image is not None:
+            vectors["like"] = self.encoder.encode_image([image.convert("RGB")])[0]
+        if not all(np.isfinite(vector).all() for vector in vectors.values()):
+            raise ValueError(f"{self.encoder.name!r} gave a vector that is not finite for the query; check its weights")
+        return vectors
+
+    def _lists(self, query: str, vectors: dict[str, np.ndarray], depth: int, among: np.ndarray | None
+               ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        lists = {name: self.store.search(self.space.fingerprint, vector[None], depth, among)[0]
+                 for name, vector in vectors.items()}
+        if query.strip():
+            lists["words"] = self.store.text(query, depth, among)
+        return lists
+
+    def _families(self, order: dict[int, float]) -> dict[int, list[int]]:
+        """The best of each family of versions -> the others of it, found or not, in the order of `order`."""
+        parent: dict[int, int] = {}
+
+        def root(item: int) -> int:
+            while parent.setdefault(item, item) != item:
+                item = parent[item]
+            return item
+
+        edge = list(order)
+        while edge:                                       # from the found ones outwards, until nobody new is met
+            pairs = self.store.rows_of("SELECT a, b FROM alike WHERE a IN (?)", edge)
+            pairs += self.store.rows_of("SELECT a, b FROM alike WHERE b IN (?)", edge)
+            edge = [item for item in {item for pair in pairs for item in pair} if item not in parent and
+                    item not in order]  # fmt: skip
+            for a, b in pairs:
+                parent[root(a)] = root(b)
+        members: dict[int, list[int]] = {}
+        for item in [*order, *sorted(item for item in parent if item not in order)]:
+            members.setdefault(root(item), []).append(item)
+        return {first: others for first, *others in members.values() if first in order}
+
+    def _second_look(self, query: str, found: list[int], lists: dict[str, Any]
+                     ) -> tuple[list[int], tuple[np.ndarray, np.ndarray]]:
+        """found with its pictures put in order by the fusion encoder; those without one keep their places."""
+        rows = {row[0]: row[1:] for row in self.store.rows_of(
+            "SELECT item.id, source || '/' || path, kind, page, start FROM item JOIN file ON file.id = file JOIN "
+            "picture ON item = item.id WHERE item.id IN (?)", found)}
+        pictures = [item for item in found if item in rows]
+        probabilities = []
+        for start in range(0, len(pictures), AT_ONCE):
+            images = [self.picture(item) for item in pictures[start : start + AT_ONCE]]
+            probabilities.append(self.encoder.match(images, [query] * len(images)))
+        matched = np.concatenate([np.zeros(0, np.float32), *probabilities])
+        known = self.store.get(self.space.fingerprint, pictures)
+        cosines = known @ self.encoder.encode_text([query])[0] if pictures else np.zeros(0)
+        scores = rerank_scores(self.encoder, matched, cosines)
+        again = iter(np.array(pictures, np.int64)[np.argsort(-scores, kind="stable")].tolist())
+        return ([next(again) if item in rows else item for item in found],
+                (np.array(pictures, np.int64), matched))
+
+    def _apart(self, found: list[int], order: dict[int, float], k: int, diverse: float) -> list[int]:
+        """The first k by (1 - diverse) * relevance - diverse * the largest cosine with one before it."""
+        vectors = np.nan_to_num(self.store.get(self.space.fingerprint, found))
+        relevance = 1 / (1 + np.arange(len(found)))       # by place, since scores of several lists mean nothing alone
+        alike, kept = np.zeros(len(found)), []
+        left = np.ones(len(found), bool)
+        for _ in range(min(k, len(found))):
+            gain = np.where(left, (1 - diverse) * relevance - diverse * alike, -np.inf)
+            best = int(gain.argmax())
+            left[best] = False
+            kept.append(found[best])
+            alike = np.maximum(alike, vectors @ vectors[best])
+        return kept
+
+    def _hits(self, found: list[int], order: dict[int, float], scores: dict[str, dict[int, float]],
+              families: dict[int, list[int]]) -> list[Hit]:
+        wanted = [*found, *(item for first in found for item in families[first])]
+        rows = {row[0]: dict(zip(ROW, row[1:], strict=True)) for row in self.store.rows_of(
+            f"SELECT item.id, {', '.join(ROW.values())} FROM item JOIN file ON file.id = file LEFT JOIN picture ON "
+            "item = item.id WHERE item.id IN (?)", wanted)}
+        hits = []
+        for item in found:
+            if item not in rows:                          # another process forgot it meanwhile
+                continue
+            also = tuple(Hit("", 0, rows[other]).place for other in families[item] if other in rows)
+            own = {name: values[item] for name, values in scores.items() if item in values}
+            hits.append(Hit(str(item), order[item], rows[item], own, also))
+        return hits
+
+    def picture(self, item: int) -> Image.Image:
+        """What an item looks like, from its file, or in small where that is gone. ValueError for one without."""
+        rows = self.store.rows("SELECT source || '/' || path, kind, thumbnail FROM item JOIN file ON file.id = file "
+                               "JOIN picture ON item = item.id WHERE item.id = ?", int(item))
+        if not rows:
+            raise ValueError(f"item {item} of {self.store.path} has no picture")
+        path, kind, small = rows[0]
+        seen = None
+        if kind == "picture":
+            try:
+                seen = decode(read_bounded(Path(path))).image
+            except OSError:                               # the disk is not there today
+                seen = None
+        seen = seen or decode(small).image
+        assert seen is not None, "it was made here"
+        return seen
+
+    # ---- what is in it
+    def unreadable(self, source: str | Path | None = None) -> list[dict[str, str]]:
+        """The files that could not be read: path, status and note."""
+        only = None if source is None else str(source)
+        rows = self.store.rows("SELECT source || '/' || path, status, note FROM file WHERE status != 'ok' AND (? IS "
+                               "NULL OR source = ?) ORDER BY source, path", only, only)
+        return [dict(zip(("path", "status", "note"), row, strict=True)) for row in rows]
+
+    def status(self) -> dict[str, Any]:
+        """What is in it: folders with their files and the last indexing, items by kind, eyes, copies, unreadable."""
+        rows = self.store.rows
+        folders = {source: {"files": files, "indexed": None} for source, files in
+                   rows("SELECT source, count(*) FROM file GROUP BY source ORDER BY source")}
+        for source, counts in rows("SELECT source, counts FROM run WHERE ended IS NOT NULL ORDER BY id"):
+            if source in folders:
+                folders[source]["indexed"] = json.loads(counts)
+        return {"index": str(self.store.path), "bytes": self.store.path.stat().st_size, "folders": folders,
+                "items": dict(rows("SELECT kind, count(*) FROM item GROUP BY kind ORDER BY kind")),
+                "eyes": {space.name: self.store.count(space.fingerprint) for space in self.store.spaces()},
+                "versions": rows("SELECT count(DISTINCT b) FROM alike")[0][0], "unreadable": self.unreadable()}
+
+    def forget(self, source: str | Path) -> int:
+        """Everything of a folder, for good: rows, words, vectors and small pictures. How many files that were."""
+        place = str(Path(source).expanduser().resolve())
+        known = [row[0] for row in self.store.rows("SELECT DISTINCT source FROM file ORDER BY source")]
+        if place not in known:
+            raise ValueError(f"{place} is not in {self.store.path}; it knows {', '.join(known) or 'no folder'}")
+        with self.store.writing() as con:
+            forgotten = con.execute("DELETE FROM file WHERE source = ?", (place,)).rowcount
+            con.execute("DELETE FROM run WHERE source = ?", (place,))
+            con.execute("INSERT INTO words (words) VALUES ('optimize')")  # merged segments hold no deleted words
+        self.store.rows("VACUUM")
+        self.store.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        return forgotten
+
+
+def fused(lists: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[int, float]:
+    """Item -> its score by reciprocal rank fusion, best first; equal ones as they stand in the first list."""
+    scores: dict[int, float] = {}
+    for ids, _ in lists.values():
+        for place, item in enumerate(ids.tolist(), 1):
+            scores[item] = scores.get(item, 0.0) + 1 / (RANK + place)
+    return dict(sorted(scores.items(), key=lambda pair: -pair[1]))
+
+

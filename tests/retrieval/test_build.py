@@ -1,0 +1,229 @@
+"""omma index, by what it leaves: all that lies there can be found, and a second time only what changed is looked at."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from omma.retrieval.build import build_index, filling
+from omma.retrieval.find import Index
+from omma.retrieval.reading import passages
+
+
+class Counting:
+    """The colour encoder, which also counts the pictures it is shown."""
+
+    def __init__(self, eye, fingerprint="colours-1"):
+        self.eye, self.shown = eye, 0
+        self.name, self.embed_dim, self.fingerprint = eye.name, eye.embed_dim, fingerprint
+        self.encode_text, self.match = eye.encode_text, eye.match
+
+    def encode_image(self, images, batch_size=64):
+        self.shown += len(images)
+        return self.eye.encode_image(images)
+
+
+@pytest.fixture
+def eye(colour_encoder):
+    return Counting(colour_encoder)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for name, colour in {"sky.png": (30, 60, 250), "deep/leaf.png": (20, 240, 40), "cup.png": (250, 30, 20)}.items():
+        picture(folder / name, colour)
+    (folder / "cup.txt").write_text("a cup on a table\n")
+    (folder / "notes.md").write_text("# Plans\n\nBuy a lamp.\n")
+    return folder
+
+
+def picture(path, colour, side=20):
+    """A stripe, so that no two colours are versions of one another."""
+    pixels = np.zeros((side, side, 3), np.uint8)
+    pixels[:, : side // 2] = colour
+    Image.fromarray(pixels).save(path)
+
+
+def index_of(photos, eye, **more):
+    with build_index(photos, photos.parent / "index.db", encoder=eye, batch_size=2, **more) as index:
+        return index.last
+
+
+def names(photos, eye, *query, **more):
+    """The names of the files that are found."""
+    with Index.open(photos.parent / "index.db", encoder=eye) as index:
+        return [hit.row["path"].rpartition("/")[2] for hit in index.search(*query, **more)]
+
+
+def counts(last, *kinds):
+    return tuple(last[kind] for kind in kinds)
+
+
+def test_what_lies_in_a_folder_is_found_by_look_caption_text_and_name(photos, eye):
+    last = index_of(photos, eye)
+    assert counts(last, "files", "new", "same", "gone", "unreadable", "pictures_seen") == (4, 4, 0, 0, 0, 3)
+    assert names(photos, eye, "red", k=1) == ["cup.png"]
+    assert names(photos, eye, "lamp", by="words") == ["notes.md"]
+    assert names(photos, eye, "table", by="words") == ["cup.png"]
+    assert names(photos, eye, "leaf", by="words") == ["leaf.png"]
+
+
+def test_a_second_time_nothing_is_looked_at(photos, eye):
+    index_of(photos, eye)
+    eye.shown = 0
+    last = index_of(photos, eye)
+    assert counts(last, "new", "changed", "touched", "gone", "same", "pictures_seen") == (0, 0, 0, 0, 4, 0)
+    assert eye.shown == 0
+
+
+def test_only_what_is_new_changed_or_gone_is_touched(photos, eye):
+    index_of(photos, eye)
+    picture(photos / "new.png", (200, 200, 30))
+    picture(photos / "sky.png", (240, 240, 240), side=22)
+    (photos / "notes.md").unlink()
+    os.utime(photos / "cup.png", (1, 1))                                   # another time, the same picture
+    last = index_of(photos, eye)
+    assert counts(last, "new", "changed", "touched", "gone", "same", "pictures_seen") == (1, 1, 1, 1, 1, 2)
+    assert names(photos, eye, "lamp", by="words") == []
+    assert names(photos, eye, "white", k=1, by="look") == ["sky.png"]
+    assert len(names(photos, eye, "red", by="look")) == 4
+
+
+def test_a_caption_that_changes_is_read_again_without_looking_at_the_picture(photos, eye):
+    index_of(photos, eye)
+    (photos / "cup.txt").write_text("a saucer beside it\n")
+    (photos / "deep" / "leaf.json").write_text('{"captions": ["an oak leaf"]}')
+    assert counts(index_of(photos, eye), "touched", "changed", "pictures_seen") == (2, 0, 0)
+    assert names(photos, eye, "saucer", by="words") == ["cup.png"]
+    assert names(photos, eye, "oak", by="words") == ["leaf.png"]
+    assert names(photos, eye, "table", by="words") == []
+
+
+def test_a_listing_gives_captions_too(photos, eye):
+    (photos / "captions.csv").write_text("file,caption\ndeep/leaf.png,something green\n")
+    index_of(photos, eye)
+    assert names(photos, eye, "something", by="words") == ["leaf.png"]
+    (photos / "captions.csv").write_text("file,caption\ndeep/leaf.png,something else\n")
+    assert index_of(photos, eye)["touched"] == 1
+    (photos / "metadata.csv").write_text("who,knows\n1,2\n")               # another program's
+    assert index_of(photos, eye)["same"] == 4
+
+
+def test_a_file_that_moved_keeps_its_vector_and_one_that_was_copied_gets_it(photos, eye):
+    index_of(photos, eye)
+    os.rename(photos / "sky.png", photos / "deep" / "above.png")
+    shutil.copy(photos / "cup.png", photos / "again.png")
+    last = index_of(photos, eye)
+    assert counts(last, "moved", "copies", "gone", "pictures_seen") == (1, 1, 0, 0)
+    assert names(photos, eye, "blue", k=1, by="look") == ["above.png"]
+    assert names(photos, eye, "above", by="words") == ["above.png"]
+    with Index.open(photos.parent / "index.db", encoder=eye) as index:
+        (cup,) = index.search("red", k=1, by="look")
+        assert {cup.path, *cup.also} == {str(photos / "cup.png"), str(photos / "again.png")}
+
+
+def test_versions_of_a_picture_are_found_once(photos, eye):
+    index_of(photos, eye)
+    Image.open(photos / "cup.png").resize((40, 40)).save(photos / "large.jpg", quality=90)
+    assert index_of(photos, eye)["pictures_seen"] == 1
+    found = names(photos, eye, "red", by="look")
+    assert len(found) == 3
+    assert len({"cup.png", "large.jpg"} & set(found)) == 1
+
+
+def test_files_that_cannot_be_read_are_listed_and_looked_at_again_once_they_change(photos, eye):
+    (photos / "broken.png").write_bytes((photos / "sky.png").read_bytes()[:60])
+    (photos / "empty.jpg").write_bytes(b"")
+    (photos / "page.jpg").write_text("<html>404</html>")
+    (photos / "raw.txt").write_bytes(b"\xff\xfa\x00 not a text")
+    with build_index(photos, photos.parent / "index.db", encoder=eye) as index:
+        assert {row["path"].rpartition("/")[2]: row["status"] for row in index.unreadable()} == {
+            "broken.png": "truncated", "empty.jpg": "empty", "page.jpg": "not_an_image", "raw.txt": "bad_text"}
+        assert counts(index.last, "new", "unreadable") == (4, 4)
+    assert counts(index_of(photos, eye), "same", "unreadable") == (8, 0)
+    picture(photos / "broken.png", (9, 9, 200))
+    assert counts(index_of(photos, eye), "changed", "pictures_seen") == (1, 1)
+    with Index.open(photos.parent / "index.db") as index:
+        assert len(index.unreadable()) == 3
+
+
+def test_links_out_of_the_folder_and_hidden_files_are_left_alone(photos, eye, tmp_path):
+    picture(tmp_path / "secret.png", (1, 2, 3))
+    os.symlink(tmp_path / "secret.png", photos / "link.png")
+    os.symlink(tmp_path, photos / "everything")
+    picture(photos / ".hidden.png", (1, 2, 3))
+    last = index_of(photos, eye)
+    assert last["files"] == 4
+    assert any("links to other places" in line for line in last["problems"])
+    assert any("not followed" in line for line in last["problems"])
+
+
+def test_another_eye_adds_its_vectors_and_both_can_search(photos, eye, colour_encoder):
+    index_of(photos, eye)
+    other = Counting(colour_encoder, "colours-2")
+    other.name = "more colours"
+    assert counts(index_of(photos, other), "touched", "new", "pictures_seen") == (4, 0, 3)
+    for one in (eye, other):
+        assert names(photos, one, "red", k=1, by="look") == ["cup.png"]
+    with Index.open(photos.parent / "index.db") as index:
+        assert index.status()["eyes"] == {"more colours": 3, "colours": 3}
+        assert index.space.name == "more colours"
+    picture(photos / "sky.png", (10, 10, 250), side=30)
+    assert index_of(photos, eye)["changed"] == 1
+    stranger = Counting(colour_encoder, "colours-3")
+    with pytest.raises(ValueError, match=r"no vectors of 'colours' in .*it has those of .*omma index --encoder"):
+        names(photos, stranger, "red")
+
+
+def test_an_indexing_that_was_interrupted_goes_on_where_it_stopped(photos, eye):
+    for i in range(6):
+        picture(photos / f"more{i}.png", (40 * i, 255 - 40 * i, 90))
+
+    class Stops(Counting):
+        def encode_image(self, images, batch_size=64):
+            if self.shown >= 4:
+                raise KeyboardInterrupt
+            return super().encode_image(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        index_of(photos, Stops(eye.eye))
+    last = index_of(photos, eye)
+    assert last["same"] >= 4
+    assert eye.shown == 9 - 4
+    assert len(names(photos, eye, "red", k=20, by="look")) == 9
+
+
+def test_what_cannot_be_indexed_is_said(photos, eye, tmp_path):
+    with pytest.raises(ValueError, match=r"no folder at .*nowhere"):
+        build_index(tmp_path / "nowhere", tmp_path / "index.db", encoder=eye)
+    with pytest.raises(ValueError, match=r"no index at .*omma index FOLDER"):
+        build_index(None, tmp_path / "index.db", encoder=eye)
+    with filling(tmp_path / "index.db"), pytest.raises(ValueError, match="another process is indexing into"):
+        index_of(photos, eye)
+
+
+def test_all_known_folders_are_brought_up_to_date_at_once(photos, eye, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    picture(other / "sea.png", (0, 90, 200))
+    index_of(photos, eye)
+    build_index(other, tmp_path / "index.db", encoder=eye).close()
+    picture(other / "sand.png", (200, 190, 90))
+    picture(photos / "fog.png", (140, 140, 140))
+    build_index(None, tmp_path / "index.db", encoder=eye).close()
+    assert {"sand.png", "fog.png"} <= set(names(photos, eye, "red", by="look"))
+
+
+def test_a_text_is_cut_between_paragraphs_and_keeps_its_lines():
+    text = "one\n\ntwo\nlines\n\n" + "long sentence. " * 20 + "\n\nend"
+    found = list(passages(text, most=100))
+    assert found[0] == (1, "one\n\ntwo\nlines")
+    assert all(len(passage) <= 100 for _, passage in found)
+    assert "".join("".join(passage.split()) for _, passage in found) == "".join(text.split())
+    assert [found[-1][0], found[-1][1][-3:]] == [6, "end"]
+    assert list(passages("a\n\nb", most=1)) == [(1, "a"), (3, "b")]
+    assert list(passages("\n \n")) == []
