@@ -448,6 +448,8 @@ def test_blind_annotate_serves_a_page_until_it_is_interrupted_and_exports_what_w
         ((*page, "--export", "items"), "--out is missing"),
         ((*page[:2], "--annotate", tmp_path), "no pairs.parquet"),
         (page[:2], "give two eyes"),
+        ((*page[:2], "--export", "items"), "--export goes with --annotate"),
+        ((*page, "--eye", "embed.a"), "pairs that were found before"),
     ):
         code, out, err = omma_says(capsys, *args)
         assert (code, out) == (2, "")

@@ -61,8 +61,13 @@ def blind(
     omma blind tables/photos --annotate blind --export mmvp --out my-mmvp
     """
     if annotate is not None:
+        if eye is not None or reference is not None:
+            raise ValueError("--annotate is for pairs that were found before; find some first, without it")
         on_page(table, annotate, export, out, by, agreed, propose, port, device.value, as_json)
         return
+    only = {"--export": export, "--propose": propose, "--by": by, "--agreed": agreed, "--port": port}
+    if alone := [name for name, value in only.items() if value]:
+        raise ValueError(f"{alone[0]} goes with --annotate FOLDER, the folder of pairs that were found")
     if eye is None or reference is None:
         raise ValueError("give two eyes, as in omma blind TABLE --eye vlmo-nano --reference embed.pixels, or --annotate"
                          " FOLDER for pairs that were found")  # fmt: skip
@@ -113,9 +118,10 @@ def on_page(
         return
     from omma.web.annotate import serve
 
-    ready = lambda url: answer(
-        as_json, {"url": url}, lambda: f"open {url}\nCtrl-C ends it; everything is saved at once"
-    )
+    def ready(url: str) -> None:
+        answer(as_json, {"url": url}, lambda: f"open {url}\nCtrl-C ends it; what the page calls saved is on the disk")
+        sys.stdout.flush()  # who reads it through a pipe waits for it
+
     done = serve(folder, pictures, port=port, model=propose, device=device, ready=ready)
     told = ", ".join(f"{name} {n} pairs" for name, n in done.items())
     print(f"annotated: {told or 'nothing yet'}", file=sys.stderr)

@@ -184,3 +184,26 @@ def test_every_view_fits_a_phone_and_has_labels_and_keys(page, store, pairs):
     light = page.value(colour)
     page.size(1280, 800, "dark")
     assert page.value(colour) != light
+
+
+def test_a_server_that_is_gone_is_told_and_nothing_is_called_saved(pairs, store, tmp_path):
+    with Chromium(tmp_path) as page:
+        with Loopback(Annotating(pairs, store)) as server:
+            page.open(server.url)
+            page.wait("document.querySelector('#who').open")
+            begin(page)
+        page.press("5")
+        page.wait("document.querySelector('#saved').textContent.startsWith('NOT SAVED: omma doesn')")
+        page.press("j")
+        page.press("c")
+        page.wait("document.querySelector('#saved').textContent.startsWith('NOT SAVED: omma doesn')")
+        assert page.value("document.querySelector('#form').elements.pattern.value") == "position"  # it is still there
+        assert page.value("!document.querySelector('#annotate').hidden && document.querySelector('#jump').value") == "1"
+
+
+def test_a_picture_that_is_none_is_told_beside_the_other(page, pairs, store):
+    bad = pairs[0]
+    pairs._pairs[0] = type(bad)(bad.a, "gone", bad.eye, bad.reference)
+    begin(page)
+    page.wait("document.querySelector('#right-picture figcaption').textContent.includes(\"gone can't be shown\")")
+    page.problems.clear()  # the refused request itself

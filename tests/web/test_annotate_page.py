@@ -207,6 +207,22 @@ def test_annotators_are_compared_and_exports_get_a_folder_each(page, pairs, stor
     assert page.post("api/export", {"layout": "../x"})[0] == 400
 
 
+def test_after_the_end_connections_that_were_kept_are_answered_no_more(pairs, store):
+    with Loopback(Annotating(pairs, store)) as server:
+        address = urlsplit(server.url)
+        connection = http.client.HTTPConnection("127.0.0.1", address.port, timeout=20)
+        connection.request("GET", address.path + "api/state")
+        assert connection.getresponse().read().startswith(b"{")
+
+    def ask_again():
+        connection.request("GET", address.path + "api/state")
+        return connection.getresponse()
+
+    with pytest.raises((OSError, http.client.HTTPException)):
+        ask_again()
+    connection.close()
+
+
 def test_a_port_that_is_taken_is_told(page, pairs, store):
     with pytest.raises(ValueError, match="can't be used"):
         Loopback(Annotating(pairs, store), page.port)

@@ -7,10 +7,12 @@ the host has to be the one that was opened (so that no other name can be pointed
 to be JSON from the page itself. Bodies are bounded, and an app is asked by names, never for a path.
 """
 
+import contextlib
 import hmac
 import json
 import re
 import secrets
+import socket
 import threading
 import traceback
 from collections.abc import Callable
@@ -80,6 +82,7 @@ class Loopback:
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
+        self._server.hang_up()
         self._server.server_close()
 
     def wait(self) -> None:
@@ -91,6 +94,24 @@ class Loopback:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = False
+
+    def __init__(self, *args: Any):
+        self._open: set[socket.socket] = set()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def hang_up(self) -> None:
+        """End the connections that browsers keep; else they would be answered after the end."""
+        for request in list(self._open):
+            with contextlib.suppress(OSError):  # it has gone by itself
+                request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away in the middle is none of ours; what an app raised was answered and told before."""
@@ -111,6 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, method: str) -> None:
         body = b""
+        if method == "GET" and ("Content-Length" in self.headers or "Transfer-Encoding" in self.headers):
+            self.close_connection = True  # what it sends more is no next request
         if method == "POST":
             length = self.headers.get("Content-Length", "")
             if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > MAX_BODY:

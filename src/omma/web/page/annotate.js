@@ -117,9 +117,11 @@ async function open(number) {
   for (const radio of form.elements.pattern) radio.checked = radio.value === told.fields.pattern;
   for (const [side, id] of [["left", told.a], ["right", told.b]]) {
     const image = $(`#${side}-picture img`);
+    const words = $(`#${side}-picture figcaption`);
     image.src = `picture/${number}/${side}`;
     image.alt = `${side === "left" ? "Left" : "Right"} picture, ${id}`;
-    $(`#${side}-picture figcaption`).textContent = $(`#${side}-picture figcaption`).title = `${side}: ${id}`;
+    image.onerror = () => { words.textContent = words.title = `${side}: ${id} can't be shown; take none (0)`; };
+    words.textContent = words.title = `${side}: ${id}`;
   }
   $("#jump").value = number + 1;
   $("#of").textContent = "of " + now.stages.length;
@@ -371,6 +373,8 @@ async function named(name) {
   Object.assign(now, { name, stages: told.stages, patterns: told.patterns });
   try { sessionStorage.setItem("annotator", name); } catch { /* a browser may refuse to keep things */ }
   $("#name").replaceChildren(name, hint("m"));
+  $("#name").setAttribute("aria-label", `${name} annotates; change that`);
+  $("#name").hidden = false;
   $("#ask").hidden = !told.model;
   const [place, number] = location.hash.slice(1).split("/");
   if (views.includes(place) && place !== "annotate") return view(place);
