@@ -1,8 +1,8 @@
-"""Do something to a table once for each of its steps, and crash there: `python crash.py ACTION START OUT`.
+"""Do something to a table once for each of its steps, and crash there: `python crash.py OUT ACTION START ...`.
 
 A step is a call that changes the disk: a file opened to be written, a sync, a rename, a new folder, a file removed. The
-nth run works on OUT/<how>/<n>/table, a copy of START, and is killed by SIGKILL before its nth step; the last one when
-the action has returned. What the disk then looks like:
+nth run works on OUT/ACTION/<how>/<n>/table, a copy of START, and is killed by SIGKILL before its nth step; the last one
+when the action has returned. What the disk then looks like:
 
     kill        as the process left it
     power       without the names, and with half the bytes, of what was not synced
@@ -208,4 +208,5 @@ def main(action: str, start: Path, out: Path) -> None:
 
 MKDIR = os.mkdir
 if __name__ == "__main__":
-    main(sys.argv[1], *map(Path, sys.argv[2:4]))
+    for name, at in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
+        main(name, Path(at), Path(sys.argv[1]) / name)

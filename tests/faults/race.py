@@ -1,6 +1,7 @@
-"""Two processes do something to one table at the same moment: `python race.py FIRST SECOND FOLDER ROUNDS`.
+"""Two processes do something to one table at the same moment: `python race.py FOLDER ROUNDS FIRST-SECOND ...`.
 
-Round n works on FOLDER/<n>, which may be a table already, and prints a line: [what became of the first, of the second].
+Round n of a pair works on FOLDER/FIRST-SECOND/<n>, which may be a table already, and prints a line: [what became of the
+first, of the second].
 """
 
 import json
@@ -53,26 +54,31 @@ def child(action: str, uri: Path, wait: int, tell: int) -> None:
     os._exit(0)
 
 
-def main(actions: list[str], folder: Path, rounds: int) -> None:
+def main(folder: Path, rounds: int, pairs: list[str]) -> None:
     crash.create(folder / "warm")                         # what is imported late is imported before the forks
     crash.append(folder / "warm")
     crash.job(folder / "warm")
-    for number in range(rounds):
-        wait, start = os.pipe()
-        ears = []
-        for action in actions:
-            ear, tell = os.pipe()
-            if os.fork() == 0:
-                child(action, folder / str(number), wait, tell)
-            os.close(tell)
-            ears.append(ear)
-        os.write(start, b"go")
-        print(json.dumps([os.read(ear, 10_000).decode() for ear in ears]))
-        for _ in actions:
-            os.wait()
-        for handle in (wait, start, *ears):
-            os.close(handle)
+    for pair in pairs:
+        for number in range(rounds):
+            compete(pair.split("-"), folder / pair / str(number))
+
+
+def compete(actions: list[str], uri: Path) -> None:
+    wait, start = os.pipe()
+    ears = []
+    for action in actions:
+        ear, tell = os.pipe()
+        if os.fork() == 0:
+            child(action, uri, wait, tell)
+        os.close(tell)
+        ears.append(ear)
+    os.write(start, b"go")
+    print(json.dumps([os.read(ear, 10_000).decode() for ear in ears]), flush=True)
+    for _ in actions:
+        os.wait()
+    for handle in (wait, start, *ears):
+        os.close(handle)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:3], Path(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

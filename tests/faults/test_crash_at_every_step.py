@@ -1,5 +1,6 @@
 """kill -9 and power cuts at every step of every write: the table is the old or the new one, and a rerun ends it."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -14,24 +15,32 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 CHUNKS = 2                                                # of the table that a job is run on
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
     """A folder in memory where there is one, and no syncs: nothing is cut off from power here."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path) as folder:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path_factory.mktemp("crash")
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(dir=memory) as folder:
+        patch.setattr(os, "fsync", lambda handle: None)
         yield Path(folder)
 
 
+@pytest.fixture(scope="module")
+def crashed(place) -> Path:
+    """<action>/<how>/<step>: what each step of each action leaves, all from one process."""
+    starts = [(action, str(crash.start(place / f"{action}-before", action))) for action in crash.ALL]
+    command = [sys.executable, crash.__file__, str(place / "crashed"), *itertools.chain(*starts)]
+    subprocess.run(command, check=True, timeout=100)
+    return place / "crashed"
+
+
 @pytest.mark.parametrize("action", crash.ALL)
-def test_after_a_crash_at_any_step_a_table_is_old_or_new_and_a_rerun_gives_the_same_bytes(place, action):
-    before, undisturbed = crash.start(place / "before", action), crash.start(place / "undisturbed", action)
-    old = crash.state(before)
+def test_after_a_crash_at_any_step_a_table_is_old_or_new_and_a_rerun_gives_the_same_bytes(place, crashed, action):
+    undisturbed = crash.start(place / f"{action}-undisturbed", action)
+    old = crash.state(place / f"{action}-before")
     crash.ALL[action](undisturbed)
     new, whole = crash.state(undisturbed), crash.files(undisturbed)
-    command = [sys.executable, crash.__file__, action, str(before), str(place / "crashed")]
-    subprocess.run(command, check=True, timeout=100)
     for how in crash.HOW:
-        steps = sorted((place / "crashed" / how).iterdir(), key=lambda step: int(step.name))
+        steps = sorted((crashed / action / how).iterdir(), key=lambda step: int(step.name))
         assert len(steps) > 5
         arrived = []
         for step in steps:

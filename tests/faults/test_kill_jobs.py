@@ -50,7 +50,7 @@ def op(batch):
 os.replace = replace
 if __name__ == "__main__":
     table = Table.open(uri)
-    jobs.run(table, jobs.Op("n", 1, ("id", "width"), pa.int32(), op), workers=2)
+    jobs.run(table, jobs.Op("n", 1, ("id", "width"), pa.int32(), op), workers=1 if moment == "never" else 2)
     print("finished")
 """
 

@@ -18,28 +18,34 @@ from omma.table import Table
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 ROUNDS = 6
+PAIRS = ("create-create", "append-append", "append-others", "append-add_column", "add_column-replace_column", "job-job",
+         "by_2-by_3", "job-append")  # fmt: skip
 OLD = [f"p{i}" for i in range(2 * crash.ROWS)]
 NEW = [f"new{i}" for i in range(2 * crash.ROWS)]
 OTHER = [f"other{i}" for i in range(2 * crash.ROWS)]
 
 
-@pytest.fixture
-def compete(tmp_path):
-    """compete(first, second) -> (table, outcomes) of each round."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path) as folder:
+@pytest.fixture(scope="module")
+def compete(tmp_path_factory):
+    """compete(first, second) -> (table, outcomes) of each round; all rounds are run by one process."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tmp_path_factory.mktemp("race")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         place = Path(folder)
-
-        def run(first: str, second: str) -> list[tuple[Table, list[str]]]:
+        for pair in PAIRS:
             for number in range(ROUNDS):
-                crash.start(place / str(number), first)
-            command = [sys.executable, race.__file__, first, second, str(place), str(ROUNDS)]
-            found = subprocess.run(command, capture_output=True, text=True, timeout=60)
-            assert found.returncode == 0, found.stderr
-            outcomes = [json.loads(line) for line in found.stdout.splitlines()]
-            assert list(place.rglob(".*.tmp")) == []
-            return [(Table.open(place / str(number)), outcome) for number, outcome in enumerate(outcomes)]
+                (place / pair).mkdir(exist_ok=True)
+                crash.start(place / pair / str(number), pair.split("-")[0])
+        command = [sys.executable, race.__file__, str(place), str(ROUNDS), *PAIRS]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert found.returncode == 0, found.stderr
+        outcomes = iter(map(json.loads, found.stdout.splitlines()))
+        told = {pair: [(place / pair / str(number), next(outcomes)) for number in range(ROUNDS)] for pair in PAIRS}
 
-        yield run
+        def of(first: str, second: str) -> list[tuple[Table, list[str]]]:
+            assert list((place / f"{first}-{second}").rglob(".*.tmp")) == []
+            return [(Table.open(uri), outcome) for uri, outcome in told[f"{first}-{second}"]]
+
+        yield of
 
 
 def ids(table: Table) -> list[str]:

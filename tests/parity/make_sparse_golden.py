@@ -17,31 +17,21 @@ import types
 from pathlib import Path
 from typing import Any
 
+import sparse_reference as reference
 import torch
-from sparse_reference import (
-    CASES,
-    EPS,
-    FFN,
-    HEAD,
-    HEADS,
-    KV_HEADS,
-    LAYERS,
-    ROPE_BASE,
-    STEPS,
-    VOCAB,
-    WIDTH,
-    Llama,
-    llama_weights,
-    summary,
-)
+from sparse_reference import CASES, FFN, HEAD, HEADS, KV_HEADS, ROPE_BASE, STEPS, WIDTH, Llama, summary, the_llama
 from torch import Tensor, nn
 
 
 # ---- stand-ins for what the published code imports
 class Config:
-    hidden_size, num_hidden_layers, vocab_size, intermediate_size = WIDTH, LAYERS, VOCAB, FFN
-    rms_norm_eps, pad_token_id, _attn_implementation = EPS, 0, "sdpa"
+    num_hidden_layers: int
+    _attn_implementation = "sdpa"
     output_attentions, output_hidden_states, use_cache, use_return_dict = False, False, True, True
+
+
+for size, value in reference.SIZES.items():
+    setattr(Config, size, value)
 
 
 class Model(nn.Module):
@@ -228,7 +218,7 @@ def run(code: Any, llama: Llama, before: list[int], visual: Tensor, after: list[
         kept[layer], held[layer] = [o for o in origin if o >= 0], count
         origin += [-1] * (count - len(origin))
     found = {"raters": calls[0][3], "kept": kept, "visual": held, "prefill": summary(out), "steps": [],
-             "kv_lengths": [cache.get_usable_length(0, i) for i in range(LAYERS)]}  # fmt: skip
+             "kv_lengths": [cache.get_usable_length(0, i) for i in range(Config.num_hidden_layers)]}  # fmt: skip
     for n, token in enumerate(STEPS):
         out = model(inputs_embeds=llama.w["model.embed_tokens.weight"][[token]][None], use_cache=True,
                     past_key_values=cache, position_ids=torch.tensor([[len(embeds) + n]]),
@@ -241,7 +231,7 @@ def main() -> None:
     checkout = Path(sys.argv[1])
     torch.cuda.Event, torch.cuda.synchronize = Event, lambda: None  # type: ignore[assignment, misc]
     Tensor.cuda = lambda self: self  # type: ignore[method-assign, assignment]
-    llama = Llama(llama_weights())
+    llama = the_llama()
     golden: dict[str, Any] = {}
     with torch.no_grad():
         for version in ("1_0", "2_0"):

@@ -7,6 +7,7 @@ PyramidDrop: Xing et al. 2025; DivPrune: Alvar et al. 2025.
 H heads, L tokens, D width, d head size, V visual tokens, T text tokens after the picture.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from torch import Tensor
 
 EPS, ROPE_BASE = 1e-5, 1e9  # so large a base that the gravity term stays positive in heads as narrow as these
 LAYERS, HEADS, KV_HEADS, WIDTH, HEAD, FFN, VOCAB = 18, 16, 16, 128, 8, 176, 64
+SIZES: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": WIDTH, "intermediate_size": FFN, "rms_norm_eps": EPS,
+                         "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "head_dim": HEAD,
+                         "pad_token_id": 0}  # fmt: skip
 RETAINED = {"1_0": {2: 66, 6: 30, 15: 17}, "2_0": {2: 66, 6: 34, 15: 20}}  # the published tables for "64"
 
 
@@ -311,3 +315,43 @@ def divprune(llama: Llama, before: list[int], visual: Tensor, after: list[int], 
 
 def dense(llama: Llama, before: list[int], visual: Tensor, after: list[int]) -> Run:
     return llama.prefill(before, visual, after, False, lambda i, tokens, p: tokens)
+
+
+METHODS: dict[str, Callable[..., Run]] = {
+    "sparsevlm-v1": functools.partial(sparsevlm, version="1_0"),
+    "sparsevlm-v2": functools.partial(sparsevlm, version="2_0"),
+    "fastv": functools.partial(fastv, layer=2, keep=30),
+    "pyramiddrop": functools.partial(pyramiddrop, stages={4: 60, 9: 30, 13: 15}),
+    "divprune": functools.partial(divprune, keep=30),
+    "dense": dense,
+}
+
+
+# ---- made once for all tests
+@functools.cache
+def the_llama(kv_heads: int = KV_HEADS) -> Llama:
+    return Llama(llama_weights(kv_heads))
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a method gives on a case: states and logits of the prompt and of each of STEPS; the rest of the prompt."""
+
+    kept: dict[int, list[int]]
+    visual: dict[int, int]
+    raters: list[int]
+    kv_lengths: list[int]
+    hidden: list[Tensor]
+    logits: list[Tensor]
+
+
+@functools.cache
+def said(method: str, case: str, kv_heads: int = KV_HEADS) -> Said:
+    llama = the_llama(kv_heads)
+    run = METHODS[method](llama, *CASES[case])
+    lengths, hidden, logits = run.kv_lengths, [run.hidden], [run.logits]
+    for token in STEPS:
+        llama.step(run, token)
+        hidden.append(run.hidden)
+        logits.append(run.logits)
+    return Said(run.kept, run.visual, run.raters, lengths, hidden, logits)

@@ -3,46 +3,28 @@
 The shell's projector says what the case says, whatever the tower saw, so both sides start from the same embeddings.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import sparse_reference as reference
 import torch
-from sparse_reference import (
-    CASES,
-    EPS,
-    FFN,
-    HEAD,
-    HEADS,
-    KV_HEADS,
-    LAYERS,
-    ROPE_BASE,
-    STEPS,
-    VOCAB,
-    WIDTH,
-    Llama,
-    Run,
-    llama_weights,
-)
+from sparse_reference import CASES, KV_HEADS, ROPE_BASE, SIZES, STEPS, VOCAB, Said, said, the_llama
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 import omma
 
 IMAGE = VOCAB - 1
-METHODS: dict[str, tuple[dict[str, Any], Callable[..., Run]]] = {  # how omma is asked -> what the reference does
-    "sparsevlm-v1": ({"schedule": "64"}, lambda *given: reference.sparsevlm(*given, "1_0")),
-    "sparsevlm-v2": ({"schedule": "64", "heads": 14}, lambda *given: reference.sparsevlm(*given, "2_0")),
-    "fastv": ({"schedule": {1: 30}}, lambda *given: reference.fastv(*given, layer=2, keep=30)),
-    "pyramiddrop": ({"schedule": {3: 60, 8: 30, 12: 15}},
-                    lambda *given: reference.pyramiddrop(*given, stages={4: 60, 9: 30, 13: 15})),
-    "divprune": ({"schedule": {-1: 30}, "positions": "compact"}, lambda *given: reference.divprune(*given, keep=30)),
-}  # fmt: skip
+ASKED: dict[str, dict[str, Any]] = {  # how omma is asked for what the reference's METHODS do
+    "sparsevlm-v1": {"schedule": "64"},
+    "sparsevlm-v2": {"schedule": "64", "heads": 14},
+    "fastv": {"schedule": {1: 30}},
+    "pyramiddrop": {"schedule": {3: 60, 8: 30, 12: 15}},
+    "divprune": {"schedule": {-1: 30}, "positions": "compact"},
+}
 
 
-class Said(nn.Module):
+class Projector(nn.Module):
     """A projector that says one (V, D) for each picture."""
 
     def __init__(self) -> None:
@@ -54,11 +36,10 @@ class Said(nn.Module):
         return self.embeds
 
 
-def shell(weights: dict[str, Tensor], kv_heads: int = KV_HEADS, attention: str = "sdpa") -> Any:
-    text = LlamaConfig(vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=FFN, num_hidden_layers=LAYERS,
-                       num_attention_heads=HEADS, num_key_value_heads=kv_heads, head_dim=HEAD, rms_norm_eps=EPS,
-                       max_position_embeddings=1024, rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
-                       tie_word_embeddings=False, pad_token_id=0)  # fmt: skip
+def shell(kv_heads: int = KV_HEADS, attention: str = "sdpa") -> Any:
+    weights = the_llama(kv_heads).w
+    text = LlamaConfig(**SIZES, num_key_value_heads=kv_heads, max_position_embeddings=1024, tie_word_embeddings=False,
+                       rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE})  # fmt: skip
     vision = CLIPVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
                               image_size=8, patch_size=4)  # fmt: skip
     config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=IMAGE, vision_feature_layer=-1,
@@ -68,7 +49,7 @@ def shell(weights: dict[str, Tensor], kv_heads: int = KV_HEADS, attention: str =
         {name.removeprefix("model."): w.float() for name, w in weights.items() if name != "lm_head.weight"}
     )
     model.lm_head.load_state_dict({"weight": weights["lm_head.weight"].float()})
-    model.model.multi_modal_projector = Said()
+    model.model.multi_modal_projector = Projector()
     return model
 
 
@@ -111,53 +92,40 @@ def sparsified(model: Any, method: str, options: dict[str, Any], cases: list[str
 
 
 @pytest.fixture(scope="module")
-def llama() -> Llama:
-    return Llama(llama_weights())
+def llava() -> Any:
+    return shell()
 
 
 @pytest.fixture(scope="module")
-def llava(llama) -> Any:
-    return shell(llama.w)
-
-
-@pytest.fixture(scope="module")
-def shared_keys() -> tuple[Llama, Any]:
+def shared_keys() -> Any:
     """Four queries share a key; and eager attention, which adds its mask where the others take a bool one or none."""
-    llama = Llama(llama_weights(kv_heads=4))
-    return llama, shell(llama.w, kv_heads=4, attention="eager")
+    return shell(kv_heads=4, attention="eager")
 
 
-def agrees(fast: Fast, llama: Llama, slow: Run, alone: bool = True) -> None:
+def agrees(fast: Fast, slow: Said, alone: bool = True) -> None:
     """The rows that are left and every step, to what float32 rounds in 18 layers; in a batch, a sample's are last."""
     assert {layer: fast.kept[layer] for layer in slow.kept} == slow.kept
     assert set(fast.kept) - {-1} == set(slow.kept) - {-1}
     if alone:
         assert fast.kv_lengths == slow.kv_lengths
-    for hidden, logits, token in zip(fast.hidden, fast.logits, (*STEPS, None), strict=True):
-        assert len(hidden) == len(slow.hidden) or not alone
-        rows = len(slow.hidden)
-        torch.testing.assert_close(hidden[-rows:].double(), slow.hidden, rtol=0, atol=3e-5)
-        torch.testing.assert_close(logits[-rows:].double(), slow.logits, rtol=0, atol=3e-5)
-        if token is not None:
-            llama.step(slow, token)
+    for hidden, logits, wanted, told in zip(fast.hidden, fast.logits, slow.hidden, slow.logits, strict=True):
+        assert len(hidden) == len(wanted) or not alone
+        torch.testing.assert_close(hidden[-len(wanted) :].double(), wanted, rtol=0, atol=3e-5)
+        torch.testing.assert_close(logits[-len(wanted) :].double(), told, rtol=0, atol=3e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("method", METHODS)
-def test_kept_tokens_keys_states_and_decoding_are_the_references(llama, llava, method, case):
-    options, slow = METHODS[method]
-    agrees(sparsified(llava, method, options, [case])[0], llama, slow(llama, *CASES[case]))
+@pytest.mark.parametrize("method", ASKED)
+def test_kept_tokens_keys_states_and_decoding_are_the_references(llava, method):
+    agrees(sparsified(llava, method, ASKED[method], ["picture"])[0], said(method, "picture"))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_two_pictures_of_different_size_in_a_padded_batch_are_each_the_references(llama, llava, method):
-    options, slow = METHODS[method]
-    for fast, case in zip(sparsified(llava, method, options, list(CASES)), CASES, strict=True):
-        agrees(fast, llama, slow(llama, *CASES[case]), alone=False)
+@pytest.mark.parametrize("method", ASKED)
+def test_two_pictures_of_different_size_in_a_padded_batch_are_each_the_references(llava, method):
+    for fast, case in zip(sparsified(llava, method, ASKED[method], list(CASES)), CASES, strict=True):
+        agrees(fast, said(method, case), alone=False)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ASKED)
 def test_eager_attention_and_shared_keys_are_the_references(shared_keys, method):
-    llama, llava = shared_keys
-    options, slow = METHODS[method]
-    agrees(sparsified(llava, method, options, ["picture"])[0], llama, slow(llama, *CASES["picture"]))
+    fast = sparsified(shared_keys, method, ASKED[method], ["picture"])[0]
+    agrees(fast, said(method, "picture", kv_heads=4))

@@ -1,22 +1,17 @@
 """The slow reference against the published SparseVLM code, run once by make_sparse_golden.py, and arithmetic."""
 
+import functools
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sparse_reference as reference
 import torch
-from sparse_reference import CASES, LAYERS, RETAINED, STEPS, Llama, Run, llama_weights, summary
+from sparse_reference import CASES, LAYERS, METHODS, RETAINED, STEPS, Llama, said, summary, the_llama
 from torch import Tensor
 
 GOLDEN = json.loads((Path(__file__).parent / "sparse_golden.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def llama() -> Llama:
-    return Llama(llama_weights())
 
 
 def agrees(hidden: Tensor, golden: dict) -> None:
@@ -26,18 +21,15 @@ def agrees(hidden: Tensor, golden: dict) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("version", RETAINED)
-def test_the_reference_keeps_computes_and_decodes_what_the_published_code_does(llama, version, case):
-    golden = GOLDEN[f"sparsevlm {version} {case}"]
-    run = reference.sparsevlm(llama, *CASES[case], version)
+@pytest.mark.parametrize(("method", "version"), [("sparsevlm-v1", "1_0"), ("sparsevlm-v2", "2_0")])
+def test_the_reference_keeps_computes_and_decodes_what_the_published_code_does(method, version, case):
+    golden, run = GOLDEN[f"sparsevlm {version} {case}"], said(method, case)
     assert run.raters == golden["raters"]
     assert {str(layer): kept for layer, kept in run.kept.items()} == golden["kept"]
     assert {str(layer): count for layer, count in run.visual.items()} == golden["visual"]
     assert run.kv_lengths == golden["kv_lengths"]
-    agrees(run.hidden, golden["prefill"])
-    for token, step in zip(STEPS, golden["steps"], strict=True):
-        llama.step(run, token)
-        agrees(run.hidden, step)
+    for hidden, wanted in zip(run.hidden, [golden["prefill"], *golden["steps"]], strict=True):
+        agrees(hidden, wanted)
 
 
 def test_a_merged_token_is_kept_at_a_later_stage_and_the_published_code_agrees():
@@ -46,43 +38,34 @@ def test_a_merged_token_is_kept_at_a_later_stage_and_the_published_code_agrees()
     assert len(golden["kept"]["6"]) < RETAINED["1_0"][6] or len(golden["kept"]["15"]) < RETAINED["1_0"][15]
 
 
-METHODS: dict[str, Callable[..., Run]] = {
-    "sparsevlm-v1": lambda *given: reference.sparsevlm(*given, "1_0"),
-    "sparsevlm-v2": lambda *given: reference.sparsevlm(*given, "2_0"),
-    "fastv": lambda *given: reference.fastv(*given, layer=2, keep=30),
-    "pyramiddrop": lambda *given: reference.pyramiddrop(*given, stages={4: 60, 9: 30, 13: 15}),
-    "divprune": lambda *given: reference.divprune(*given, keep=30),
-    "dense": reference.dense,
-}
-
-
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("method", METHODS)
-def test_rounding_to_float32_changes_no_choice_of_the_reference(llama, method, case):
+def test_rounding_to_float32_changes_no_choice_of_the_reference(method, case):
     """So whoever keeps other tokens than it does differs by more than rounding."""
     before, visual, after = CASES[case]
-    exact = METHODS[method](llama, before, visual, after)
-    single = METHODS[method](Llama(llama.w, torch.float32), before, visual.float(), after)
+    exact, single = said(method, case), METHODS[method](single_precision(), before, visual.float(), after)
     assert (single.kept, single.raters, single.kv_lengths) == (exact.kept, exact.raters, exact.kv_lengths)
-    torch.testing.assert_close(single.hidden.double(), exact.hidden, rtol=0, atol=1e-4)
+    torch.testing.assert_close(single.hidden.double(), exact.hidden[0], rtol=0, atol=1e-4)
+
+
+@functools.cache
+def single_precision() -> Llama:
+    return Llama(the_llama().w, torch.float32)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_decoding_from_pruned_keys_is_what_a_pass_over_the_kept_rows_gives(llama, case):
+def test_decoding_from_pruned_keys_is_what_a_pass_over_the_kept_rows_gives(case):
     """FastV leaves rows and positions as they are, so its decoding steps can be computed at once: by hiding tokens."""
     before, visual, after = CASES[case]
-    run = reference.fastv(llama, before, visual, after, layer=2, keep=30)
-    kept = run.kept[1]
-    for token in STEPS:
-        llama.step(run, token)
+    llama, run = the_llama(), said("fastv", case)
     embeds = llama.embeds(before, visual, [*after, *STEPS])
     tokens = reference.Tokens(embeds, torch.arange(len(embeds)), list(range(len(visual))), len(before))
     for i in range(LAYERS):
         if i == 2:
-            tokens = reference.gathered(tokens, kept, tokens.hidden[:0], compact=False)
+            tokens = reference.gathered(tokens, run.kept[1], tokens.hidden[:0], compact=False)
         tokens.hidden, _, _ = llama.layer(i, tokens.hidden, tokens.positions)
     last = llama.norm(tokens.hidden[-1:], "model.norm")
-    torch.testing.assert_close(run.hidden, last, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(run.hidden[-1], last, rtol=1e-9, atol=1e-9)
 
 
 def test_gravity_of_a_llama_head_is_first_not_positive_at_distance_1707(monkeypatch):
