@@ -29,7 +29,7 @@ def crashed(place) -> Path:
     """<action>/<how>/<step>: what each step of each action leaves, all from one process."""
     starts = [(action, str(crash.start(place / f"{action}-before", action))) for action in crash.ALL]
     command = [sys.executable, crash.__file__, str(place / "crashed"), *itertools.chain(*starts)]
-    subprocess.run(command, check=True, timeout=100)
+    subprocess.run(command, check=True, timeout=600)
     return place / "crashed"
 
 

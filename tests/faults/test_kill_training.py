@@ -91,7 +91,7 @@ def ended(place) -> dict[tuple[str, int], list[list[int]]]:
     runs = [("never", 0), *MOMENTS]
     plan = json.dumps([[moment, step, str(place / f"{moment}{step}")] for moment, step in runs])
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    found = subprocess.run([sys.executable, "-c", script, plan], env=env, capture_output=True, text=True, timeout=120)
+    found = subprocess.run([sys.executable, "-c", script, plan], env=env, capture_output=True, text=True, timeout=600)
     assert found.returncode == 0, found.stderr
     return dict(zip(runs, map(json.loads, found.stdout.splitlines()), strict=True))
 

@@ -46,7 +46,7 @@ def large(n=300_000):
 def child(code: str, uri: Path, *before: str):
     """What the code prints, run in a process of its own after WARM."""
     command = [*before, sys.executable, "-c", WARM + code, str(Path(crash.__file__).parent), str(uri)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     return json.loads(found.stdout)
 

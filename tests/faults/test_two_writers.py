@@ -36,7 +36,7 @@ def compete(tmp_path_factory):
                 (place / pair).mkdir(exist_ok=True)
                 crash.start(place / pair / str(number), pair.split("-")[0])
         command = [sys.executable, race.__file__, str(place), str(ROUNDS), *PAIRS]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert found.returncode == 0, found.stderr
         outcomes = iter(map(json.loads, found.stdout.splitlines()))
         told = {pair: [(place / pair / str(number), next(outcomes)) for number in range(ROUNDS)] for pair in PAIRS}
