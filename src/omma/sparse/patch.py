@@ -6,10 +6,11 @@ needs to know lives with the pass and with its cache, so that several may be und
 """
 
 import contextlib
+import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +29,10 @@ from omma.sparse.tap import Asked, listen, stand_in
 from omma.sparse.trace import Record, Trace
 from omma.sparse.vision import Ear
 
-DENSE = "no visual tokens in the prompt: it runs as it is, and nothing is dropped"
+DENSE = (
+    "no visual tokens in the prompt, so nothing is dropped; where there is a picture, let the model's processor make "
+    "the prompt, which puts its tokens in, and give the model input_ids beside pixel_values"
+)
 STATIC = (
     "the cache is {}, whose layers hold equally many tokens; dropping gives each layer its own length: leave "
     "cache_implementation out, or pass a DynamicCache"
@@ -41,8 +45,8 @@ def sparsify(
     model: Any,
     method: str = "sparsevlm",
     *,
-    budget: float | None = None,
-    ratio: float | None = None,
+    budget: float | Sequence[float] | None = None,
+    ratio: float | Sequence[float] | None = None,
     schedule: dict[int, int] | str | None = None,
     keep: Any = None,
     positions: str | None = None,
@@ -66,7 +70,9 @@ def sparsify(
       published table of the method, such as "64".
 
     keep: (V,) or (samples, V) bool, a sample's visual tokens that stay whatever the method says; they count. Tokens are
-    numbered in prompt order over all pictures of a sample. positions: "original" leaves what is kept its positions,
+    numbered in prompt order over all pictures of a sample. keep, budget and ratio may have a row for each sample, in
+    the order in which their prompts run, so in that of a `generate_batch`; after the last the first comes again, for
+    another call on as many samples. positions: "original" leaves what is kept its positions,
     "compact" renumbers it; as each method was published by default. calibrate: give kept tokens the weight of those
     that went, as RESTORE does (Cho et al. 2026, arXiv 2606.01711): the logit of each visual key, for a query at
     distance d, gains log(V / n) + log(2 - c(d)), V and n the visual tokens of the prompt and of that layer and c(d) the
@@ -91,6 +97,14 @@ def sparsify(
         yield trace
 
 
+def beyond(*packages: str) -> int:
+    """The `stacklevel` at which a warning names the line that called these packages, the nearest to the user's."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in packages:
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def refuse(parts: Anatomy, policy: Policy) -> None:
     """ValueError for what tokens can't be dropped under."""
     if parts.text in _INSTALLED:
@@ -100,6 +114,8 @@ def refuse(parts: Anatomy, policy: Policy) -> None:
     modules = (parts.model, parts.outer, parts.text, *parts.layers)
     if any(getattr(module, "_compiled_call_impl", None) is not None for module in modules):
         raise ValueError("the model is compiled for layers of one length; load it again without compile()")
+    if "sizes" in policy.vision and len(policy.budget or policy.ratio or ()) > 1:
+        raise ValueError("in a tower all pictures are merged alike; give one budget, or where='tokens'")
     name = parts.config._attn_implementation
     if policy.calibrate and not name.endswith(("sdpa", "eager")):
         raise ValueError(f"calibrate=True adds to attention's logits, which {name!r} can't; load with 'sdpa'")
@@ -186,7 +202,7 @@ class Listener:
     def say(self, what: str) -> None:
         if what not in self.warned:
             self.warned.add(what)
-            warnings.warn(what, stacklevel=4)
+            warnings.warn(what, stacklevel=beyond("omma", "torch", "transformers"))
 
     # --- around the model
     def generate(self, original: Any, *args, **kwargs) -> Any:
@@ -269,9 +285,11 @@ class Listener:
         first = len(self.trace)
         if call is not None:  # without a cache, each step of an answer is a pass of its own
             first = call.first = first if call.first is None else call.first
+        samples = [first + row // every for row in range(len(visual))]
+        self.policy.fits(samples)
         wants: dict[int, list[int]] = {}
         for row, count in enumerate(counts):
-            schedule = self.policy.schedule(count) if count else {}
+            schedule = self.policy.schedule(count, samples[row]) if count else {}
             self.trace.schedule = schedule or self.trace.schedule
             for layer, k in schedule.items():
                 wants.setdefault(layer + 1, list(counts))[row] = k
@@ -291,10 +309,10 @@ class Listener:
             text=ok & ~visual & (visual.cumsum(1) > 0) & ~drafted,
             prompt=ok & ~drafted,
             image=(begins.cumsum(1) - 1).masked_fill(~visual, -1),
-            must=self.policy.must(counts, visual, every),
+            must=self.policy.must(counts, visual, samples),
             wants=wants,
             counts=counts,
-            samples=[first + row // every for row in range(len(visual))],
+            samples=samples,
             every=every,
             layouts=[whole(visual, valid)],
             vision=self.vision(visual, bool(wants)),

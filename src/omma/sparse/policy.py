@@ -1,5 +1,6 @@
 """A method with its options and a budget: what a person asked for, checked, and the schedule it gives each picture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, get_args
@@ -23,8 +24,8 @@ class Policy:
     positions: Positions
     calibrate: bool
     keep: Tensor | None  # (V,) or (samples, V) bool
-    budget: float | None = None  # one of these three
-    ratio: float | None = None
+    budget: tuple[float, ...] | None = None  # one of these three; one for all samples, or one for each
+    ratio: tuple[float, ...] | None = None
     fixed: dict[int, int] | None = None
 
     @cached_property
@@ -38,8 +39,8 @@ class Policy:
         asked = self.method.vision
         return asked(**self.options) if callable(asked) else asked
 
-    def schedule(self, tokens: int) -> dict[int, int]:
-        """{l: tokens kept after layer l} for a sample of so many visual tokens; {} to keep all.
+    def schedule(self, tokens: int, sample: int = 0) -> dict[int, int]:
+        """{l: tokens kept after layer l} for a sample of so many visual tokens, by its number; {} to keep all.
 
         ValueError for a budget that can't be reached, as the method reads the attention of layers that see everything.
         """
@@ -47,7 +48,7 @@ class Policy:
             return self.fixed
         if self.budget is None and self.ratio is None:  # the method knows itself how many
             return dict.fromkeys(self.stage_layers(), tokens)
-        budget = self.budget if self.budget is not None else self.ratio * tokens  # type: ignore[operator]
+        budget = turn(self.budget, sample) if self.budget is not None else turn(self.ratio or (), sample) * tokens
         return scheduled(self.name, self.method, budget, tokens, self.layers, self.made)
 
     def stage_layers(self) -> range | list[int]:
@@ -61,21 +62,40 @@ class Policy:
         reduction = self.method.reduce(stage, **self.options)
         return replace(reduction, kept=honoured(stage, reduction)) if bool(stage.must.any()) else reduction
 
-    def must(self, counts: list[int], visual: Tensor, every: int) -> Tensor:
+    def fits(self, samples: list[int]) -> None:
+        """ValueError where `keep`, `budget` or `ratio` has rows for samples, and these, in a batch, run over the last.
+
+        samples: numbers, rising.
+        """
+        rows = {} if self.keep is None or self.keep.ndim == 1 else {"keep": len(self.keep)}
+        rows |= {name: len(x) for name in ("budget", "ratio") if (x := getattr(self, name)) is not None and len(x) > 1}
+        for name, given in rows.items():
+            if samples and samples[0] % given + samples[-1] - samples[0] + 1 > given:
+                raise ValueError(
+                    f"{name} has {given} rows, and a batch has samples {samples[0]} to {samples[-1]}; give a row for "
+                    "each sample of a call, in their order: after the last it begins again with the first"
+                )
+
+    def must(self, counts: list[int], visual: Tensor, samples: list[int]) -> Tensor:
         """`keep` on the places of the prompt. visual: (B, L) bool with `counts` tokens a row -> (B, L) bool.
 
-        every: rows a sample. ValueError where `keep` doesn't fit the batch.
+        samples: numbers of the rows' samples. ValueError where `keep` has too few tokens for the batch.
         """
         if self.keep is None or not any(counts):
             return torch.zeros_like(visual)
-        samples, most = len(visual) // every, max(counts)
-        if (self.keep.ndim == 2 and len(self.keep) != samples) or self.keep.shape[-1] < most:
+        if self.keep.shape[-1] < (most := max(counts)):
             raise ValueError(
-                f"keep has shape {tuple(self.keep.shape)}, but there are {samples} samples of at most {most} visual "
-                f"tokens; give ({most},) for all samples alike, or ({samples}, {most}), shorter rows padded with False"
+                f"keep has shape {tuple(self.keep.shape)}, but a sample has {most} visual tokens; give ({most},) for "
+                f"all samples alike, or (samples, {most}), shorter rows padded with False"
             )
-        keep = self.keep.to(visual.device).expand(samples, -1).repeat_interleave(every, dim=0)
+        keep = torch.atleast_2d(self.keep).to(visual.device)
+        keep = keep[[number % len(keep) for number in samples]]
         return visual & keep.gather(1, (visual.cumsum(1) - 1).clamp(min=0, max=keep.shape[1] - 1))
+
+
+def turn(values: tuple[float, ...], sample: int) -> float:
+    """The value of a sample, by its number; after the last comes the first again."""
+    return values[sample % len(values)]
 
 
 def stages(method: Method, layers: int) -> tuple[int, ...]:
@@ -113,8 +133,8 @@ def policy_of(
     method: str,
     layers: int,
     *,
-    budget: float | None = None,
-    ratio: float | None = None,
+    budget: float | Sequence[float] | None = None,
+    ratio: float | Sequence[float] | None = None,
     schedule: dict[int, int] | str | None = None,
     keep: Any = None,
     positions: str | None = None,
@@ -135,9 +155,7 @@ def policy_of(
             "give one of budget (mean number of visual tokens entering the layers), ratio (the same as a share of the "
             "picture's) and schedule ({layer: tokens kept after it})"
         )
-    for name, value, most in (("budget", budget, float("inf")), ("ratio", ratio, 1.0)):
-        if value is not None and not 0 < value <= most:
-            raise ValueError(f"{name} {value!r} is not above 0{' and at most 1' if name == 'ratio' else ''}")
+    budgets, ratios = for_samples("budget", budget, float("inf")), for_samples("ratio", ratio, 1.0)
     if isinstance(schedule, str):
         if schedule not in chosen.tables:
             there = ", ".join(chosen.tables) or f"none; it has budgets, such as budget={schedule}"
@@ -166,10 +184,23 @@ def policy_of(
         positions=positions or chosen.positions,  # type: ignore[arg-type]
         calibrate=calibrate,
         keep=keep,
-        budget=budget,
-        ratio=ratio,
+        budget=budgets,
+        ratio=ratios,
         fixed=schedule,
     )
+
+
+def for_samples(name: str, given: float | Sequence[float] | None, most: float) -> tuple[float, ...] | None:
+    """One number for all samples, or one for each, checked."""
+    if given is None:
+        return None
+    values = tuple(given) if isinstance(given, Sequence) else (given,)
+    for value in values:
+        if not 0 < value <= most:
+            raise ValueError(f"{name} {value!r} is not above 0{' and at most 1' if name == 'ratio' else ''}")
+    if not values:
+        raise ValueError(f"{name} is empty; give one number for all samples, or one for each")
+    return values
 
 
 def table_of(method: Method, name: str, layers: int) -> dict[int, int]:
