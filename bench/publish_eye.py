@@ -59,7 +59,8 @@ def lineage(run: Path) -> list[dict[str, Any]]:
     rows = [row for row in rows if row["step"] <= step and "loss" in row]
     seconds = sum(row["seconds"] - (before["seconds"] if before["seconds"] <= row["seconds"] else 0.0)
                   for before, row in pairwise([{"seconds": 0.0}, *rows]))  # fmt: skip
-    before = lineage(Path(config["init"])) if config["init"] else []
+    places = [Path(config[name]) for name in ("eye", "reader", "init") if config.get(name)]
+    before = [stage for place in places if (place / "config.json").exists() for stage in lineage(place)]
     return [*before, {"config": config, "step": step, "seconds": seconds, "loss": rows[-1]["loss"]}]
 
 
@@ -104,9 +105,13 @@ def command(config: dict[str, Any]) -> str:
     usual = flat(to_dict(load_recipe(config["recipe"])))
     parts = []
     for key, value in flat(config).items():
-        if key in ("data", "out", "init") and value:
-            parts.append(f"{key}={Path(value).name if key == 'data' else 'runs/' + Path(value).name}")
-        elif value != usual.get(key) and key not in ("recipe", "log_every", "save_every", "threads", "init"):
+        if key in ("data", "words", "val") and value:
+            place = Path(value)  # a folder of tables, or one of them
+            parts.append(f"{key}={'/'.join(place.parts[-2:]) if place.name in ('pictures', 'items') else place.name}")
+        elif key in ("out", "init", "eye", "reader") and value:
+            started = key == "out" or (Path(value) / "config.json").exists()
+            parts.append(f"{key}={'runs/' + Path(value).name if started else value}")
+        elif value != usual.get(key) and key not in ("recipe", "log_every", "save_every", "threads", "init", "given"):
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             parts.append(f"{key}={text}" if text.replace(".", "").isalnum() else f'"{key}={text}"')
     return f"omma train {config['recipe']} " + " ".join(parts)
