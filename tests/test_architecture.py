@@ -109,6 +109,8 @@ ONLY_IN = {
     "lance": {"omma.data.export"},
     "av": {"omma.data.benchmarks.frames"},
     "ray": {"omma.eval.join"},
+    "av": {"omma.retrieval.media"},
+    "pypdfium2": {"omma.retrieval.media"},
     "onnx": {"omma.models.deploy"},
     "onnxruntime": {"omma.models.deploy"},
     "onnxscript": {"omma.models.deploy"},

@@ -11,6 +11,12 @@ from omma.cli_parts import Device, Json, On, Where, read_picture, working
 from omma.views import answer, found_tables, hits_table, index_tables, jsonable, status_tables
 
 
+class Words(StrEnum):
+    pages = "pages"
+    all = "all"
+    none = "none"
+
+
 class By(StrEnum):
     both = "both"
     look = "look"
@@ -25,14 +31,16 @@ def index(
     folders: Annotated[list[Path] | None, typer.Argument(help="Folders; or status, or forget FOLDER.")] = None,
     at: At = None,
     encoder: Eye = None,
+    ocr: Annotated[Words, typer.Option(help="What tesseract reads: pages without text, pictures too.")] = Words.pages,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at a time.")] = 32,
     device: On = Device.auto,
     as_json: Json = False,
 ) -> None:
     """Make folders searchable.
 
-    Pictures with the captions beside them, and texts. Again: only what is new, changed or gone is touched. Without a
-    folder, all that are known. The eye is vlmo-nano at first, which comes with omma, and then the one of before.
+    Pictures with the captions beside them, PDF pages, videos by their shots, texts. Again: only what is new, changed or
+    gone is touched. Without a folder, all that are known. The eye is vlmo-nano at first, which comes with omma, and
+    then the one of before.
 
     \b
     omma index Pictures
@@ -57,7 +65,7 @@ def index(
         return
     with working(as_json):
         places: Any = folders or None
-        with omma.build_index(places, at, encoder=encoder, batch_size=batch_size, device=device.value,
+        with omma.build_index(places, at, encoder=encoder, ocr=ocr.value, batch_size=batch_size, device=device.value,
                               progress=True) as opened:  # fmt: skip
             whole = opened.status()
             runs = [whole["folders"][str(folder.expanduser().resolve())] for folder in folders or ()] or list(

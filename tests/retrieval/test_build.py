@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from media_files import pdf, video
 from PIL import Image
 
 from omma.retrieval.build import build_index, filling
 from omma.retrieval.find import Index
-from omma.retrieval.reading import passages
+from omma.retrieval.reading import Unreadable, passages
 
 
 class Counting:
@@ -227,3 +228,61 @@ def test_a_text_is_cut_between_paragraphs_and_keeps_its_lines():
     assert [found[-1][0], found[-1][1][-3:]] == [6, "end"]
     assert list(passages("a\n\nb", most=1)) == [(1, "a"), (3, "b")]
     assert list(passages("\n \n")) == []
+
+
+def test_pages_and_moments_are_found_by_look_and_text_and_shown_again_in_full(photos, eye):
+    pytest.importorskip("av")
+    pytest.importorskip("pypdfium2")
+    (photos / "report.pdf").write_bytes(pdf("The yearly numbers of lamps", "and those of the kettles we sold"))
+    (photos / "locked.pdf").write_bytes(pdf("secret", encrypted=True))
+    video(photos / "walk.mp4", [((20, 20, 240), 1.0), ((230, 30, 20), 1.0)])
+    last = index_of(photos, eye)
+    assert counts(last, "new", "unreadable", "pictures_seen") == (6, 1, 3 + 2 + 2)
+    with Index.open(photos.parent / "index.db", encoder=eye) as index:
+        assert index.status()["items"] == {"frame": 2, "page": 2, "picture": 3, "text": 1}
+        (page,) = index.search("kettles", by="words")
+        assert page.place == f"{photos / 'report.pdf'} p.2"
+        assert index.picture(int(page.id)).size == (834, 556)              # 300 x 200 points at 200 dpi
+        assert [word for word, _ in index.boxes(int(page.id))][4:6] == ["kettles", "we"]
+        frames = index.search("red", by="look", where="kind == 'frame' and end > 1.5")
+        assert [frame.place for frame in frames] == [f"{photos / 'walk.mp4'} 00:01-00:02"]
+        assert index.picture(int(frames[0].id)).getpixel((80, 60))[0] > 180
+        assert index.unreadable()[0]["status"] == "encrypted"
+    assert counts(index_of(photos, eye), "same", "pictures_seen") == (7, 0)
+
+
+def test_words_in_pictures_are_read_once_tesseract_is_there_and_asked_for(photos, eye, monkeypatch):
+    asked = []
+
+    def read(image):
+        asked.append(image.size)
+        return "boarding pass", [["boarding", 0.1, 0.1, 0.5, 0.2]]
+
+    monkeypatch.setattr("omma.retrieval.build.read_words", read)
+    monkeypatch.setattr("omma.retrieval.build.tesseract", lambda: None)
+    index_of(photos, eye, ocr="all")
+    assert asked == []
+    monkeypatch.setattr("omma.retrieval.build.tesseract", lambda: "tesseract")
+    assert index_of(photos, eye)["same"] == 4, "pictures are left alone unless all are asked for"
+    assert index_of(photos, eye, ocr="all")["touched"] == 3
+    assert len(asked) == 3
+    assert set(names(photos, eye, "boarding", by="words")) == {"sky.png", "leaf.png", "cup.png"}
+    assert names(photos, eye, "table", by="words") == ["cup.png"], "captions stay"
+    with Index.open(photos.parent / "index.db", encoder=eye) as index:
+        hit = index.search("boarding", k=1, by="words")[0]
+        assert index.boxes(int(hit.id)) == [("boarding", (0.1, 0.1, 0.5, 0.2))]
+    assert index_of(photos, eye, ocr="all")["same"] == 4
+    assert index_of(photos, eye)["same"] == 4, "and what was read stays"
+
+
+def test_a_reader_that_is_not_installed_is_named_and_its_files_are_read_once_it_is(photos, eye, monkeypatch):
+    (photos / "report.pdf").write_bytes(pdf("The yearly numbers of lamps"))
+
+    def items(self, path, read, **options):
+        raise Unreadable("needs", "pypdfium2: pip install 'omma[pdf]'")
+
+    with monkeypatch.context() as without:
+        without.setattr("omma.retrieval.build.MediaProcess.items", items)
+        assert index_of(photos, eye)["unreadable"] == 1
+    pytest.importorskip("pypdfium2")
+    assert counts(index_of(photos, eye), "changed", "unreadable") == (1, 0)

@@ -13,11 +13,12 @@ import hashlib
 import json
 import os
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,11 +28,17 @@ from omma.decode import DEFAULT_LIMITS
 from omma.jobs import progress_bar
 from omma.models.pretrained import load_encoder
 from omma.retrieval.find import Index, default_index
+from omma.retrieval.media import SCARCE
+from omma.retrieval.ocr import read_words, tesseract
+from omma.retrieval.process import MediaProcess
 from omma.retrieval.reading import (
+    ENOUGH,
+    MOST_PDF,
     MOST_TEXT,
     Item,
     Unreadable,
     caption_of,
+    day,
     finish,
     read_all,
     read_passages,
@@ -46,22 +53,28 @@ except ImportError:                                       # Windows
     fcntl = None
 
 DEFAULT_EYE = "vlmo-nano"
+OCR = {"none": 0, "pages": 1, "all": 2}
+PRINT = 1600           # pixels of the short side of a picture whose words are read
+Ocr = Literal["none", "pages", "all"]
 BATCH = 32             # pictures that an eye takes at a time
 TOGETHER = 64          # files written at a time, at most
-ITEM = ("kind", "part", "page", "line", "start", "end", "width", "height", "date", "caption", "text", "boxes")
+ITEM = ("kind", "part", "page", "line", "start", "end", "moment", "width", "height", "date", "caption", "text", "boxes")
 CELLS = ", ".join(f'"{name}"' for name in ITEM)
 
 
 def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: str | Path | None = None, *,
-                encoder: Any = None, batch_size: int = BATCH, device: str = "auto", progress: bool = False) -> Index:
+                encoder: Any = None, ocr: Ocr = "pages", batch_size: int = BATCH, device: str = "auto",
+                progress: bool = False) -> Index:
     """Makes or brings up to date the index of one or several folders, and returns it opened.
 
     folder: None for all that are in it already. index: its file; None for this person's own (`default_index`).
     encoder: an `Encoder` or what `load_encoder` takes; None for the eye that indexed last, at first the one that comes
     with omma. Another one than before adds its vectors beside those of the others.
 
-    Pictures get a vector, a thumbnail, and the captions beside them (as `omma.ingest` reads them); texts are found by
-    their words. Copies and versions of a picture are grouped. `Index.last` counts what was met; files that can't be
+    Pictures get a vector, a thumbnail, and the captions beside them (as `omma.ingest` reads them), pages of PDF files a
+    vector, a thumbnail and their text, videos the same for a frame of each shot; texts are found by their words. ocr:
+    whose words tesseract reads where it is installed: "pages" those of pages without a text, "all" pictures' too, and
+    "none". Copies and versions of a picture are grouped. `Index.last` counts what was met; files that can't be
     read are in `Index.unreadable()` with the reason and are looked at again once they change.
 
     Raises ValueError for a folder that isn't there, a file that is no index, and while another process fills it.
@@ -71,7 +84,7 @@ def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: 
     sources = None if folders is None else [Path(place).expanduser().resolve() for place in folders]
     for source in sources or ():
         if not source.is_dir():                           # before an index is made, and an eye is loaded
-            raise ValueError(f"no folder at {source}; give one with pictures or texts")
+            raise ValueError(f"no folder at {source}; give one with pictures, PDF files, videos or texts")
     store = Store(path, create=sources is not None)
     with filling(path):
         if sources is None:
@@ -86,7 +99,8 @@ def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: 
         space = store.add_space(eye.fingerprint, eye.name, place, eye.embed_dim)
         opened = Index(store, eye)
         for source in sources:
-            opened.last = Filling(store, space, eye, source, batch_size).run(progress)
+            with MediaProcess() as media:
+                opened.last = Filling(store, space, eye, source, batch_size, ocr, media).run(progress)
     return opened
 
 
@@ -110,8 +124,10 @@ def filling(path: Path) -> Iterator[None]:
 class Filling:
     """One pass over one folder."""
 
-    def __init__(self, store: Store, space: Space, eye: Any, source: Path, batch_size: int):
+    def __init__(self, store: Store, space: Space, eye: Any, source: Path, batch_size: int, ocr: Ocr,
+                 media: MediaProcess):
         self.store, self.space, self.eye, self.source, self.batch_size = store, space, eye, source, batch_size
+        self.media, self.ocr = media, OCR[ocr] if tesseract() else 0
         self.problems, self.counts = Problems(), Counter()
         self.waiting: list[tuple[Found, str, list[Item]]] = []   # read, and not written
         self.unseen: list[Item] = []                             # of these, those whose vectors are to be made
@@ -122,8 +138,8 @@ class Filling:
         started = time.time()
         listing = walk(self.source, self.problems)
         known = {row[1]: row for row in self.store.rows(
-            "SELECT file.id, path, size, mtime, beside, digest, status, space IS NOT NULL FROM file LEFT JOIN done ON "
-            "done.file = file.id AND done.space = ? WHERE source = ?", self.space.id, str(self.source))}
+            "SELECT file.id, path, size, mtime, beside, digest, status, space IS NOT NULL, ocr FROM file LEFT JOIN "
+            "done ON done.file = file.id AND done.space = ? WHERE source = ?", self.space.id, str(self.source))}
         todo = [found for found in listing.files if not self._same(found, known.get(found.path))]
         present = {found.path for found in listing.files}
         closed = tuple(f"{folder}/" for folder in listing.closed)
@@ -154,7 +170,12 @@ class Filling:
     def _same(self, found: Found, row: tuple[Any, ...] | None) -> bool:
         if row is None or (found.size, found.mtime, found.beside) != row[2:5]:
             return False
-        return bool(row[7]) or row[6] not in ("ok", "needs")
+        return (bool(row[7]) and row[8] >= self._words_of(found)) if row[6] == "ok" else row[6] != "needs"
+
+    def _words_of(self, found: Found) -> int:
+        """What of OCR a file of this kind gets, 0 for none."""
+        least = {"pdf": OCR["pages"], "picture": OCR["all"]}.get(found.kind, 0)
+        return least if self.ocr >= least else 0
 
     def _take(self, found: Found, row: tuple[Any, ...] | None, gone: dict[str, int]) -> None:
         """Do what a new or changed file needs, or read it and let it wait to be written with others."""
@@ -164,7 +185,7 @@ class Filling:
             hash_ = digest_of(path, data, found)
             if self._known(found, row, hash_, gone):
                 return
-            for item in read(path, data, found):
+            for item in self._items(path, data, found):
                 items.append(item)
                 if item.image is not None:
                     self.unseen.append(item)
@@ -182,15 +203,38 @@ class Filling:
             self._new_file(found, "", error.status, error.note)
             self.counts["unreadable"] += 1
 
+    def _items(self, path: Path, data: bytes, found: Found) -> Iterator[Item]:
+        """What can be found in a file; where OCR is asked for, with the words in its pictures."""
+        wanted = self._words_of(found)
+        if found.kind == "text":
+            yield from read_passages(data, found)
+            return
+        if found.kind == "picture":
+            items: Iterable[Item | str] = [read_picture(path, data, found, PRINT if wanted else ENOUGH)]
+        else:
+            items = self.media.items(path, found.kind, **({"scans": True} if wanted else {}))
+        for item in items:
+            if isinstance(item, str):
+                self.problems.note("pages can't be read", f"{found.path} {item}")
+                continue
+            item.date = item.date or day(found)
+            if wanted and len(item.text) <= SCARCE and item.image is not None:
+                try:
+                    item.text, boxes = read_words(item.image)
+                    item.boxes = zlib.compress(json.dumps(boxes).encode()) if boxes else None
+                except (TimeoutError, ValueError) as error:
+                    self.problems.note("pictures whose words can't be read", f"{found.path}: {error}")
+            yield item
+
     def _known(self, found: Found, row: tuple[Any, ...] | None, hash_: str, gone: dict[str, int]) -> bool:
         """Whether its content is in the index: as it was, under another path that is gone, or in a copy."""
-        if row is not None and row[5] == hash_ and row[7] and row[6] == "ok":
+        if row is not None and row[5] == hash_ and row[7] and row[6] == "ok" and row[8] >= self._words_of(found):
             self._rename(row[0], found)
             self.counts["touched"] += 1
             return True
         twins = self.store.rows(
             "SELECT file.id, source, path FROM file JOIN done ON done.file = file.id WHERE digest = ? AND "
-            "status = 'ok' AND space = ? ORDER BY file.id", hash_, self.space.id)
+            "status = 'ok' AND space = ? AND ocr >= ? ORDER BY file.id", hash_, self.space.id, self._words_of(found))
         for number, source, path in twins:
             if row is None and source == str(self.source) and gone.get(path) == number:
                 del gone[path]
@@ -233,9 +277,9 @@ class Filling:
         with self.store.writing() as con:
             con.execute("DELETE FROM file WHERE source = ? AND path = ?", (str(self.source), found.path))
             return con.execute(
-                "INSERT INTO file (source, path, size, mtime, beside, digest, status, note) VALUES (?, ?, ?, ?, ?, ?, "
-                "?, ?)", (str(self.source), found.path, found.size, found.mtime, found.beside, hash_, status, note)
-            ).lastrowid or 0
+                "INSERT INTO file (source, path, size, mtime, beside, ocr, digest, status, note) VALUES (?, ?, ?, ?, "
+                "?, ?, ?, ?, ?)", (str(self.source), found.path, found.size, found.mtime, found.beside,
+                                self._words_of(found), hash_, status, note)).lastrowid or 0
 
     def _look(self) -> None:
         """The vectors and small pictures of what has been read."""
@@ -257,9 +301,13 @@ class Filling:
                                     (str(self.source), found.path)).fetchone()
                 same = con.execute("SELECT id FROM file WHERE source = ? AND path = ? AND digest = ? AND status = 'ok'",
                                    (str(self.source), found.path, hash_)).fetchone()
-                if same:                                  # another eye has been here: its items stay as they are
+                if same:                                  # another eye has been here, or no OCR: its items stay
                     file, ids = same[0], dict(con.execute("SELECT part, id FROM item WHERE file = ?", same))
                     numbers = [ids[item.part] for item in items]
+                    con.execute("UPDATE file SET ocr = ? WHERE id = ?", (self._words_of(found), file))
+                    for number, item in zip(numbers, items, strict=True):
+                        con.execute("UPDATE item SET text = ?, boxes = ? WHERE id = ?", (item.text, item.boxes, number))
+                        self.store.write_words(number, found.path, item.caption, item.text)
                     self.counts["touched"] += 1
                 else:
                     file = self._new_file(found, hash_)
@@ -299,15 +347,8 @@ class Filling:
                             [tuple(sorted((rows[i][0], rows[j][0]))) for i, j in pairs])
 
 
-def read(path: Path, data: bytes, found: Found) -> Iterable[Item]:
-    if found.kind == "picture":
-        return [read_picture(path, data, found)]
-    assert found.kind == "text"
-    return read_passages(data, found)
-
-
 def most_bytes(kind: str) -> int:
-    return MOST_TEXT if kind == "text" else DEFAULT_LIMITS.max_bytes
+    return {"text": MOST_TEXT, "pdf": MOST_PDF}.get(kind, DEFAULT_LIMITS.max_bytes)
 
 
 def digest_of(path: Path, data: bytes, found: Found) -> str:

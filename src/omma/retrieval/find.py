@@ -8,8 +8,10 @@ An eye sees pictures, pages and moments of videos; captions, texts and file name
 one by reciprocal rank fusion: an item earns 1 / (60 + its place) from each list it is in (Cormack et al. 2009).
 """
 
+import contextlib
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,8 @@ from omma.decode import decode, read_bounded
 from omma.models.pretrained import load_encoder
 from omma.models.rerank import rerank_scores
 from omma.retrieval.index import Hit, check_query, check_rerank
+from omma.retrieval.process import MediaProcess
+from omma.retrieval.reading import Unreadable
 from omma.retrieval.store import COLUMNS, Space, Store
 
 RANK = 60              # of reciprocal rank fusion
@@ -226,20 +230,30 @@ class Index:
 
     def picture(self, item: int) -> Image.Image:
         """What an item looks like, from its file, or in small where that is gone. ValueError for one without."""
-        rows = self.store.rows("SELECT source || '/' || path, kind, thumbnail FROM item JOIN file ON file.id = file "
-                               "JOIN picture ON item = item.id WHERE item.id = ?", int(item))
+        rows = self.store.rows("SELECT source || '/' || path, kind, page, moment, thumbnail FROM item JOIN file ON "
+                               "file.id = file JOIN picture ON item = item.id WHERE item.id = ?", int(item))
         if not rows:
             raise ValueError(f"item {item} of {self.store.path} has no picture")
-        path, kind, small = rows[0]
+        path, kind, page, moment, small = rows[0]
         seen = None
-        if kind == "picture":
-            try:
+        with contextlib.suppress(OSError, Unreadable):    # the disk is not there today
+            if kind == "picture":
                 seen = decode(read_bounded(Path(path))).image
-            except OSError:                               # the disk is not there today
-                seen = None
+            else:
+                asked = {"read": "pdf", "only": [page]} if kind == "page" else {"read": "frame", "at": moment}
+                with MediaProcess() as media:
+                    seen = next((found.image for found in media.items(Path(path), **asked)
+                                 if not isinstance(found, str)), None)
         seen = seen or decode(small).image
         assert seen is not None, "it was made here"
         return seen
+
+    def boxes(self, item: int) -> list[tuple[str, tuple[float, float, float, float]]]:
+        """The words on a page, or that were read in a picture, with their places: x0, y0, x1, y1, shares of the picture
+        from its upper left."""
+        rows = self.store.rows("SELECT boxes FROM item WHERE id = ?", int(item))
+        packed = json.loads(zlib.decompress(rows[0][0])) if rows and rows[0][0] else []
+        return [(word, (x0, y0, x1, y1)) for word, x0, y0, x1, y1 in packed]
 
     # ---- what is in it
     def unreadable(self, source: str | Path | None = None) -> list[dict[str, str]]:

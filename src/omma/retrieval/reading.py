@@ -16,13 +16,14 @@ from PIL import Image
 from omma.data.ingest import captions_beside
 from omma.data.readers import MAX_TEXT, read_text
 from omma.data.split import thumbnail
-from omma.decode import DEFAULT_LIMITS, decode, read_bounded
+from omma.decode import decode
 from omma.retrieval.walk import Found
 
 ENOUGH = 448          # pixels of the short side that an eye and a thumbnail need at most
 THUMBNAIL, QUALITY = 192, 80
 PASSAGE = 1200        # characters
 MOST_TEXT = 16 << 20  # bytes of a text file
+MOST_PDF = 512 << 20   # bytes
 EXIF = 1 << 17        # bytes of a picture in which its date is looked for
 DATE = re.compile(rb"((?:19|20)\d\d):([01]\d):([0-3]\d) ([0-2]\d):([0-5]\d):([0-5]\d)\0")
 END = re.compile(r"(?<=[.!?。])\s|\s")                    # where a long paragraph may be cut
@@ -39,7 +40,7 @@ class Unreadable(Exception):
 @dataclass(slots=True, eq=False)
 class Item:
     """One thing that can be found. image: dropped when it has become vector, thumbnail and look; boxes: words with
-    their places on a page, packed (`media.pack_boxes`); start, end: seconds."""
+    their places, packed JSON; start, end: seconds; moment: of them, that of the image."""
 
     kind: str
     part: int = 0
@@ -48,6 +49,7 @@ class Item:
     line: int | None = None
     start: float | None = None
     end: float | None = None
+    moment: float | None = None
     width: int | None = None
     height: int | None = None
     date: str | None = None
@@ -154,7 +156,8 @@ def finish(item: Item) -> None:
 def read_all(path: Path, most: int) -> bytes:
     """The file's bytes. Unreadable when it is larger than `most`, is gone or may not be read."""
     try:
-        data = read_bounded(path, DEFAULT_LIMITS, 0, most + 1) if most < DEFAULT_LIMITS.max_bytes else path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
     except FileNotFoundError:
         raise Unreadable("missing", "it went while the folder was read") from None
     except OSError as error:

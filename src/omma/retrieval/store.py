@@ -38,8 +38,8 @@ CREATE TABLE file (id INTEGER PRIMARY KEY, source TEXT, path TEXT, size INTEGER,
     ocr INTEGER DEFAULT 0, digest TEXT, status TEXT, note TEXT, UNIQUE (source, path));
 CREATE INDEX file_digest ON file (digest);
 CREATE TABLE item (id INTEGER PRIMARY KEY AUTOINCREMENT, file INTEGER REFERENCES file ON DELETE CASCADE, part INTEGER,
-    kind TEXT, page INTEGER, line INTEGER, start REAL, "end" REAL, width INTEGER, height INTEGER, date TEXT,
-    caption TEXT, text TEXT, boxes BLOB);
+    kind TEXT, page INTEGER, line INTEGER, start REAL, "end" REAL, moment REAL, width INTEGER, height INTEGER,
+    date TEXT, caption TEXT, text TEXT, boxes BLOB);
 CREATE INDEX item_file ON item (file, part);
 CREATE TABLE picture (item INTEGER PRIMARY KEY REFERENCES item ON DELETE CASCADE, thumbnail BLOB, look BLOB);
 CREATE TABLE alike (a INTEGER REFERENCES item ON DELETE CASCADE, b INTEGER REFERENCES item ON DELETE CASCADE,
