@@ -105,6 +105,7 @@ ONLY_IN = {
     },
     "huggingface_hub": {"omma.models.hf"},
     "peft": {"omma.models.lora", "omma.models.vlm"},
+    "openai": {"omma.models.endpoint"},
     "wandb": {"omma.training.log"},
     "lance": {"omma.data.export"},
     "av": {"omma.data.benchmarks.frames", "omma.retrieval.media"},

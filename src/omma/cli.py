@@ -252,6 +252,7 @@ def evaluate(
     omma eval runs/vl patterns --data scenes/test/items --out reports/patterns
     omma eval runs/vl retrieval --data scenes/test/pictures
     omma eval HuggingFaceTB/SmolVLM-256M-Instruct mmvp --data scenes/test --reference lmms-eval --limit 200
+    omma eval openai:MODEL@http://127.0.0.1:8000/v1 pope --data pope --batch-size 16
     """
     with working(as_json):
         if predictions:  # not after hours of work

@@ -337,8 +337,8 @@ def load_encoder(
 def load_vlm(
     name_or_path: str | Path, device: str = "auto", precision: str = "auto", quantize: str | None = None, **options: Any
 ) -> Any:
-    """A `VLM` by folder (a model folder, or a run folder of `omma train vlm-nano`) or by its name on the Hugging Face
-    hub, such as "HuggingFaceTB/SmolVLM-256M-Instruct".
+    """A `VLM` by folder (a model folder, or a run folder of `omma train vlm-nano`), by its name on the Hugging Face
+    hub, such as "HuggingFaceTB/SmolVLM-256M-Instruct", or one behind an address: "openai:MODEL@http://HOST:PORT/v1".
 
     LLaVA, Qwen-VL, SmolVLM, InternVL and whatever else transformers has for pictures and words; see models/hf_vlm.py.
     It needs no torchvision, runs no code that comes with a model, and with HF_HUB_OFFLINE=1 fetches nothing. precision:
@@ -346,6 +346,10 @@ def load_vlm(
     int8. options: `max_pixels`, of a picture before it is prepared. ValueError says what is at the path and what would
     be a VLM.
     """
+    if str(name_or_path).startswith("openai:"):
+        from omma.models.endpoint import load_endpoint
+
+        return load_endpoint(str(name_or_path))
     folder = model_folder(name_or_path)
     if is_hugging_face(folder) or (not folder.is_dir() and is_hub_name(name_or_path)):
         from omma.models.hf_vlm import load_hf_vlm  # transformers takes a second to load
@@ -366,8 +370,7 @@ def load_vlm(
 
 def answers_in_words(name_or_path: str | Path) -> bool:
     """Whether `load_vlm` is the loader for this name: an endpoint, a VLM of omma, or a Hugging Face model."""
-    folder = model_folder(name_or_path)
-    if str(name_or_path).startswith("openai:") or is_hugging_face(folder):
+    if str(name_or_path).startswith("openai:") or is_hugging_face(folder := model_folder(name_or_path)):
         return True
     return model_kind(folder) == "vlm" if (folder / "config.json").is_file() else is_hub_name(name_or_path)
 
