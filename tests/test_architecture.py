@@ -105,6 +105,8 @@ ONLY_IN = {
     },
     "huggingface_hub": {"omma.models.hf"},
     "peft": {"omma.models.lora", "omma.models.vlm"},
+    "lmms_eval": {"omma.eval.adapters"},
+    "vlmeval": {"omma.eval.adapters"},
     "openai": {"omma.models.endpoint"},
     "wandb": {"omma.training.log"},
     "lance": {"omma.data.export"},

@@ -1,0 +1,114 @@
+"""A VLM called as lmms-eval and VLMEvalKit call their models; both are stood in for by classes with their interface."""
+
+import importlib
+import sys
+from abc import ABC, abstractmethod
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from fakes import number_in, picture
+
+from omma.eval import adapters
+
+
+class Counts:
+    """A VLM that says which pictures it sees, and notes how it was asked."""
+
+    name, device = "counts", "cpu"
+
+    def __init__(self):
+        self.asked: list[tuple] = []
+
+    def generate_batch(self, images, prompts, max_new_tokens=64, *, batch_size=8, **options):
+        self.asked.append((list(prompts), max_new_tokens, batch_size, options))
+        return [f"{[number_in(image) for image in shown]}\n\nBecause." for shown in images]
+
+    def generate(self, images, prompt, max_new_tokens=64):
+        return f"{[number_in(image) for image in images]} {prompt} {max_new_tokens}"
+
+
+@pytest.fixture
+def theirs(monkeypatch):
+    """Stand-ins: the base classes, with what they do to a model that is called."""
+
+    class LMMS(ABC):
+        is_simple = True
+
+        def __init__(self):
+            self.task_dict = {}
+
+        @abstractmethod
+        def loglikelihood(self, requests): ...
+
+        @abstractmethod
+        def generate_until(self, requests): ...
+
+        @abstractmethod
+        def generate_until_multi_round(self, requests): ...
+
+    class BaseModel:
+        def __init__(self):
+            self.dump_image_func = None
+
+        @abstractmethod
+        def generate_inner(self, message, dataset=None): ...
+
+        def generate(self, message, dataset=None):
+            assert all(part["type"] in ("text", "image") for part in message)
+            return self.generate_inner(message, dataset)
+
+    class Manifest(SimpleNamespace):
+        pass
+
+    modules = {"lmms_eval": {}, "lmms_eval.api": {}, "lmms_eval.api.model": {"lmms": LMMS}, "lmms_eval.models": {},
+               "lmms_eval.models.registry_v2": {"ModelManifest": Manifest}, "vlmeval": {}, "vlmeval.vlm": {},
+               "vlmeval.vlm.base": {"BaseModel": BaseModel}}  # fmt: skip
+    for name, holds in modules.items():
+        module = ModuleType(name)
+        vars(module).update(holds)
+        monkeypatch.setitem(sys.modules, name, module)
+    caches = (adapters.lmms_eval_class, adapters.vlmevalkit_class)
+    for cached in caches:
+        cached.cache_clear()
+    yield LMMS, BaseModel
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_lmms_eval_gets_one_reply_a_request_in_their_order_with_their_settings(theirs):
+    vlm = Counts()
+    model = adapters.lmms_eval_model(vlm, batch_size=4)
+    assert isinstance(model, theirs[0])
+    model.task_dict["t"] = {"test": [{"image": picture(n)} for n in range(4)]}
+    greedy, drawn = {"max_new_tokens": 16, "temperature": 0, "until": ["\n\n"]}, {"temperature": 0.7, "top_p": None}
+    shown = lambda doc: [doc["image"]]
+    requests = [SimpleNamespace(args=(f"<image>\nq{n}", (greedy, drawn)[n == 1], shown, n, "t", "test"))
+                for n in range(4)]  # fmt: skip
+    assert model.generate_until(requests) == ["[0]", "[1]\n\nBecause.", "[2]", "[3]"]
+    assert vlm.asked == [(["q0", "q2", "q3"], 16, 4, {}), (["q1"], 64, 4, {"temperature": 0.7, "do_sample": True})]
+    film = SimpleNamespace(args=("q", {}, lambda doc: ["film.mp4"], 0, "t", "test"))
+    with pytest.raises(ValueError, match="t shows a str"):
+        model.generate_until([film])
+
+
+def test_lmms_eval_finds_the_class_by_the_path_that_the_entry_point_gives(theirs):
+    module, _, name = adapters.lmms_eval_manifest().simple_class_path.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    assert issubclass(found, theirs[0])
+    assert found.is_simple
+    with pytest.raises(ValueError, match="vlm=FOLDER"):
+        found()
+
+
+def test_vlmevalkit_gets_a_reply_to_pictures_and_texts(theirs, tmp_path):
+    for n in (5, 6):
+        picture(n).save(tmp_path / f"{n}.png")
+    model = adapters.vlmevalkit_model(Counts(), max_new_tokens=9)
+    assert isinstance(model, theirs[1])
+    five, six = (str(tmp_path / f"{n}.png") for n in (5, 6))
+    parts = [("image", five), ("text", "which"), ("image", six), ("text", "one?")]
+    message = [{"type": kind, "value": value} for kind, value in parts]
+    assert model.generate(message, dataset="MMVP") == "[5, 6] which\none? 9"
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"bad\.png can't be shown"):
+        model.generate([{"type": "image", "value": str(tmp_path / "bad.png")}])
