@@ -4,11 +4,12 @@ import pytest
 from PIL import Image
 
 import omma
-from omma.eval.annotate.benchmark import choose, questions
+from omma.eval.annotate.benchmark import choose, export_benchmark, questions
 from omma.eval.annotate.person import begin, find, next_place, reply, result
 from omma.eval.annotate.propose import propose, read
 from omma.eval.annotate.store import Changed, open_store
 from omma.eval.metrics import wilson
+from omma.eval.run import Report
 from pair_folders import make_pairs, said
 
 
@@ -37,9 +38,9 @@ def test_who_is_always_right_has_every_pair(pairs, store):
     number = begin(store, questions(choose(pairs, store)[0]), "carla")
     take(store, number, lambda question, _: question.answer)
     scores = result(store, number).metrics["scores"]["person"]["model"]
-    assert (scores["pairs"]["right"], scores["pairs"]["n"], scores["questions"]["n"]) == (6, 6, 12)
+    assert (scores["pairs"]["right"], scores["pairs"]["n"], scores["accuracy"]["n"]) == (6, 6, 12)
     assert (scores["pairs"]["low95"], scores["pairs"]["high95"]) == wilson(6, 6)
-    assert scores["same_letter"]["value"] == 0
+    assert scores["same_answer"]["value"] == 0
     assert (scores["seconds"], scores["wrote"]) == (7, 0)
 
 
@@ -47,7 +48,7 @@ def test_who_does_not_look_has_half_of_the_questions_and_no_pair(pairs, store):
     number = begin(store, questions(choose(pairs, store)[0]), "anna")
     take(store, number, lambda question, _: "open")
     scores = result(store, number).metrics["scores"]["person"]["model"]
-    assert (scores["pairs"]["value"], scores["questions"]["value"], scores["same_letter"]["value"]) == (0, 0.5, 1)
+    assert (scores["pairs"]["value"], scores["accuracy"]["value"], scores["same_answer"]["value"]) == (0, 0.5, 1)
     assert scores["wrote"] == 12  # and wrote the questions, which is told
     assert scores["patterns"]["text"]["pairs"]["n"] == 3
 
@@ -102,6 +103,34 @@ def test_two_people_are_compared_as_two_models_are(pairs, store, tmp_path):
     assert found["groups"] == {"both": 0, "only_a": 0, "only_b": 6, "neither": 0}
     assert found["p"] == pytest.approx(2 / 2**6)
     assert found["difference"]["value"] == 0.5
+
+
+def test_a_person_is_held_against_a_vlm_on_the_exported_tables(pairs, store, tmp_path):
+    number = begin(store, questions(choose(pairs, store)[0]), "carla")
+    take(store, number, lambda question, _: question.answer)
+    result(store, number).save(tmp_path / "carla")
+    export_benchmark(pairs, store, "items", tmp_path / "bench")
+
+    class FirstOption:
+        name, fingerprint = "first", "0"
+
+        def generate_batch(self, images, prompts, max_new_tokens=64, *, batch_size=8):
+            return ["A"] * len(prompts)
+
+    report = omma.evaluate(FirstOption(), "mmvp", data=tmp_path / "bench", out=tmp_path / "first")
+    mine, theirs = result(store, number).metrics["scores"]["person"], report.metrics["scores"]["generate"]
+    assert set(theirs["model"]) <= {*mine["model"], "same"}  # the same numbers, from the same arithmetic
+    assert (mine["model"]["pairs"]["value"], theirs["model"]["pairs"]["value"]) == (1, 0)
+    (found,) = omma.compare(tmp_path / "first", tmp_path / "carla").benchmarks
+    assert (found["groups"]["only_b"], found["difference"]["value"]) == (6, 0.5)
+    assert set(found["patterns"]) == {"state", "text"}
+
+
+def test_the_report_of_a_person_can_be_shown(pairs, store, tmp_path):
+    number = begin(store, questions(choose(pairs, store)[0]), "carla")
+    take(store, number, lambda question, _: question.answer)
+    result(store, number).save(tmp_path / "carla")
+    assert Report.load(tmp_path / "carla").grids()[0].rows[0][:2] == ["pairs", "100.0"]
 
 
 # ---- proposals

@@ -190,7 +190,7 @@ def test_a_test_shows_one_picture_at_a_time_and_tells_nothing_before_its_end(pag
         status, told = page.post("api/reply", body)
         assert status == 200
     assert told["result"]["pairs"]["right"] == 0
-    assert told["result"]["questions"]["right"] == 2
+    assert told["result"]["accuracy"]["right"] == 2
     assert (pairs.folder / "tests" / "1" / "report.json").is_file()
 
 

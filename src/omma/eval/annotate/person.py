@@ -19,11 +19,11 @@ import pyarrow as pa
 from omma.eval.annotate.benchmark import Question
 from omma.eval.annotate.store import Store, person
 from omma.eval.metrics import order_key
-from omma.eval.protocols import mmvp
-from omma.eval.run import ROWS, Report
+from omma.eval.run import ROWS, TASKS, Report
+from omma.eval.task import VARIANTS
 
 TASK, KIND = "mmvp", "person"  # a model's run of the task mmvp is its counterpart
-CREDITS = ("accuracy",)
+GUESS = 0.5  # what a coin earns
 
 
 def begin(store: Store, asked: Sequence[Question], name: str, seed: int = 0) -> int:
@@ -67,41 +67,19 @@ def reply(store: Store, number: int, place: int, said: str, seconds: float = 0.0
 
 
 def result(store: Store, number: int) -> Report:
-    """The report of a finished test, as a model's: one row a question, in the order of the benchmark.
+    """The report of a finished test, as a model's run of the task mmvp: one row a question, and the task's own numbers.
 
-    metrics["scores"]["person"]["model"] is `omma.eval.protocols.mmvp.score`, for all and for each pattern, with seconds
-    (the median a question) and wrote (questions that this person had written: those say little). Raises ValueError for
-    a test that isn't finished.
+    metrics["scores"]["person"]["model"] has them, with seconds (the median a question) and wrote (questions that this
+    person had written: those say little). A person has no controls. Raises ValueError for a test that isn't finished.
     """
     test, order = find(store, number)
     replies = store.replies(number)
     if len(replies) < len(order):
         raise ValueError(f"test {number} of {test['person']} has {len(replies)} of {len(order)} answers; finish it")
-    own = {key for key, said in store.of(test["person"]).items() if said.started}
-    told = sorted(zip(order, replies, strict=True), key=lambda pair: pair[0].id)
-    by_group: dict[str, list[tuple[Question, dict]]] = {}
-    for question, said in told:
-        by_group.setdefault(question.group, []).append((question, said))
-    answered = [each for group in by_group.values() for each in group]
-    asked = [question for question, _ in answered]
     facts = {
         "run_id": hashlib.blake2b(repr((number, test)).encode(), digest_size=6).hexdigest(),
         "model": test["person"], "model_fingerprint": "", "task": TASK, "seed": test["seed"], "device": KIND,
         "batch_size": 1,
-    }  # fmt: skip
-    scores = block(answered) | {
-        "seconds": sorted(said["seconds"] for said in replies)[len(replies) // 2],
-        "wrote": sum(question.group in own for question in asked),
-        "patterns": {
-            name: block([each for each in answered if each[0].pattern == name])
-            for name in dict.fromkeys(question.pattern for question in asked)
-        },
-    }
-    metrics = {
-        **facts, "data": str(store.path), "where": None, "languages": [], "limit": None,
-        "sample": "every question, in a random order", "items": len(asked), "unscored": 0, "reasons": {},
-        "credits": list(CREDITS), "headline": {KIND: {"metric": "pairs", **scores["pairs"]}},
-        "scores": {KIND: {"model": {"n": len(asked), "unscored": 0, "reasons": {}, **scores}}},
     }  # fmt: skip
     rows = [
         facts | {
@@ -109,14 +87,22 @@ def result(store: Store, number: int) -> Report:
             "score_kind": KIND, "pictures": [question.picture], "shown": [question.picture],
             "texts": [question.prompt, *question.options], "scores": [], "prediction": said["said"],
             "answer": question.answer, "correct": said["said"] == question.answer,
-            "credits": [float(said["said"] == question.answer)], "top": [], "unscored": None,
+            "credits": [float(said["said"] == question.answer), GUESS], "top": [], "unscored": None,
+            "prompt": question.prompt, "said": said["said"], "unparsed": False,
         }
-        for question, said in answered
+        for question, said in sorted(zip(order, replies, strict=True), key=lambda pair: pair[0].id)
     ]  # fmt: skip
+    own = {key for key, said in store.of(test["person"]).items() if said.started}
+    nothing = {"n": 0, "unscored": 0, "reasons": {}}
+    scores = nothing | {"n": len(rows)} | TASKS[TASK].metrics(rows)
+    scores |= {
+        "seconds": sorted(said["seconds"] for said in replies)[len(replies) // 2],
+        "wrote": sum(row["group"] in own for row in rows),
+    }
+    metrics = {
+        **facts, "data": str(store.path), "where": None, "languages": [], "limit": None,
+        "sample": "every question, in a random order", "items": len(rows), "unscored": 0, "reasons": {},
+        "credits": list(TASKS[TASK].credits), "headline": {KIND: {"metric": "pairs", **scores["pairs"]}},
+        "scores": {KIND: {"model": scores, **dict.fromkeys(VARIANTS[1:], nothing)}},
+    }  # fmt: skip
     return Report(metrics, pa.Table.from_pylist(rows, schema=ROWS))
-
-
-def block(answered: Sequence[tuple[Question, dict]]) -> dict[str, Any]:
-    """`mmvp.score` of questions whose pairs follow each other."""
-    letters = [question.letter for question, _ in answered]
-    return mmvp.score(letters, ["AB"[question.options.index(said["said"])] for question, said in answered])

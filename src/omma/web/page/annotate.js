@@ -301,17 +301,17 @@ async function answer(n) {
 }
 
 function finished(told) {
-  const { pairs, questions, same_letter: same, both, first_only: first, second_only: second, neither, wrote } = told.result;
+  const { pairs, accuracy, same_answer: same, both, first_only: first, second_only: second, neither, wrote } = told.result;
   $("#result .tiles").replaceChildren(
     tile("Pairs, both right", percent(pairs), between(pairs)),
-    tile("Questions", percent(questions), between(questions)),
+    tile("Questions", percent(accuracy), between(accuracy)),
     tile("Same answer to both pictures", percent(same), between(same)),
     tile("Time", told.result.seconds.toFixed(1) + " s", "a question, the median"),
   );
   $("#decomposed").textContent = `${both} pairs with both right, ${first + second} with one, ${neither} with none.`;
   $("#own").textContent = wrote ? `${wrote} of these questions are your own: a baseline has to come from somebody else.` : "";
   $("#where").textContent = told.path;
-  $("#compare").textContent = `omma compare ${told.path} REPORT`;
+  $("#compare").textContent = `omma compare REPORT ${told.path} --kind generate --kind person`;
 }
 
 async function prepare() {
