@@ -20,7 +20,7 @@ from omma.table import Table
 from omma.web.annotate import serve
 serve(sys.argv[1], Table.open(sys.argv[2]), ready=lambda url: print(url, flush=True))
 """
-ENOUGH = 40  # acknowledged saves, of each of three people, when the server dies
+ENOUGH = 15  # acknowledged saves, of each of three people, when the server dies
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the server is killed by a signal")

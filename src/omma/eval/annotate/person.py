@@ -93,7 +93,7 @@ def result(store: Store, number: int) -> Report:
         for question, said in sorted(zip(order, replies, strict=True), key=lambda pair: pair[0].id)
     ]  # fmt: skip
     own = {key for key, said in store.of(test["person"]).items() if said.started}
-    nothing = {"n": 0, "unscored": 0, "reasons": {}}
+    nothing: dict[str, Any] = {"n": 0, "unscored": 0, "reasons": {}}
     scores = nothing | {"n": len(rows)} | TASKS[TASK].metrics(rows)
     scores |= {
         "seconds": sorted(said["seconds"] for said in replies)[len(replies) // 2],
