@@ -26,6 +26,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImage
 from omma.models.first_token import first_token
 from omma.models.hf import load_model, local, read_config
 from omma.models.hf_processor import load_vlm_processor, tells_words_from_tokens
+from omma.models.one_picture import ask
 from omma.models.pretrained import has_fast_bf16, pick_device
 from omma.models.quantize import quantize_linears
 from omma.models.weights import weights_hash
@@ -100,6 +101,23 @@ class HFVLM:
             decoded = self.processor.tokenizer.batch_decode(said, skip_special_tokens=True)
             answers += [answer.strip() for answer in decoded]
         return answers
+
+    def ask(
+        self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = 64, *,
+        by_first: bool = False, video: bool = False, fps: float = 1.0, **options: Any,
+    ) -> list[str]:  # fmt: skip
+        """Answers to several questions about the same pictures, which run once; see one_picture.py.
+
+        by_first: of methods that drop visual tokens by the question, the first one decides for all. The rest as in
+        `generate_batch`.
+        """
+
+        def prompt(question: str) -> dict[str, Tensor]:
+            return self.prompts([images], [question], video=video, fps=fps)
+
+        told = self.generation(max_new_tokens, options)
+        said = ask(self.model, prompt, questions, told, by_first)
+        return [self.processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in said]
 
     def first_token(
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], words: Sequence[Sequence[str]],

@@ -18,6 +18,7 @@ from torch import Tensor
 from omma.models.chat import Chat
 from omma.models.first_token import first_token
 from omma.models.hf_vlm import same_number
+from omma.models.one_picture import ask
 from omma.models.preprocess import Processor, pad
 from omma.models.pretrained import has_fast_bf16, pick_device, settings_of
 from omma.models.quantize import quantize_linears
@@ -64,15 +65,31 @@ class OmmaVLMRunner:
         for start in range(0, len(prompts), batch_size):
             part = slice(start, start + batch_size)
             inputs = self.prompts(images[part], prompts[part])
-            told = {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": self.chat.end_id,
-                    "pad_token_id": self.chat.pad_id, **options}  # fmt: skip
-            tokens = self.model.generate(**inputs, **told)
+            tokens = self.model.generate(**inputs, **self.generation(max_new_tokens, options))
             tokens = tokens if isinstance(tokens, Tensor) else tokens.sequences
             if len(tokens) != len(inputs["input_ids"]):
                 raise ValueError(f"{len(tokens)} answers to {len(inputs['input_ids'])} prompts: generate_batch gives "
                                  "one to each; leave out num_return_sequences")  # fmt: skip
             answers += [self.chat.read(row) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
         return answers
+
+    def generation(self, max_new_tokens: int, options: dict[str, Any]) -> dict[str, Any]:
+        """What transformers' `generate` is told: no sampling, unless the options ask for it."""
+        return {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": self.chat.end_id,
+                "pad_token_id": self.chat.pad_id, **options}  # fmt: skip
+
+    def ask(
+        self, images: Sequence[Image.Image], questions: Sequence[str], max_new_tokens: int = 64, *,
+        by_first: bool = False, **options: Any,
+    ) -> list[str]:  # fmt: skip
+        """Answers to several questions about the same pictures, which run once; see one_picture.py.
+
+        by_first: of methods that drop visual tokens by the question, the first one decides for all. The rest as in
+        `generate_batch`.
+        """
+        told = self.generation(max_new_tokens, options)
+        said = ask(self.model, lambda question: self.prompts([images], [question]), questions, told, by_first)
+        return [self.chat.read(row) for row in said]
 
     def first_token(
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], words: Sequence[Sequence[str]],

@@ -197,3 +197,8 @@ def question_embeds(text_tower: Any, question: Mapping[str, Tensor]) -> Tensor:
 def cdpruner_asks(*, text_tower: Any = None, **others: Any) -> tuple[Need, ...]:
     """What `cdpruner` asks of the vision tower: nothing without CLIP's text tower."""
     return () if text_tower is None else ("features",)
+
+
+def cdpruner_reads(*, text_tower: Any = None, **others: Any) -> bool:
+    """Whether `cdpruner` reads the prompt's words: without CLIP's text tower, which is given its own."""
+    return text_tower is None

@@ -23,6 +23,7 @@ class Plan:
     compact: bool  # positions renumbered above a drop
     calibrate: bool
     keys: tuple[tuple[Tensor, Tensor] | None, ...]  # where calibrated: cos and sin of each layout's slots
+    reads: str = ""  # the method, where it chose by the words of the prompt
 
     def at(self, layer: int) -> int:
         """Which layout a layer sees."""

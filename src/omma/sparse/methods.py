@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from omma.sparse.by_likeness import dart, tome, tome_asks
-from omma.sparse.by_vision import cdpruner, cdpruner_asks, holov, prumerge, prumerge_plus, visionzip, vispruner
+from omma.sparse.by_vision import (
+    cdpruner,
+    cdpruner_asks,
+    cdpruner_reads,
+    holov,
+    prumerge,
+    prumerge_plus,
+    visionzip,
+    vispruner,
+)
 from omma.sparse.pick import divprune_order
 from omma.sparse.reduce import cluster_merge, recycle_counts
 from omma.sparse.schedule import Shape, between, none_made
@@ -39,7 +48,8 @@ class Method:
     """One way to choose. reduce(stage, **options) -> Reduction.
 
     attention: which layer's rows or keys `reduce` reads. "before": of the layer just run, so that the first layer can't
-    be spared; "own": of the layer to come; None: none. vision: what it asks of the vision tower.
+    be spared; "own": of the layer to come; None: none. vision: what it asks of the vision tower. reads: whether what
+    stays depends on the words of the prompt.
     """
 
     reduce: Callable[..., Reduction]
@@ -48,6 +58,7 @@ class Method:
     positions: Positions  # as published: what is kept has its old positions, or is renumbered
     attention: Literal["before", "own"] | None = None
     vision: tuple[Need, ...] | Callable[..., tuple[Need, ...]] = ()
+    reads: bool | Callable[..., bool] = False
     made: Callable[..., int] = none_made  # made(dropped, **options): tokens made of the dropped ones
     tables: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # published schedules by name
     earlier: bool = False  # whether smaller budgets move the stages to earlier layers
@@ -226,7 +237,7 @@ V2_TABLES = {
     "128": {2: 238, 6: 108, 15: 60},
     "192": {2: 300, 6: 200, 15: 118},
 }
-in_decoder = partial(Method, attention="before")
+in_decoder = partial(Method, attention="before", reads=True)
 before_decoder = partial(Method, after=(-1,), shape=one, positions="compact")
 
 METHODS: dict[str, Method] = {
@@ -244,10 +255,11 @@ METHODS: dict[str, Method] = {
     "fastv": in_decoder(reduce=fastv, after=(1,), shape=one, positions="original"),
     "pyramiddrop": Method(
         reduce=pyramiddrop, after=(7, 15, 23), shape=halving, positions="compact", attention="own", earlier=True,
+        reads=True,
     ),
     "dart": in_decoder(reduce=dart, after=(1,), shape=one, positions="original"),
     "divprune": before_decoder(reduce=divprune),
-    "cdpruner": before_decoder(reduce=cdpruner, vision=cdpruner_asks),
+    "cdpruner": before_decoder(reduce=cdpruner, vision=cdpruner_asks, reads=cdpruner_reads),
     "visionzip": before_decoder(reduce=visionzip, vision=("attention", "keys", "features")),
     "vispruner": before_decoder(reduce=vispruner, vision=("attention", "features")),
     "holov": before_decoder(reduce=holov, vision=("attention",)),

@@ -344,6 +344,7 @@ class Listener:
                 compact=self.policy.positions == "compact",
                 calibrate=self.policy.calibrate,
                 keys=tuple(keys),
+                reads=self.policy.name if self.policy.reads else "",
             )
         call: Call | None = getattr(self.local, "call", None)
         if call is None or not call.recorded:

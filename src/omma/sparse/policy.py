@@ -39,6 +39,12 @@ class Policy:
         asked = self.method.vision
         return asked(**self.options) if callable(asked) else asked
 
+    @property
+    def reads(self) -> bool:
+        """Whether which tokens stay depends on the words of the prompt."""
+        asked = self.method.reads
+        return asked(**self.options) if callable(asked) else asked
+
     def schedule(self, tokens: int, sample: int = 0) -> dict[int, int]:
         """{l: tokens kept after layer l} for a sample of so many visual tokens, by its number; {} to keep all.
 
