@@ -94,7 +94,7 @@ def result(store: Store, number: int) -> Report:
     ]  # fmt: skip
     own = {key for key, said in store.of(test["person"]).items() if said.started}
     nothing: dict[str, Any] = {"n": 0, "unscored": 0, "reasons": {}}
-    scores = nothing | {"n": len(rows)} | TASKS[TASK].metrics(rows)
+    scores: dict[str, Any] = nothing | {"n": len(rows)} | TASKS[TASK].metrics(rows)
     scores |= {
         "seconds": sorted(said["seconds"] for said in replies)[len(replies) // 2],
         "wrote": sum(row["group"] in own for row in rows),
