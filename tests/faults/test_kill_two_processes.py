@@ -47,6 +47,7 @@ def state(run: str) -> dict[str, torch.Tensor]:
     return stored["model"] | moments | average
 
 
+@pytest.mark.slow  # test_kill_training.py kills one process, and test_distributed.py goes on with two
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked and killed")
 def test_a_killed_run_of_two_processes_continues_bit_for_bit(coloured_table, tmp_path):
     """With what could go wrong there: an average, patches and layers dropped at random, a batch in chunks."""

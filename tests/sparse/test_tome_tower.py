@@ -102,10 +102,14 @@ def test_a_persons_patches_and_videos_and_generate():
     assert trace.entering.tolist() == [[12] * 3] * 2
 
 
-@pytest.mark.parametrize("name", ["llava_next", "qwen2_vl", "idefics3", "internvl"])
-def test_where_tokens_are_made_of_several_patches_the_reason_is_given(name):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("llava_next", "puts tiles together"), ("llava_onevision", "puts tiles together"), ("qwen2_vl", "merges squares"),
+     ("qwen2_5_vl", "merges squares"), ("idefics3", "pixel shuffle"), ("internvl", "pixel shuffle")],
+)  # fmt: skip
+def test_where_tokens_are_made_of_several_patches_the_reason_is_given(name, reason):
     with (
-        pytest.raises(ValueError, match="use where='tokens'"),
+        pytest.raises(ValueError, match=f"{reason}.*; use where='tokens'"),
         omma.sparsify(vlm(name), "tome", budget=9, where="tower"),
     ):
         pass

@@ -185,6 +185,7 @@ def test_towers_out_of_a_run_take_another_size_and_no_longer_texts(run, tmp_path
             build(run("again", **changes))
 
 
+@pytest.mark.slow  # test_compiling.py does the same to the layers of a VLMo
 def test_compiled_layers_learn_what_plain_ones_do(run, tmp_path, others, monkeypatch):
     graphs = []
 

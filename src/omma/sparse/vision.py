@@ -219,13 +219,16 @@ class Ear:
             undo.callback(handle.remove)
 
     def merge(self, tower: Tower, keep: Callable[[int], int], proportional: bool) -> TowerMerge:
-        """ToMe in this tower. ValueError where a visual token is no single patch of one picture."""
-        tiled = hasattr(self.outer, "pack_image_features") or tower.group == "square"
-        if tiled or hasattr(tower.module, "merger"):
-            raise ValueError(
-                f"{type(self.outer).__name__} makes visual tokens of several patches or tiles behind its tower, so "
-                "what is merged within it saves none; use where='tokens'"
-            )
+        """ToMe in this tower. ValueError, with the reason, where a visual token is no single patch of one picture."""
+        reason = None
+        if hasattr(tower.module, "merger"):
+            reason = "merges squares of patches behind its tower, whose places in the picture must all be there"
+        elif tower.group == "square":
+            reason = "makes a visual token of a square of patches (pixel shuffle), which are in several groups by then"
+        elif hasattr(self.outer, "pack_image_features"):
+            reason = "puts tiles together and cuts their margins off, so a patch that stands for others may be cut off"
+        if reason is not None:
+            raise ValueError(f"{type(self.outer).__name__} {reason}; use where='tokens', which merges what comes out")
 
         def tell(sizes: Tensor) -> None:
             if self.run is not None:
