@@ -232,6 +232,9 @@ def make_world(folder, patterns=("colour", "position", "text"), pairs=4, broken=
             {**base, "id": f"{group}-pair", "task": "pairs", "pictures": [f"p{m}" for m in two], "options": statements}
         )
         for m in two:
+            captions = [f"this shows {m}", f"this shows {2 * n + 1 - m}"]
+            items.append({**base, "id": f"{group}-crepe-{m}", "task": "sugarcrepe", "pictures": [f"p{m}"],
+                          "options": captions, "answer": captions[0]})  # fmt: skip
             asked = {"prompt": "which number mod 4", "options": None, "answer": f"n{m % 4}", "task": "question"}
             items.append({**base, **asked, "id": f"{group}-ask-{m}", "pictures": [f"p{m}"]})
             for first in (two, two[::-1]):  # in each order of the pictures, of the left one

@@ -32,12 +32,27 @@ def rows_of(task: str) -> list[dict]:
                 rows.append(base | facing)
                 rows.append(base | {"id": f"ask-{n}-red", "pattern": "colour", "prompt": "is it red?",
                                     "options": ["yes", "no"], "answer": ("yes", "no")[n // 2 % 2]})  # fmt: skip
+            case "mme":
+                rows += [base | {"id": f"mme-{n}-{k}", "pattern": "count", "group": f"g{n}", "options": ["yes", "no"],
+                                 "prompt": f"Are there {n % 4 + k} cups?", "answer": ("yes", "no")[k]}
+                         for k in range(2)]  # fmt: skip
+            case "naturalbench":
+                rows += [base | {"id": f"g{n // 2}-q{q}-i{n % 2}", "options": ["yes", "no"],
+                                 "prompt": f"Does it face {('left', 'right')[q]}?",
+                                 "answer": "yes" if SEEN[n] == ("left", "right")[q] else "no"}
+                         for q in range(2)]  # fmt: skip
+            case "textvqa" | "gqa" | "docvqa" | "chartqa" | "msvd-qa":
+                rows.append(base | {"prompt": "Which way is it facing?", "options": None, "answer": SEEN[n]})
             case _:
                 rows.append(base | facing)
     return rows
 
 
-ROWS_OF = {"scenes": "ask", "vqa": "question", "mmvp": "mmvp", "pope": "pope"}  # task -> the `task` of its rows
+# task -> the `task` of its rows
+ROWS_OF = {"scenes": "ask", "vqa": "question", "mmvp": "mmvp", "pope": "pope", "mme": "mme", "choice": "mmmu",
+           "naturalbench": "naturalbench", "circular": "mmbench", "textvqa": "textvqa", "gqa": "gqa",
+           "docvqa": "docvqa", "chartqa": "chartqa", "video-qa": "msvd-qa"}  # fmt: skip
+ANY_WORDS = {"vqa", "textvqa", "gqa", "docvqa", "chartqa", "video-qa"}  # where any words are an answer
 
 
 def make_questions(folder, task: str, rows=None, broken=()):
@@ -73,7 +88,7 @@ class Knows:
         self.asked.append((number, turned, prompt))
         known = [row for (n, question), row in self.key.items() if question in prompt and n in (number, -1)]
         row = known[0] if known else next(row for (_, question), row in self.key.items() if question in prompt)
-        said = row["answer"] if known else row["options"][0]
+        said = row["answer"] if known else (row["options"] or ["left"])[0]
         return mirror(said) if turned else said
 
     def generate_batch(self, images, prompts, max_new_tokens=64, *, batch_size=8):

@@ -33,8 +33,12 @@ from omma.eval.replies import keeping
 from omma.eval.scorer import Scorer
 from omma.eval.task import IN_WORDS, METHODS, MIRRORED, SWAPPED, VARIANTS, Grid, Item, Task, cells, derangement, sample
 from omma.eval.tasks.caption import CAPTION
+from omma.eval.tasks.choices import CHOICE, CIRCULAR
 from omma.eval.tasks.classify import CLASSIFY
+from omma.eval.tasks.hard_negatives import HARD_NEGATIVES
+from omma.eval.tasks.mme import MME
 from omma.eval.tasks.mmvp import MMVP
+from omma.eval.tasks.naturalbench import NATURALBENCH
 from omma.eval.tasks.nlvr import NLVR
 from omma.eval.tasks.nlvr2 import NLVR2
 from omma.eval.tasks.patterns import PATTERNS
@@ -43,6 +47,7 @@ from omma.eval.tasks.rerank import RERANK
 from omma.eval.tasks.retrieval import RETRIEVAL
 from omma.eval.tasks.scenes import SCENES
 from omma.eval.tasks.segmentation import SEGMENTATION
+from omma.eval.tasks.short_answers import CHARTQA, DOCVQA, GQA, TEXTVQA, VIDEO_QA
 from omma.eval.tasks.statements import STATEMENTS
 from omma.eval.tasks.vqa import VQA
 from omma.eval.variants import further_controls, run_variant, variants_of, why_not
@@ -62,6 +67,16 @@ TASKS: dict[str, Task] = {
     "scenes": SCENES,
     "mmvp": MMVP,
     "pope": POPE,
+    "mme": MME,
+    "naturalbench": NATURALBENCH,
+    "choice": CHOICE,
+    "circular": CIRCULAR,
+    "textvqa": TEXTVQA,
+    "gqa": GQA,
+    "video-qa": VIDEO_QA,
+    "docvqa": DOCVQA,
+    "chartqa": CHARTQA,
+    "hard-negatives": HARD_NEGATIVES,
 }
 DISCORDANT = 0.2  # the share of items on which two models are taken to differ, for what a run could show
 EMBEDDING = {"itc", "itm"}  # kinds of score for which pictures and texts are embedded

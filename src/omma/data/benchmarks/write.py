@@ -151,7 +151,7 @@ def _checked(row: dict[str, Any], ids: Counter[str], asked: Asked) -> dict[str, 
         asked.notes.note("answers are none of the options", f"{name}: {answer}")
     if options and len(set(options)) < len(options):
         asked.notes.note("rows offer an option twice", name)
-    if answer is None and not row.get("answers"):
+    if answer is None and row.get("prompt") is not None and not row.get("answers"):
         asked.notes.note("rows have no answer", name)
     return row
 

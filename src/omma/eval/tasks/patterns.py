@@ -1,4 +1,5 @@
-"""Patterns: minimal pairs of nine visual patterns by the MMVP-VLM protocol (Tong et al. 2024, "Eyes Wide Shut?").
+"""Patterns: minimal pairs of nine visual patterns by the MMVP-VLM protocol (Tong et al. 2024, "Eyes Wide Shut?"), and
+Winoground's pairs of pictures and captions (Thrush et al. 2022), by kind of sentence.
 
 Each item is two pictures and two statements, one true of each; the model scores all four combinations and
 metrics.score_pairs turns the 2 x 2 matrix into the image score (the published one), the text score and the group score.
@@ -94,7 +95,7 @@ def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
 PATTERNS = Task(
     about="nine visual patterns of minimal pairs by the MMVP-VLM protocol: image, text and group score",
     table="items",
-    where="task == 'pairs'",
+    where="task in ['pairs', 'winoground']",
     make="omma scenes OUT --pairs 100",
     kinds=("itc", "itm"),
     credits=SCORES,

@@ -22,7 +22,7 @@ def metrics(rows: list[dict], mode: Mode) -> dict:
 POPE = asked(
     about="is there such a thing in the picture? yes or no; accuracy, F1, share of yes",
     where="task == 'pope'",
-    make="from the released files, see docs/add-a-task.md",
+    make="omma ingest-items FOLDER OUT --format pope (docs/benchmarks.md)",
     modes={
         "strict": Mode(prompt=ending(" Answer yes or no."), parse=reply_of(pope.parse)),
         "official": Mode(parse=reply_of(pope.parse, pope.OFFICIAL), max_new_tokens=64, protocol=pope.OFFICIAL),
