@@ -293,12 +293,13 @@ def pattern_tables(title: str) -> Callable[[str, dict[str, dict]], list[Grid]]:
             path = next(iter(cells(mine)))
             controls = [cells(by_variant[v].get("patterns", {}).get(pattern, {})).get(path) for v in VARIANTS[1:]]
             cell, lost = cells(mine)[path], mine.get("unparsed")
-            lines.append([pattern, percent(cell), interval(cell), *map(percent, controls),
+            lines.append([pattern, percent(cell), interval(cell).replace(" ", ""), *map(percent, controls),
                           *(f"{100 * cell['chance']:.1f}" if "chance" in cell else "–", percent(lost), str(cell["n"]))
                           ])  # fmt: skip
         if lines:
-            header = ["pattern", "model", "95 % interval", "blind", "wrong image", "chance", "unparsed", "n"]
-            grids.append(Grid(f"{title} by pattern ({kind})", header, lines, "Intervals count pictures."))
+            header = ["pattern", "model", "95 %", "blind", "wrong", "chance", "unparsed", "n"]
+            note = "95 %: the interval, which counts pictures; wrong: shown another picture."
+            grids.append(Grid(f"{title} by pattern ({kind})", header, lines, note))
         return grids
 
     return tables
