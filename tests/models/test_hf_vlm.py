@@ -54,6 +54,22 @@ def copied(folder, to, without=()):
 
 
 # ------------------------------------------------------------------------------------------------------- every family
+def test_how_likely_an_answer_begins_with_each_option_is_in_the_logits_of_the_prompts_last_place(folders):
+    vlm = load(folders("llava"))
+    found = vlm.first_token(SHOWN, ASKED, [("A", " A"), ("b",)], batch_size=2)
+    alone = []
+    for shown, words in zip(SHOWN, ASKED, strict=True):
+        with torch.inference_mode():
+            said = vlm.model(**vlm.prompts([shown], [words])).logits[0, -1].double().softmax(-1)
+        ids = [vlm.processor.tokenizer.convert_tokens_to_ids(piece) for piece in ("A", " A", "b")]
+        alone.append([float(said[ids[0]] + said[ids[1]]), float(said[ids[2]])])
+    np.testing.assert_allclose(np.exp(found), alone, rtol=1e-4)
+    with pytest.raises(ValueError, match="'yes' is one token"):
+        vlm.first_token(SHOWN, ASKED, [("A",), ("yes",)])
+    with pytest.raises(ValueError, match="begins like another option"):
+        vlm.first_token(SHOWN, ASKED, [("A",), ("A", "b")])
+
+
 def test_an_answer_is_what_transformers_generates_and_a_batch_answers_what_each_prompt_does_alone(family):
     name, vlm = family
     assert isinstance(vlm, VLM)

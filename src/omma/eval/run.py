@@ -16,7 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +243,7 @@ def evaluate(
     if not rows:
         wanted = " and ".join(filter(None, (chosen.where, where))) or "every row"
         raise ValueError(f"no rows for task {task!r} in {table.uri} (it reads {wanted}). Make some: {chosen.make}")
-    items = told_apart(chosen.items(sample(rows, limit, seed)))
+    items = chosen.items(sample(rows, limit, seed))
     if all(item.problem for item in items):
         why = ", ".join(f"{n} {reason}" for reason, n in Counter(item.problem for item in items).items())
         raise ValueError(f"none of the {len(items)} items of task {task!r} in {table.uri} can be asked: {why}"
@@ -313,20 +313,6 @@ def evaluate(
     if out is not None:
         report.save(out)
     return report
-
-
-def told_apart(items: list[Item]) -> list[Item]:
-    """The items, each with an id of its own; of those that share one nobody knows which is meant: no score."""
-    times = Counter(item.id for item in items)
-    if len(times) == len(items):
-        return items
-    seen: Counter[str] = Counter()
-    out = []
-    for item in items:
-        seen[item.id] += 1
-        name = item.id if seen[item.id] == 1 else f"{item.id} ({seen[item.id]})"
-        out.append(replace(item, id=name, problem="duplicate_id") if times[item.id] > 1 else item)
-    return out
 
 
 def summary(task: Task, results: list[dict], kind: str, variant: str) -> dict:

@@ -73,18 +73,13 @@ class Scorer:
             parts.append(self._checked(self.encoder.encode_image(buffer, batch_size=self.batch_size), len(buffer)))
             buffer.clear()
 
-        seen: set[str] = set()
+        seen = set()
         for number, (name, image, reason) in enumerate(self._open([GREY, *wanted]), 1):
+            seen.add(name)
             if image is None:
                 self.problems[name] = reason
-                seen.add(name)
                 continue
-            key = pixel_hash(image)
-            if name in seen and self.pixels.get(name) != key:
-                self.problems[name] = "duplicate_id"          # two pictures of one id: nobody knows which is meant
-                continue
-            seen.add(name)
-            self.pixels[name] = key
+            key = self.pixels[name] = pixel_hash(image)
             if embed and key not in self._rows:
                 self._rows[key] = len(self._rows)
                 buffer.append(image)
