@@ -18,9 +18,9 @@ def items(rows: list[dict]) -> list[Item]:
     found = []
     for row in rows:
         texts, shown = tuple(row["options"] or ()), tuple(row["pictures"] or ())
-        problem = "" if len(texts) == 2 and len(shown) == 1 else "not_a_picture_and_two_captions"
-        if not problem and texts[0] == texts[1]:
-            problem = "two_captions_alike"
+        problem = "two_captions_alike" if len(texts) == 2 and len(set(texts)) == 1 else ""
+        if len(texts) != 2 or len(shown) != 1:
+            problem = "not_a_picture_and_two_captions"
         found.append(Item(row["id"], group_of(row), row["pattern"] or "", shown, texts, row["answer"] or "", problem))
     return found
 
