@@ -113,6 +113,8 @@ ONLY_IN = {
     "av": {"omma.data.benchmarks.frames", "omma.retrieval.media"},
     "ray": {"omma.eval.join"},
     "pypdfium2": {"omma.retrieval.media"},
+    "qdrant_edge": {"omma.retrieval.qdrant"},
+    "qdrant_client": {"omma.retrieval.qdrant"},
     "onnx": {"omma.models.deploy"},
     "onnxruntime": {"omma.models.deploy"},
     "onnxscript": {"omma.models.deploy"},

@@ -8,7 +8,7 @@ import typer
 
 import omma
 from omma.cli_parts import Device, Json, On, Where, read_picture, working
-from omma.views import answer, found_tables, hits_table, index_tables, jsonable, status_tables
+from omma.views import answer, facts_table, found_tables, hits_table, index_tables, jsonable, status_tables
 
 
 class Words(StrEnum):
@@ -24,16 +24,18 @@ class By(StrEnum):
 
 
 At = Annotated[Path | None, typer.Option("--index", help="The index's file (default: this person's own).")]
+Vectors = Annotated[str | None, typer.Option("--vectors", help="An approximate index: a folder, or Qdrant's URL.")]
 Eye = Annotated[str | None, typer.Option("--encoder", "-e", help="An eye: a name, a run, a model folder.")]
 
 
 def index(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Folders; or status, or forget FOLDER.")] = None,
+    folders: Annotated[list[Path] | None, typer.Argument(help="Folders; or status, check, forget FOLDER.")] = None,
     at: At = None,
     encoder: Eye = None,
     ocr: Annotated[Words, typer.Option(help="What tesseract reads: pages without text, pictures too.")] = Words.pages,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at a time.")] = 32,
     device: On = Device.auto,
+    vectors: Vectors = None,
     as_json: Json = False,
 ) -> None:
     """Make folders searchable.
@@ -47,6 +49,7 @@ def index(
     omma index Pictures --encoder openai/clip-vit-base-patch32
     omma index
     omma index status
+    omma index check --vectors vectors.qdrant
     omma index forget Pictures
     """
     first = str(folders[0]) if folders else ""
@@ -54,6 +57,11 @@ def index(
         with working(as_json), omma.Index.open(at) as opened:
             result = opened.status()
         answer(as_json, result, lambda: status_tables(result))
+        return
+    if first == "check":
+        with working(as_json), omma.Index.open(at, encoder=encoder, device=device.value, vectors=vectors) as opened:
+            result = opened.check()
+        answer(as_json, result, lambda: facts_table("check", result))
         return
     if first == "forget":
         if not folders or len(folders) < 2:
@@ -86,6 +94,7 @@ def search(
     by: Annotated[By, typer.Option(help="Look: the eye alone; words: captions, texts and names alone.")] = By.both,
     rerank: Annotated[int, typer.Option(min=0, help="Let the fusion head put so many first hits in order.")] = 0,
     diverse: Annotated[float, typer.Option(min=0, max=1, help="Fewer hits that look like one before.")] = 0.0,
+    vectors: Vectors = None,
     device: On = Device.auto,
     as_json: Json = False,
 ) -> None:
@@ -116,7 +125,7 @@ def search(
             raise ValueError(f"no folder, index or table at {place}; what to look for goes in quotes")
         asked = None if image is None else read_picture(image)
         at, under = (place, None) if place is not None and place.is_file() else (at, place)
-        with omma.Index.open(at, encoder=encoder, device=device.value) as opened:
+        with omma.Index.open(at, encoder=encoder, device=device.value, vectors=vectors) as opened:
             hits = opened.search(query, image=asked, k=k, where=where, under=under, rerank=rerank, diverse=diverse,
                                  by=by.value)  # fmt: skip
     rows = [{"id": hit.id, "score": hit.score, "place": hit.place, "scores": hit.scores, "also": hit.also,

@@ -113,7 +113,7 @@ def index_tables(result: dict[str, Any]) -> list[Any]:
     parts: list[Any] = [grid, f"{result['index']} holds {words(result['items']) or 'nothing'}; "
                               f"{result['versions']} are versions of another picture"]  # fmt: skip
     for run in result["runs"]:
-        parts += [f"note: {line}" for line in run["problems"][:MOST_TOLD]]
+        parts += [f"note: {line}" for line in [*run["problems"][:MOST_TOLD], *filter(None, [run["advice"]])]]
     return [*parts, *unreadable_tables(result["unreadable"]), "Search it: omma search \"a red cup\""]
 
 

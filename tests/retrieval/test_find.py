@@ -148,6 +148,11 @@ def test_status_counts_what_is_there(index):
     assert (folder["files"], folder["indexed"]["new"]) == (5, 5)
 
 
+def test_a_check_measures_recall_on_what_is_in_here(index):
+    assert index.check(n=3, k=2) == {"vectors": 4, "k": 2, "engine": "Store", "recall by pictures": 1.0,
+                                     "recall by captions": 1.0}  # fmt: skip
+
+
 def test_the_default_place_is_in_this_persons_data(monkeypatch, tmp_path):
     monkeypatch.delenv("OMMA_INDEX", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))

@@ -45,6 +45,7 @@ from omma.retrieval.reading import (
     read_picture,
 )
 from omma.retrieval.store import Space, Store
+from omma.retrieval.unfamiliar import MOST, advice
 from omma.retrieval.walk import Found, walk
 
 try:
@@ -159,9 +160,10 @@ class Filling:
             con.executemany("DELETE FROM file WHERE id = ?", [(number,) for number in gone.values()])
         self.counts["gone"] += len(gone)
         self._group()
+        told = self._advice()
         counts = {"source": str(self.source), **{name: self.counts[name] for name in (
             "files", "new", "changed", "moved", "copies", "touched", "same", "gone", "unreadable", "pictures_seen")},
-            "problems": self.problems.lines(), "seconds": round(time.time() - started, 2)}
+            "problems": self.problems.lines(), "advice": told, "seconds": round(time.time() - started, 2)}
         with self.store.writing() as con:
             con.execute("INSERT INTO run (source, started, ended, counts) VALUES (?, ?, ?, ?)",
                         (str(self.source), started, time.time(), json.dumps(counts)))
@@ -288,6 +290,7 @@ class Filling:
             item.vector = np.asarray(vector, np.float32)
             finish(item)
             item.image = None
+            self.counts["photographs"] += item.photograph
         self.counts["pictures_seen"] += len(images)
         self.unseen, self.looked = [], True
 
@@ -332,6 +335,16 @@ class Filling:
                 self.fresh.append(number)
         self.store.write_words(number, found.path, item.caption, item.text)
         return number
+
+    def _advice(self) -> str | None:
+        """Whether the eye knows such pictures (`unfamiliar.advice`); versions of one picture count once."""
+        rows = self.store.rows(
+            "SELECT data FROM vector JOIN item ON item.id = vector.item JOIN file ON file.id = file WHERE space = ? "
+            "AND source = ? AND vector.item NOT IN (SELECT b FROM alike) ORDER BY vector.item LIMIT ?",
+            self.space.id, str(self.source), MOST)
+        vectors = np.frombuffer(b"".join(row[0] for row in rows), np.float16).reshape(-1, self.space.width)
+        seen = self.counts["pictures_seen"]
+        return advice(self.eye.name, vectors, self.counts["photographs"] / seen if seen else 0.0, str(self.source))
 
     def _group(self) -> None:
         """Note which new pictures are versions of another one."""

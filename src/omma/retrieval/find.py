@@ -23,6 +23,7 @@ from omma.models.pretrained import load_encoder
 from omma.models.rerank import rerank_scores
 from omma.retrieval.index import Hit, check_query, check_rerank
 from omma.retrieval.process import MediaProcess
+from omma.retrieval.qdrant import Mirror, engine_at, recall
 from omma.retrieval.reading import Unreadable
 from omma.retrieval.store import COLUMNS, Space, Store
 
@@ -44,21 +45,27 @@ def default_index() -> Path:
 class Index:
     """Folders that can be searched: a file of `omma.build_index`. last: what the last indexing met, in counts."""
 
-    def __init__(self, store: Store, encoder: Any = None, device: str = "auto"):
+    def __init__(self, store: Store, encoder: Any = None, device: str = "auto", vectors: Any = None):
         self.store, self._encoder, self._device = store, encoder, device
+        self.vectors = store if vectors is None else Mirror(store, engine_at(vectors))
         self.last: dict[str, Any] = {}
 
     @classmethod
-    def open(cls, path: str | Path | None = None, *, encoder: Any = None, device: str = "auto") -> "Index":
+    def open(cls, path: str | Path | None = None, *, encoder: Any = None, device: str = "auto",
+             vectors: str | Path | None = None) -> "Index":
         """path: its file, this person's own by default. encoder: search with this eye rather than with the one that
-        indexed last; an `Encoder` or its name. ValueError when it isn't there or is no index."""
+        indexed last; an `Encoder` or its name. vectors: search by an approximate index instead of the exact scan: a
+        folder for qdrant-edge, or the address of a Qdrant server; it is brought up to date first. ValueError when the
+        index isn't there or is none."""
         store = Store(default_index() if path is None else path)
         if isinstance(encoder, str | Path):
             encoder = load_encoder(encoder, device=device)
-        return cls(store, encoder, device)
+        return cls(store, encoder, device, vectors)
 
     def close(self) -> None:
         self.store.close()
+        if isinstance(self.vectors, Mirror):
+            self.vectors.engine.close()
 
     def __enter__(self) -> "Index":
         return self
@@ -152,7 +159,7 @@ class Index:
 
     def _lists(self, query: str, vectors: dict[str, np.ndarray], depth: int, among: np.ndarray | None
                ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        lists = {name: self.store.search(self.space.fingerprint, vector[None], depth, among)[0]
+        lists = {name: self.vectors.search(self.space.fingerprint, vector[None], depth, among)[0]
                  for name, vector in vectors.items()}
         if query.strip():
             lists["words"] = self.store.text(query, depth, among)
@@ -275,6 +282,25 @@ class Index:
                 "items": dict(rows("SELECT kind, count(*) FROM item GROUP BY kind ORDER BY kind")),
                 "eyes": {space.name: self.store.count(space.fingerprint) for space in self.store.spaces()},
                 "versions": rows("SELECT count(DISTINCT b) FROM alike")[0][0], "unreadable": self.unreadable()}
+
+    def check(self, n: int = 200, k: int = 10, seed: int = 0) -> dict[str, Any]:
+        """How much of the truly nearest a search finds, on what is in here: recall at k, by up to n pictures drawn by
+        chance and by up to n captions, each against a plain product with all vectors."""
+        space = self.space.fingerprint
+        rng = np.random.default_rng(seed)
+        have = [row[0] for row in self.store.rows("SELECT item FROM vector WHERE space = ? ORDER BY item",
+                                                  self.space.id)]
+        drawn = rng.choice(have, size=min(n, len(have)), replace=False) if have else []
+        said = [row[0].splitlines()[0] for row in self.store.rows(
+            "SELECT DISTINCT caption FROM item WHERE caption != '' ORDER BY id")]
+        asked = [said[i] for i in rng.choice(len(said), size=min(n, len(said)), replace=False)] if said else []
+        found: dict[str, Any] = {"vectors": len(have), "k": k, "engine": type(self.vectors).__name__ if not isinstance(
+            self.vectors, Mirror) else type(self.vectors.engine).__name__}
+        if len(drawn):
+            found["recall by pictures"] = recall(self.store, self.vectors, space, self.store.get(space, drawn), k)
+        if asked and have:
+            found["recall by captions"] = recall(self.store, self.vectors, space, self.encoder.encode_text(asked), k)
+        return found
 
     def forget(self, source: str | Path) -> int:
         """Everything of a folder, for good: rows, words, vectors and small pictures. How many files that were."""

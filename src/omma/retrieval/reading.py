@@ -59,6 +59,7 @@ class Item:
     vector: np.ndarray | None = None
     thumbnail: bytes | None = None
     look: bytes | None = None
+    photograph: bool = False
 
 
 def read_picture(path: Path, data: bytes, found: Found, enough: int | None = ENOUGH) -> Item:
@@ -66,8 +67,9 @@ def read_picture(path: Path, data: bytes, found: Found, enough: int | None = ENO
     seen = decode(data, target=enough, tell_flat=False)
     if seen.image is None:
         raise Unreadable(seen.status, seen.note)
-    return Item("picture", image=seen.image, width=seen.width, height=seen.height, date=date_in(data) or day(found),
-                caption=caption_of(path, found))
+    taken = date_in(data)
+    return Item("picture", image=seen.image, width=seen.width, height=seen.height, date=taken or day(found),
+                caption=caption_of(path, found), photograph=taken is not None)
 
 
 def caption_of(path: Path, found: Found) -> str:

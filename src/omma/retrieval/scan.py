@@ -15,7 +15,7 @@ import torch
 BLOCK = 512            # rows whose fp32 copy stays in a core's cache
 GEMM_ROWS = 16_384     # rows a matrix product takes at a time
 FEW = 4                # queries from which on a matrix product pays
-FEW_ROWS = 0.1         # share of the rows below which they are gathered before they are scored
+FEW_ROWS = 0.05        # share of the rows below which they are gathered before they are scored
 QUERIES = 32           # at a time: their rough scores are Q x n
 ROUNDING = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-9, torch.float32: 2.0**-24}
 PROBE = 4096           # rows on which the ways are tried
@@ -55,15 +55,17 @@ class ExactScan:
         queries: (Q, E) float32; among: (n,) bool, the rows that count. Rows whose score is not finite are passed over.
         """
         queries = np.ascontiguousarray(queries, np.float32).reshape(-1, self.width)
-        counted = np.arange(len(self.ids)) if among is None else np.flatnonzero(among)
-        if len(counted) <= max(k, FEW_ROWS * len(self.ids)):
+        number = len(self.ids) if among is None else int(np.count_nonzero(among))
+        if number <= k or (among is not None and number <= FEW_ROWS * len(self.ids)):
+            counted = np.arange(number) if among is None else np.flatnonzero(among)
             return [self._again(query, counted, k) for query in queries]
         found = []
         for start in range(0, len(queries), QUERIES):
             part = queries[start : start + QUERIES]
             rough, off = self._products(part) if len(part) >= FEW else self._one_by_one(part)
             for query, scores, most in zip(part, rough, off, strict=True):
-                scores = np.where(np.isfinite(scores), scores, -np.inf)
+                if not np.isfinite(scores.sum()):         # one pass, where no row is broken
+                    scores = np.where(np.isfinite(scores), scores, -np.inf)
                 if among is not None:
                     scores[~among] = -np.inf
                 kth = np.partition(scores, -k)[-k]
