@@ -1,0 +1,92 @@
+"""omma index and omma search as they are typed: what is said, on which stream, with which exit code."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from omma import cli
+
+
+def says(capsys, *args) -> tuple[int, str, str]:
+    code = cli.run([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch, colour_encoder):
+    for module in ("build", "find"):
+        monkeypatch.setattr(f"omma.retrieval.{module}.load_encoder", lambda name, device="auto": colour_encoder)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, colour in {"cup": (250, 20, 20), "leaf": (20, 250, 20)}.items():
+        pixels = np.zeros((16, 16, 3), np.uint8)
+        pixels[:, :8] = colour
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    (folder / "cup.txt").write_text("a cup on a shelf")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    return folder
+
+
+def test_a_folder_is_indexed_and_searched_in_two_lines(capsys, photos):
+    code, out, err = says(capsys, "index", "photos")
+    assert code == 0
+    assert "3/3 files" in err
+    assert "1 files can't be read" in out
+    assert "photos/broken.jpg" in out
+    assert "omma search" in out
+    code, out, _ = says(capsys, "search", "red")
+    assert code == 0
+    assert out.index("photos/cup.png") < out.index("photos/leaf.png")
+    assert "a cup on a shelf" in out
+
+
+def test_json_is_one_object_and_its_numbers_are_those_of_the_hits(capsys, photos):
+    code, out, _ = says(capsys, "index", "photos", "--json")
+    assert code == 0
+    (run,) = json.loads(out)["runs"]
+    assert (run["new"], run["unreadable"], run["same"]) == (2, 1, 0)
+    assert json.loads(says(capsys, "index", "--json")[1])["runs"][0]["same"] == 3
+    code, out, _ = says(capsys, "search", "photos", "green", "-k", 1, "--by", "look", "--json")
+    (hit,) = json.loads(out)["hits"]
+    assert hit["place"] == str(photos / "leaf.png")
+    assert set(hit["scores"]) == {"look"}
+    assert hit["row"]["kind"] == "picture"
+    assert "thumbnail" not in hit["row"]
+
+
+def test_a_picture_and_words_beside_it_are_asked_for(capsys, photos):
+    says(capsys, "index", "photos", "--index", "mine.db")
+    for place in (("--index", "mine.db"), ("mine.db",)):
+        code, out, _ = says(capsys, "search", *place, "--image", photos / "leaf.png", "-k", 1, "--json")
+        assert code == 0
+        assert json.loads(out)["hits"][0]["place"].endswith("leaf.png")
+    code, out, _ = says(capsys, "search", "mine.db", "shelf", "--image", photos / "cup.png", "-k", 1, "--json")
+    assert set(json.loads(out)["hits"][0]["scores"]) == {"look", "like", "words"}
+
+
+def test_status_check_and_forget_say_what_they_did(capsys, photos):
+    says(capsys, "index", "photos")
+    assert "3 files" in says(capsys, "index", "status")[1]
+    assert json.loads(says(capsys, "index", "check", "--json")[1])["recall by pictures"] == 1
+    assert says(capsys, "index", "forget", "photos")[1] == f"forgot 3 files of {photos.name}\n"
+    assert "nothing found" in says(capsys, "search", "red", "--by", "words")[1]
+
+
+@pytest.mark.parametrize(("args", "told"), [
+    (("search", "red"), "no index at "),
+    (("search", "nowhere", "red"), "no folder, index or table at nowhere"),
+    (("index", "nowhere"), "no folder at "),
+    (("index",), "no index at "),
+    (("search", "red", "--image", "gone.png"), "no picture at gone.png"),
+])  # fmt: skip
+def test_what_cannot_be_done_is_one_line_and_exit_2(capsys, photos, args, told):
+    code, out, err = says(capsys, *args)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"omma: {told}")
+    assert len(err.splitlines()) == 1
