@@ -152,6 +152,28 @@ def test_files_that_cannot_be_read_are_listed_and_looked_at_again_once_they_chan
         assert len(index.unreadable()) == 3
 
 
+def test_a_file_that_changes_or_goes_while_it_is_read_is_told_and_looked_at_next_time(photos, eye, monkeypatch):
+    from omma.retrieval import build
+
+    real = build.read_picture
+
+    def meanwhile(path, data, found, enough):
+        if path.name == "sky.png":
+            picture(path, (250, 250, 10), side=24)
+        elif path.name == "cup.png":
+            path.unlink()
+        return real(path, data, found, enough)
+
+    with monkeypatch.context() as during:
+        during.setattr(build, "read_picture", meanwhile)
+        problems = " ".join(index_of(photos, eye)["problems"])
+    assert "files changed while they were read; index again, such as sky.png" in problems
+    assert "files went while the folder was read, such as cup.png" in problems
+    last = index_of(photos, eye)
+    assert counts(last, "changed", "same", "new") == (1, 2, 1), "cup.txt, a caption before, is now a text"
+    assert counts(index_of(photos, eye), "changed", "same") == (0, 4)
+
+
 def test_links_out_of_the_folder_and_hidden_files_are_left_alone(photos, eye, tmp_path):
     picture(tmp_path / "secret.png", (1, 2, 3))
     os.symlink(tmp_path / "secret.png", photos / "link.png")
