@@ -9,7 +9,7 @@ from omma.eval.run import ROWS, TASKS, Report, evaluate
 from omma.eval.task import IN_WORDS, VARIANTS, cells
 
 sys.path.append(str(Path(__file__).parents[1] / "eval"))
-from fakes_vlm import ANY_WORDS, ROWS_OF, Knows, Mumbles, Refuses, make_questions, rows_of
+from fakes_vlm import ANY_WORDS, ROWS_OF, Judge, Knows, Mumbles, Refuses, make_questions, rows_of
 
 EVERY = pytest.mark.parametrize("task", [name for name, task in TASKS.items() if IN_WORDS & set(task.kinds)])
 
@@ -23,6 +23,12 @@ def knowing(task, kind=Knows):
     return kind(rows_of(ROWS_OF[task]))
 
 
+def graded(task, mode=None):
+    """A judge, for a mode that has one."""
+    modes = TASKS[task].modes
+    return Judge() if modes[mode or next(iter(modes))].judge else None
+
+
 def first(report, kind, variant="model"):
     return cells(report.metrics["scores"][kind][variant])[report.metrics["headline"][kind]["metric"]]
 
@@ -30,7 +36,7 @@ def first(report, kind, variant="model"):
 @EVERY
 def test_who_knows_all_answers_has_all_right_in_every_mode_and_under_every_control(task, worlds):
     for mode in TASKS[task].modes:
-        report = evaluate(knowing(task), task, data=worlds[task], reference=mode)
+        report = evaluate(knowing(task), task, data=worlds[task], reference=mode, judge=graded(task, mode))
         assert report.metrics["unscored"] == 0
         assert report.metrics["mode"] == mode
         for kind, scores in report.metrics["scores"].items():
@@ -45,7 +51,7 @@ def test_who_knows_all_answers_has_all_right_in_every_mode_and_under_every_contr
 
 @EVERY
 def test_what_cannot_be_read_is_unparsed_and_not_wrong(task, worlds):
-    report = evaluate(knowing(task, Mumbles), task, data=worlds[task])
+    report = evaluate(knowing(task, Mumbles), task, data=worlds[task], judge=graded(task))
     rows = [row for row in report.rows.to_pylist() if row["score_kind"] == "generate"]
     if task in ANY_WORDS:
         assert {row["prediction"].strip(".").lower() for row in rows} == {"mhm"}
@@ -61,7 +67,7 @@ def test_what_cannot_be_read_is_unparsed_and_not_wrong(task, worlds):
 @EVERY
 def test_rows_hold_what_was_asked_and_said_and_survive_the_disk(task, worlds, tmp_path, capsys):
     model = knowing(task)
-    report = evaluate(model, task, data=worlds[task], out=tmp_path)
+    report = evaluate(model, task, data=worlds[task], out=tmp_path, judge=graded(task))
     assert capsys.readouterr() == ("", "")
     rows = report.rows.to_pylist()
     assert report.rows.schema.equals(ROWS)
@@ -76,7 +82,7 @@ def test_rows_hold_what_was_asked_and_said_and_survive_the_disk(task, worlds, tm
     assert again.rows.equals(report.rows)
     assert all(len(row) == len(grid.header) for grid in again.grids() for row in grid.rows)
     late = knowing(task)
-    later = evaluate(late, task, data=worlds[task], out=tmp_path, batch_size=3)
+    later = evaluate(late, task, data=worlds[task], out=tmp_path, batch_size=3, judge=graded(task))
     assert later.metrics["scores"] == report.metrics["scores"]
     assert late.asked == []                                                # everything was on disk
 
@@ -84,7 +90,7 @@ def test_rows_hold_what_was_asked_and_said_and_survive_the_disk(task, worlds, tm
 @EVERY
 def test_bad_pictures_and_refused_questions_are_counted_under_their_reason(task, tmp_path):
     data = make_questions(tmp_path, task, broken=("p1",))
-    report = evaluate(knowing(task, Refuses), task, data=data)
+    report = evaluate(knowing(task, Refuses), task, data=data, judge=graded(task))
     refused = [row for row in report.rows.to_pylist() if row["score_kind"] == "generate" and row["variant"] == "model"]
     reasons = {row["pictures"][0]: row["unscored"] for row in refused}
     fine = {f"p{n}": None for n in (0, 2, 4, 5, 6, 7)}

@@ -41,6 +41,9 @@ def rows_of(task: str) -> list[dict]:
                                  "prompt": f"Does it face {('left', 'right')[q]}?",
                                  "answer": "yes" if SEEN[n] == ("left", "right")[q] else "no"}
                          for q in range(2)]  # fmt: skip
+            case "mm-vet" | "llava-bench":
+                rows.append(base | {"pattern": ("rec spat", "conv")[task == "llava-bench"], "options": None,
+                                    "prompt": "Which way is it facing?", "answer": SEEN[n]})  # fmt: skip
             case "textvqa" | "gqa" | "docvqa" | "chartqa" | "msvd-qa":
                 rows.append(base | {"prompt": "Which way is it facing?", "options": None, "answer": SEEN[n]})
             case _:
@@ -51,8 +54,10 @@ def rows_of(task: str) -> list[dict]:
 # task -> the `task` of its rows
 ROWS_OF = {"scenes": "ask", "vqa": "question", "mmvp": "mmvp", "pope": "pope", "mme": "mme", "choice": "mmmu",
            "naturalbench": "naturalbench", "circular": "mmbench", "textvqa": "textvqa", "gqa": "gqa",
-           "docvqa": "docvqa", "chartqa": "chartqa", "video-qa": "msvd-qa"}  # fmt: skip
-ANY_WORDS = {"vqa", "textvqa", "gqa", "docvqa", "chartqa", "video-qa"}  # where any words are an answer
+           "docvqa": "docvqa", "chartqa": "chartqa", "video-qa": "msvd-qa", "mm-vet": "mm-vet",
+           "llava-bench": "llava-bench"}  # fmt: skip
+# where any words are an answer
+ANY_WORDS = {"vqa", "textvqa", "gqa", "docvqa", "chartqa", "video-qa", "mm-vet", "llava-bench"}
 
 
 def make_questions(folder, task: str, rows=None, broken=()):
@@ -105,6 +110,33 @@ class Knows:
             wanted = Knows.say(self, self.means(shown, prompt), prompt)
             rows.append([-0.1 if wanted in spelled else -3.0 for spelled in words])
         return np.array(rows, dtype=np.float32)
+
+
+class Judge:
+    """Grades a reply by whether it is, or ends with, the right answer; told: the prompts."""
+
+    name, fingerprint = "judge", "j0"
+    read = (
+        (r"Reference: (.*)\nAnswer: (.*)\n", ("0.0", "1.0")),
+        (r"First assistant:\n(.*)\n\nSecond assistant:\n(.*)\n", ("8 2", "8 8")),
+        (r"correct answer is: \((?:.)\) (.*)\nThey said: (.*)\n", ("no", "Yes.")),
+    )
+
+    def __init__(self):
+        self.told: list[str] = []
+
+    def generate_batch(self, images, prompts, max_new_tokens=64, *, batch_size=8):
+        self.told += prompts
+        assert not any(map(len, images))
+        return [self.grade(prompt) for prompt in prompts]
+
+    def grade(self, prompt: str) -> str:
+        for pattern, marks in self.read:
+            if found := re.search(pattern, prompt):
+                right, said = found.groups()
+                letter = re.search(rf"\((.)\) {right}", prompt)
+                return marks[said == right or bool(letter and said == letter[1])]
+        raise AssertionError(prompt)
 
 
 class Mumbles(Knows):

@@ -16,6 +16,7 @@ from typing import Any
 from omma.eval.clusters import clustered, joined
 from omma.eval.protocols import exact, short
 from omma.eval.protocols.choice import LETTERS
+from omma.eval.protocols.judge import Judging
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed
 from omma.eval.task import VARIANTS, Answer, Grid, Item, Task, cells, group_of, interval, percent, plain_tables
 from omma.eval.task import with_patterns as by_pattern
@@ -83,7 +84,8 @@ class Mode:
 
     prompt(item): what the model is asked. parse(reply, item): what was meant; None is unparsed and earns nothing.
     earn(value, item): 0..1. max_new_tokens: of a reply. small: the options' letters stand in the prompt as (a), (b).
-    protocol: the name of the mode in protocols/, for the metrics.
+    protocol: the name of the mode in protocols/, for the metrics. judge: a language model grades the reply instead of
+    parse and earn; judged_by(item, its prompt): what to tell it, the fields of Judging.template.
     """
 
     prompt: Callable[[Item], str] = as_it_stands
@@ -92,6 +94,9 @@ class Mode:
     max_new_tokens: int = 16
     small: bool = False
     protocol: str = STRICT
+    judge: Judging | None = None
+    judged_by: Callable[[Item, str], dict[str, str]] = lambda item, prompt: {
+        "question": item.texts[0], "answer": item.answer}  # fmt: skip
 
     def spellings(self, item: Item) -> tuple[tuple[str, ...], ...]:
         """How each option of an item may begin: yes and no as words, others by their letters."""
@@ -130,7 +135,8 @@ def asked(
     swaps, flip: which controls it allows, see Task; `mirrored` will do for most flips.
     """
     name, mode = next(iter(modes.items()))
-    judge, count = score or answers_of, metrics or accuracy
+    judges = ("judge", "judge_prompt") if any(each.judge for each in modes.values()) else ()
+    answer, count = score or answers_of, metrics or accuracy
     task = Task(
         about=about,
         table="items",
@@ -141,18 +147,20 @@ def asked(
         headline=dict.fromkeys(kinds, headline),
         indifferent=indifferent,
         items=partial(question_items, columns=columns) if items is None else items,
-        score=partial(judge, mode),
+        score=partial(answer, mode),
         metrics=partial(count, mode=mode),
         tables=pattern_tables(title) if tables is None else tables,
         columns=columns,
-        takes=("reference", "templates"),
+        takes=("reference", "templates", *judges),
         modes=modes,
         mode=name,
+        judge=mode.judge,
         swaps=swaps,
         flip=flip,
     )
 
-    def made_for(table: Any, reference: str | None = None, templates: Sequence[str] = ()) -> Task:
+    def made_for(table: Any, reference: str | None = None, templates: Sequence[str] = (), judge: Any = None,
+                 judge_prompt: Any = None) -> Task:  # fmt: skip
         wanted = reference or name
         if wanted not in modes:
             raise ValueError(f"reference={wanted!r}; this task is asked and read as {', '.join(modes)}")
@@ -161,7 +169,16 @@ def asked(
             if len(templates) > 1 or "{}" not in templates[0]:
                 raise ValueError(f"templates={list(templates)}; give one sentence with {{}}, where the question goes")
             chosen = replace(chosen, prompt=lambda item: templates[0].replace("{}", item.texts[0]))
-        return replace(task, score=partial(judge, chosen), metrics=partial(count, mode=chosen), mode=wanted)
+        if chosen.judge is None and (judge is not None or judge_prompt):
+            graded = ", ".join(each for each, one in modes.items() if one.judge)
+            raise ValueError(f"replies are read by rules in the mode {wanted!r}; a judge is asked in {graded}")
+        if chosen.judge is not None and judge is None:
+            raise ValueError(f"replies are graded by a judge in the mode {wanted!r}; name one: "
+                             "judge='openai:MODEL@URL' (--judge openai:MODEL@URL)")  # fmt: skip
+        if chosen.judge is not None and judge_prompt:
+            chosen = replace(chosen, judge=chosen.judge.reading(judge_prompt))
+        return replace(task, score=partial(answer, chosen), metrics=partial(count, mode=chosen), mode=wanted,
+                       judge=chosen.judge)  # fmt: skip
 
     return replace(task, made_for=made_for)
 
@@ -195,6 +212,8 @@ def answers_of(mode: Mode, items: list[Item], view: Any) -> list[Answer]:
 
     Answer.scores: of "first_token" the probability of each option, among the options; of "generate" none.
     """
+    if mode.judge is not None and view.kind == "generate":
+        return graded_answers(mode, mode.judge, items, view)
     prompts = [mode.prompt(item) for item in items]
     if view.kind == "first_token":
         replies = view.first_token(items, prompts, [mode.spellings(item) for item in items])
@@ -214,6 +233,31 @@ def answers_of(mode: Mode, items: list[Item], view: Any) -> list[Answer]:
         earned = 0.0 if read.value is None else mode.earn(read.value, item)
         right = None if read.value is None else earned == 1
         found.append(Answer(shares, read.value, (earned, guess), right, prompt=prompt, said=said, rule=read.rule))
+    return found
+
+
+def graded_answers(mode: Mode, judge: Judging, items: list[Item], view: Any) -> list[Answer]:
+    """One answer an item: the whole reply (the right option, where a judge says that it gives that), and what it is
+    worth, in credits where `answers_of` has what a reply earns; of a comparison the second is what the reference earns.
+    A reply that the judge fails to grade is not scored: its problem is "judge_" and why."""
+    prompts = [mode.prompt(item) for item in items]
+    replies = view.replies(items, prompts, mode.max_new_tokens)
+    said = [place for place, reply in enumerate(replies) if not reply.problem]
+    told = [judge.prompt(**mode.judged_by(items[k], prompts[k]), prediction=replies[k].said) for k in said]
+    grades = dict(zip(said, view.graded(told, judge.max_new_tokens), strict=True))
+    found = []
+    for place, (item, prompt, reply) in enumerate(zip(items, prompts, replies, strict=True)):
+        if reply.problem:
+            found.append(Answer((), None, (0.0, 0.0), None, prompt=prompt, problem=reply.problem))
+            continue
+        grade = grades[place]
+        marks = None if grade.problem else judge.parse(grade.said)
+        problem = "" if marks else f"judge_{grade.problem or view.no_grade(grade.said)}"
+        guess = 1 / len(item.options) if item.options else 0.0
+        credits = (0.0, 0.0) if not marks else (*marks, guess)[:2]
+        meant = item.answer if item.options and credits[0] == 1 else reply.said
+        found.append(Answer((), meant, credits, credits[0] == 1, prompt=prompt, said=reply.said, rule="a judge",
+                            problem=problem, graded=grade.said or None, grader=grade.by or None))  # fmt: skip
     return found
 
 

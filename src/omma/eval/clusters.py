@@ -60,6 +60,26 @@ def paired(ours: dict, theirs: dict, clusters: dict, seed: int = 0, rounds: int 
     return found
 
 
+def quotient(parts: Sequence[float], wholes: Sequence[float], clusters: Sequence[str], seed: int = 0,
+             rounds: int = ROUNDS) -> dict:  # fmt: skip
+    """sum(parts) / sum(wholes) with a 95 % interval from a bootstrap over clusters, as `paired` has it.
+
+    value, low95, high95: None where the wholes are 0, the bounds also where there is one cluster; n: how many parts.
+    A cluster whose wholes are 0 says nothing and is not drawn.
+    """
+    found: dict = {"value": None, "low95": None, "high95": None, "n": len(parts)}
+    total = float(sum(wholes))
+    if not total:
+        return found
+    sums, sizes = (by_cluster(np.asarray(values, float), clusters)[0] for values in (parts, wholes))
+    some = sizes > 0
+    found["value"] = float(sum(parts)) / total
+    if some.sum() > 1:
+        low, high = np.quantile(bootstrap(sums[some], sizes[some], seed, rounds), [0.025, 0.975])
+        found |= {"low95": float(low), "high95": float(high)}
+    return found
+
+
 def bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int, rounds: int) -> np.ndarray:
     """(rounds,) means of samples of clusters drawn with replacement. sums, sizes: (G,) of each cluster's values."""
     rng, groups, out = np.random.default_rng(seed), len(sizes), np.empty(rounds)

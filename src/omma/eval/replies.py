@@ -30,11 +30,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Reply:
-    """What was said, or the options' log-probabilities; or the problem, why there is neither."""
+    """What was said, or the options' log-probabilities; or the problem, why there is neither. by: what a server calls
+    the model that said it, where it tells."""
 
     said: str = ""
     scores: tuple[float, ...] = ()
     problem: str = ""
+    by: str = ""
 
 
 class Kept:
@@ -55,11 +57,11 @@ class Kept:
         row = self.db.execute("select reply from replies where key = ?", (key,)).fetchone()
         if row is None:
             return None
-        said, scores = json.loads(row[0])
-        return Reply(said, tuple(scores))
+        said, scores, *by = json.loads(row[0])
+        return Reply(said, tuple(scores), by=by[0] if by else "")
 
     def put(self, replies: dict[str, Reply]) -> None:
-        rows = [(key, json.dumps([reply.said, reply.scores])) for key, reply in replies.items()]
+        rows = [(key, json.dumps([reply.said, reply.scores, reply.by])) for key, reply in replies.items()]
         with self.db:
             self.db.executemany("insert or replace into replies values (?, ?)", rows)
 
@@ -68,11 +70,12 @@ class Kept:
 
 
 class Replies:
-    """Asks a VLM. open(ids) gives {picture id: RGB picture}; hashes: picture id -> hash of its pixels."""
+    """Asks a VLM. open(ids) gives {picture id: RGB picture}; hashes: picture id -> hash of its pixels; what: how the
+    bar of its questions is called."""
 
     def __init__(self, model: Any, kept: Kept, hashes: dict[str, str], open: Callable, batch_size: int,
-                 tick: Callable[[str, int, int], None]):  # fmt: skip
-        self.model, self.kept, self.hashes, self.open = model, kept, hashes, open
+                 tick: Callable[[str, int, int], None], what: str = "questions"):  # fmt: skip
+        self.model, self.kept, self.hashes, self.open, self.what = model, kept, hashes, open, what
         self.batch_size, self.tick = batch_size, tick
         self.asked = 0  # questions that went to the model
         self.failures: dict[str, str] = {}  # reason -> what the first one of them said in full
@@ -96,7 +99,7 @@ class Replies:
             fresh = dict(zip((key for key, _ in todo), self._batch(kind, [q for _, q in todo]), strict=True))
             self.kept.put({key: reply for key, reply in fresh.items() if not reply.problem})
             found |= known | fresh
-            self.tick("questions", start + len(part), len(distinct))
+            self.tick(self.what, start + len(part), len(distinct))
         return [found[key] for key in keys]
 
     def _batch(self, kind: str, questions: list[Question]) -> list[Reply]:
@@ -109,7 +112,8 @@ class Replies:
             said = self.model.try_batch(shown, [q.prompt for q in questions], questions[0].max_new_tokens)
             if all(getattr(s, "fatal", False) for s in said):  # nobody is there, or not for us: so it will go on
                 raise said[0]
-            return [Reply(problem=self._failed(s)) if isinstance(s, Exception) else Reply(s) for s in said]
+            by = getattr(self.model, "served", "")
+            return [Reply(problem=self._failed(s)) if isinstance(s, Exception) else Reply(s, by=by) for s in said]
         try:
             return self._answers(kind, questions, shown)
         except ValueError as error:

@@ -29,13 +29,14 @@ from rich.table import Table as RichTable
 from omma.eval.asking import mirror
 from omma.eval.clusters import clustered, joined
 from omma.eval.paired import detectable
-from omma.eval.replies import keeping
+from omma.eval.replies import Replies, keeping
 from omma.eval.scorer import Scorer
 from omma.eval.task import IN_WORDS, METHODS, MIRRORED, SWAPPED, VARIANTS, Grid, Item, Task, cells, derangement, sample
 from omma.eval.tasks.caption import CAPTION
 from omma.eval.tasks.choices import CHOICE, CIRCULAR
 from omma.eval.tasks.classify import CLASSIFY
 from omma.eval.tasks.hard_negatives import HARD_NEGATIVES
+from omma.eval.tasks.judged import LLAVA_BENCH, MM_VET
 from omma.eval.tasks.mme import MME
 from omma.eval.tasks.mmvp import MMVP
 from omma.eval.tasks.naturalbench import NATURALBENCH
@@ -77,6 +78,8 @@ TASKS: dict[str, Task] = {
     "docvqa": DOCVQA,
     "chartqa": CHARTQA,
     "hard-negatives": HARD_NEGATIVES,
+    "mm-vet": MM_VET,
+    "llava-bench": LLAVA_BENCH,
 }
 DISCORDANT = 0.2  # the share of items on which two models are taken to differ, for what a run could show
 EMBEDDING = {"itc", "itm"}  # kinds of score for which pictures and texts are embedded
@@ -112,6 +115,10 @@ ROWS = pa.schema(
         pa.field("seed", pa.int64()),
         pa.field("device", pa.string()),
         pa.field("batch_size", pa.int64()),
+        pa.field("judge", pa.string()),      # who graded the reply, the hash of what it was told, how its server calls
+        pa.field("judge_prompt", pa.string()),  # it, and what it said
+        pa.field("judge_version", pa.string()),
+        pa.field("judge_said", pa.string()),
     ]
 )
 
@@ -181,6 +188,9 @@ class Report:
         lines = [f"{m['task']}: {m['model']} on {m['items']} items of {m['data']}", f"{m['sample']}; run {m['run_id']}"]
         lines += [f"{m['unscored']} items could not be scored: {unscored}"] if m["unscored"] else []
         lines += [f"{reason}: {said}" for reason, said in m.get("failures", {}).items()]
+        if judge := m.get("judge"):
+            served = f" ({', '.join(judge['versions'])})" if judge["versions"] else ""
+            lines.append(f"graded by {judge['name']}{served}, told {judge['prompt']} ({judge['prompt_hash']})")
         return Group(*lines, *self.table())
 
 
@@ -195,6 +205,8 @@ def evaluate(
     label: str | None = None,
     templates: Sequence[str] = (),
     reference: str | None = None,
+    judge: Any = None,
+    judge_prompt: str | Path | None = None,
     limit: int | None = None,
     batch_size: int | None = None,
     cache: str | Path | None = None,
@@ -210,8 +222,10 @@ def evaluate(
     to use, all when empty. label, templates: of the task classify, the column that names classes and the sentences that
     a name is put into, such as "a picture of a {}"; of a task that asks in words, templates is one sentence around the
     question, such as "{} Answer in one word." reference: whose way of asking and reading, such as "official",
-    "lmms-eval" or "vlmevalkit"; the task's own when None. limit: keep at most so many rows, a seeded sample spread over
-    the patterns, groups whole. batch_size: 64, of a VLM 8; of an endpoint, how many requests are under way.
+    "lmms-eval" or "vlmevalkit"; the task's own when None. judge: of a task whose replies a language model grades,
+    which one, such as "openai:MODEL@URL" (a model with generate_batch does, too); judge_prompt: a file with what it is
+    told, in place of the task's words (protocols.judge.Judging). limit: keep at most so many rows, a seeded sample
+    spread over the patterns, groups whole. batch_size: 64, of a VLM 8; of an endpoint, how many requests are under way.
     out: folder for report.json and rows.parquet, and for a VLM's replies (replies.sqlite), so that a run that was
     killed goes on where it stopped. cache: another file for the replies, which several runs may share. Nothing is
     printed; progress shows bars on stderr, and before them what the run could show.
@@ -228,7 +242,8 @@ def evaluate(
     pictures, table = find_tables(data, task)
     if where is not None:
         table = table.select(where)
-    options = {"label": label, "templates": tuple(templates), "reference": reference}
+    options = {"label": label, "templates": tuple(templates), "reference": reference, "judge": judge,
+               "judge_prompt": judge_prompt}  # fmt: skip
     options = {name: value for name, value in options.items() if value}
     if other := [name for name in options if name not in chosen.takes]:
         takes = ", ".join(name for name, each in TASKS.items() if other[0] in each.takes)
@@ -257,6 +272,7 @@ def evaluate(
         can = [name for name, each in TASKS.items() if any(hasattr(encoder, METHODS[kind]) for kind in each.kinds)]
         raise ValueError(f"task {task!r} asks the model's {methods}, and {encoder.name!r} has no such method; "
                          f"it can be measured on {', '.join(can) or 'no task'}")  # fmt: skip
+    grader = load_judge(judge) if chosen.judge else None
     batch_size = batch_size or (8 if IN_WORDS & set(kinds) else 64)
     smallest = could_show(items)
     if progress:
@@ -265,6 +281,8 @@ def evaluate(
 
     with bars(progress) as tick, keeping(place) as kept:
         scorer = Scorer(encoder, pictures, batch_size=batch_size, tick=tick, kept=kept)
+        if grader is not None:
+            scorer.judge = Replies(grader, kept, {}, lambda ids: {}, batch_size, tick, "grades")
         askable = [item for item in items if not item.problem]
         shown, said = (p for item in askable for p in item.pictures), [t for item in askable for t in item.texts]
         scorer.load(shown, [*said, *chosen.texts], embed=bool(EMBEDDING & set(kinds)))
@@ -277,10 +295,20 @@ def evaluate(
             for variant in variants_of(chosen, kind)
             for result in run_variant(chosen, items, unscored, exchange, scorer, kind, variant)
         ]
-        failures = {} if scorer.words is None else scorer.words.failures
+        failures = {} if scorer.words is None else dict(scorer.words.failures)
+        if scorer.judge is not None:
+            failures |= {f"judge_{reason}": said for reason, said in scorer.judge.failures.items()}
 
+    judged, mode = {}, (chosen.mode, *options.get("templates", ()))
+    if grader is not None:
+        graded = {"judge": grader.name, "judge_prompt": chosen.judge.hash}
+        results = [result | (graded if result["score_kind"] == "generate" else {}) for result in results]
+        versions = sorted({result.get("judge_version") or "" for result in results} - {""})
+        judged = {"name": grader.name, "fingerprint": grader.fingerprint, "versions": versions,
+                  "prompt": chosen.judge.version, "prompt_hash": chosen.judge.hash}  # fmt: skip
+        mode = (*mode, grader.fingerprint, chosen.judge.hash)
     facts = {
-        "run_id": run_id(encoder, task, items, seed, (chosen.mode, *options.get("templates", ()))),
+        "run_id": run_id(encoder, task, items, seed, mode),
         "model": encoder.name,
         "model_fingerprint": encoder.fingerprint,
         "task": task,
@@ -300,6 +328,7 @@ def evaluate(
         "unscored": len(unscored),
         "reasons": dict(sorted(Counter(unscored.values()).items())),
         "failures": failures,
+        **({"judge": judged} if judged else {}),
         "detectable": smallest,
         "templates": list(templates),
         "credits": list(chosen.credits),
@@ -404,6 +433,15 @@ def load(model: Any, device: str, kinds: Sequence[str]) -> Any:
     if words and (words == set(kinds) or answers_in_words(str(model))):
         return load_vlm(str(model), device=device)
     return load_encoder(str(model), device=device)
+
+
+def load_judge(judge: Any) -> Any:
+    """The judge by its spelling, openai:MODEL@URL; a model that is one already is taken as it is."""
+    if not isinstance(judge, str):
+        return judge
+    from omma.models.endpoint import load_endpoint  # torch loads only for a model
+
+    return load_endpoint(judge)
 
 
 def run_id(encoder: Any, task: str, items: list[Item], seed: int, mode: tuple[str, ...] = ()) -> str:

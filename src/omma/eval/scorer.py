@@ -19,6 +19,7 @@ from omma.eval.task import GREY, Item, finite
 
 USABLE = ("ok", "flat")
 GREY_SIZE = (224, 224)
+NO_GRADE = "no_grade"  # why an item isn't scored of which the judge said nothing that is a grade
 KEPT_FILES = 512  # pictures as the table has them, so that a VLM's controls don't read them again
 Tick = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -44,6 +45,7 @@ class Scorer:
         self._said: dict[tuple[str, tuple[str, ...], str], np.ndarray] = {}   # (head, hashes of pixels, text) -> scores
         self._files: dict[str, dict] = {}                     # picture id -> its row, of the last pictures a VLM saw
         self.words = None if kept is None else Replies(encoder, kept, self.pixels, self.opened, batch_size, self.tick)
+        self.judge: Replies | None = None                     # asked about replies, not about pictures
 
     # -------------------------------------------------------------------------------------------- encoding
     def load(self, ids: Iterable[str], texts: Iterable[str], embed: bool = True) -> None:
@@ -311,6 +313,18 @@ class View:
             Question(self._shown(item), prompt, self.mirrored, words=spelled)
             for item, prompt, spelled in zip(items, prompts, words, strict=True)
         ])  # fmt: skip
+
+    def graded(self, prompts: Sequence[str], max_new_tokens: int) -> list[Reply]:
+        """What the run's judge says to each prompt."""
+        assert self.scorer.judge is not None
+        asked = [Question((), prompt, max_new_tokens=max_new_tokens) for prompt in prompts]
+        return self.scorer.judge.ask("generate", asked)
+
+    def no_grade(self, said: str) -> str:
+        """The reason for a reply of the judge that is no grade; the first one is told in the report."""
+        assert self.scorer.judge is not None
+        self.scorer.judge.failures.setdefault(NO_GRADE, said)
+        return NO_GRADE
 
     def _asked(self, questions: list[Question]) -> list[Reply]:
         assert self.scorer.words is not None

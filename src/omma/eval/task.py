@@ -44,6 +44,7 @@ class Answer:
     number for each name in Task.credits. correct: None when a tie leaves it open. top: what a search ranked first.
     Of a model that answers in words: prompt, what it was asked; said, its reply as it came; rule, how that was read;
     prediction is None, and correct too, when it could not be read (unparsed). problem: why there is no answer.
+    graded, grader: what a judge said of it, and how the judge's server calls itself.
     """
 
     scores: Sequence[float]
@@ -55,6 +56,8 @@ class Answer:
     said: str | None = None
     rule: str | None = None
     problem: str = ""
+    graded: str | None = None
+    grader: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,10 @@ class Task:
     leaves of interest are made by metrics.estimate. tables(kind, by_variant) -> grids to print.
     credits: names of the numbers in Answer.credits. headline: for each kind, the path of the metric to show first.
     texts: what every item is judged by, beside its own texts. made_for(table, **options): the task with what a run asks
-    for, of the options named in `takes` ("label", "templates", "reference").
+    for, of the options named in `takes` ("label", "templates", "reference", "judge", "judge_prompt").
     indifferent: the headline of a model that scores everything alike, by the rule for ties; None: its chance.
-    modes: how it is asked and read, by name (asking.Mode), and which one this task is made for. swaps: it has the
+    modes: how it is asked and read, by name (asking.Mode), and which one this task is made for; judge: the
+    protocols.judge.Judging of this one, where replies are graded by a language model. swaps: it has the
     control option-swap, for items with options. flip(item): the answer when the picture is mirrored, None when that
     is not known; with it there is the control image-flip.
     """
@@ -106,6 +110,7 @@ class Task:
     takes: tuple[str, ...] = ()
     modes: Mapping[str, Any] = field(default_factory=dict)
     mode: str = ""
+    judge: Any = None
     swaps: bool = False
     flip: Callable[[Item], str | None] | None = None
 
@@ -192,6 +197,8 @@ def percent(cell: dict | None) -> str:
 
 
 def interval(cell: dict, level: int = 95) -> str:
+    if cell[f"low{level}"] is None:
+        return "–"
     return f"{100 * cell[f'low{level}']:.1f} – {100 * cell[f'high{level}']:.1f}"
 
 

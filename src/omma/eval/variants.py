@@ -87,8 +87,10 @@ def run_variant(
             row |= {"shown": ["grey" if name == GREY else name for name in seen], "prompt": got.prompt}
             row |= {"images": [scorer.pixels[name] for name in seen]}
             if got.problem:
-                yield row | {"unscored": got.problem}
+                told = {"said": got.said, "judge_said": got.graded, "judge_version": got.grader}
+                yield row | {"unscored": got.problem} | told
                 continue
+            row |= {"judge_said": got.graded, "judge_version": got.grader}
             row |= {"said": got.said, "rule": got.rule, "unparsed": got.prediction is None}
             row |= {"scores": list(got.scores), "prediction": got.prediction, "correct": got.correct}
             row |= {"credits": list(got.credits), "top": list(got.top)}

@@ -39,6 +39,7 @@ class Failed(ValueError):
 class Endpoint:
     """A model at an address, with the interface of a VLM. Greedy (temperature 0) unless the options say otherwise.
 
+    served: what the server called the model in its last reply, which may say more than the name it was asked by.
     retries: after a failure that may pass (time-outs, 408, 409, 429, 5xx), each waiting longer; seconds: for one reply.
     """
 
@@ -47,7 +48,7 @@ class Endpoint:
     def __init__(self, model: str, url: str = OPENAI, *, retries: int = 4, seconds: float = 120, **options: Any):
         if openai is None:
             raise ValueError("an endpoint is asked by the package openai; install it: pip install 'omma[client]'")
-        self.model_name, self.url, self.name = model, url, model
+        self.model_name, self.url, self.name, self.served = model, url, model, ""
         self.options = {"temperature": 0, **options}
         self.fingerprint = hashlib.blake2b(f"{model}@{url}".encode(), digest_size=8).hexdigest()
         key = os.environ.get("OPENAI_API_KEY") or "none"
@@ -106,6 +107,7 @@ class Endpoint:
         if not choices:
             return Failed(f"{self.url} gave no choices; is it an address of chat completions?",
                           "endpoint_no_completion")  # fmt: skip
+        self.served = str(getattr(found, "model", None) or "")
         said = choices[0].message.content
         if choices[0].finish_reason == "content_filter" or getattr(choices[0].message, "refusal", None):
             return Failed(f"refused: {choices[0].message.refusal or 'content filter'}", "endpoint_refused")

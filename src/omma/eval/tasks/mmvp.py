@@ -5,16 +5,28 @@ when both are right; who says the same of both pictures has none. "first_token" 
 with either letter, so nothing has to be read.
 
 Modes: "official" is the published prompt, the options as (a) and (b) behind the question, greedy here and sampled
-there; the published judge is a language model, so replies are read by the strict rules. "cambrian", "lmms-eval" and
-"vlmevalkit" ask and read as those do.
+there, read by the strict rules. "grader" asks the same and has a language model say whether the reply is right, as the
+published evaluation has (--judge openai:MODEL@URL), in words of our own; what it says must be a bare yes or no, else
+the question is not scored, where the published one counts it as wrong. "cambrian", "lmms-eval" and "vlmevalkit" ask
+and read as those do.
 """
 
 from collections import Counter
 from dataclasses import replace
 
 from omma.eval.asking import BY_LETTER, Mode, accuracy, asked, lettered, mirrored, option_of, question_items
-from omma.eval.protocols import choice, mmvp
+from omma.eval.protocols import choice, judge, mmvp
 from omma.eval.task import Item, with_patterns
+
+
+def official(item: Item) -> str:
+    return mmvp.official_prompt(item.texts[0], mmvp.joined_options(item.options))
+
+
+def options_of(item: Item, prompt: str) -> dict[str, str]:
+    """What the grader reads: the question with its options, and the right one with its letter."""
+    letter = choice.LETTERS[item.options.index(item.answer)].lower()
+    return {"question": prompt, "answer": f"({letter}) {item.answer}"}
 
 
 def items(rows: list[dict]) -> list[Item]:
@@ -31,20 +43,23 @@ def items(rows: list[dict]) -> list[Item]:
 def metrics(rows: list[dict], mode: Mode) -> dict:
     """`pairs` (both right), beside the shares of single questions, of all and of each pattern; see mmvp.score.
 
-    A pair of which one question could not be scored doesn't count. same_answer: both pictures got one answer.
+    A pair of which one question could not be scored doesn't count. same_answer: both pictures got one answer; a grader
+    does not tell.
     """
-    return with_patterns(rows, lambda some: pairs_of(some) | accuracy(some, mode))
+    graded = mode.judge is not None and any(row["score_kind"] == "generate" for row in rows)
+    return with_patterns(rows, lambda some: pairs_of(some, graded) | accuracy(some, mode))
 
 
-def pairs_of(rows: list[dict]) -> dict:
+def pairs_of(rows: list[dict], graded: bool = False) -> dict:
     groups: dict[str, list[dict]] = {}
     for row in rows:
         groups.setdefault(row["group"], []).append(row)
     whole = [row for pair in groups.values() if len(pair) == 2 for row in pair]
-    found = mmvp.score([row["answer"] for row in whole], [row["prediction"] for row in whole])
+    told = [row["answer"] if row["credits"][0] == 1 else "" for row in whole]
+    found = mmvp.score([row["answer"] for row in whole], told if graded else [row["prediction"] for row in whole])
     return {
         "pairs": found["pairs"],
-        "same_answer": found["same_letter"],
+        **({} if graded else {"same_answer": found["same_letter"]}),
         **{name: found[name] for name in ("both", "first_only", "second_only", "neither")},
         "torn_pairs": sum(len(pair) != 2 for pair in groups.values()),
     }
@@ -56,12 +71,8 @@ MMVP = asked(
     make="omma scenes OUT",
     modes={
         "strict": Mode(prompt=lettered(), parse=option_of(mmvp.parse)),
-        "official": Mode(
-            prompt=lambda item: mmvp.official_prompt(item.texts[0], mmvp.joined_options(item.options)),
-            parse=option_of(mmvp.parse),
-            max_new_tokens=1024,
-            small=True,
-        ),
+        "official": Mode(prompt=official, parse=option_of(mmvp.parse), max_new_tokens=1024, small=True),
+        "grader": Mode(prompt=official, max_new_tokens=1024, small=True, judge=judge.MMVP, judged_by=options_of),
         "cambrian": Mode(prompt=lettered(), parse=option_of(mmvp.parse, mmvp.CAMBRIAN)),
         "lmms-eval": Mode(prompt=lettered(BY_LETTER), parse=option_of(mmvp.parse, mmvp.LMMS)),
         "vlmevalkit": Mode(
