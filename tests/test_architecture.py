@@ -36,8 +36,8 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "retrieval": ({"table", "where", "storage", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC
     "cli": (
-        {"public", "cli_parts", "cli_data", "cli_bench", "cli_blind", "cli_compare", "cli_search", "demo", "show",
-         "views", "failures"},
+        {"public", "cli_parts", "cli_data", "cli_bench", "cli_blind", "cli_compare", "cli_search", "cli_serve", "demo",
+         "show", "views", "failures"},
         {"typer"},
     ),
     "cli_bench": ({"public", "cli_parts", "views"}, {"typer"}),
@@ -45,13 +45,14 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "cli_blind": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_data": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_search": ({"public", "cli_parts", "views"}, {"typer"}),
+    "cli_serve": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_parts": (set(), {"typer"}),
     "views": ({"public"}, {"rich"}),
     "failures": (set(), set()),
     "demo": ({"public"}, {"rich"}),
     "folder": ({"public"}, PLAIN | {"rich"}),
     "show": ({"public"}, set()),
-    "web": ({"public"}, {"fastapi", "uvicorn", "PIL"}),
+    "web": ({"public"}, {"fastapi", "starlette", "pydantic", "uvicorn", "numpy", "PIL"}),
 }
 BESIDE_PUBLIC = {
     "cli": {
@@ -92,7 +93,7 @@ BESIDE_PUBLIC = {
         "omma.retrieval.index",
     },
 }
-BESIDE_PUBLIC["web"] = {
+BESIDE_PUBLIC["web"] = {"omma.decode"} | {
     f"omma.eval.annotate.{name}"
     for name in ("agreement", "benchmark", "pairs", "person", "propose", "store")
 }

@@ -18,7 +18,7 @@ from omma import cli
 from pair_folders import make_pairs, said
 
 DOCS = Path(__file__).parents[1] / "docs"
-VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "index", "search", "explain", "train",
+VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "index", "search", "serve", "explain", "train",
          "eval", "compare", "bench", "blind", "convert", "mix", "deploy", "show")  # fmt: skip
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.training.config import TrainConfig
     from omma.training.loop import train
     from omma.training.wise import mix
+    from omma.web.serving import serve
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "mine_blind_pairs",
     "mix",
     "search",
+    "serve",
     "sparsify",
     "train",
 ]
@@ -90,6 +92,7 @@ _MODULES = {
     "mine_blind_pairs": "omma.eval.blind",
     "mix": "omma.training.wise",
     "search": "omma.retrieval.index",
+    "serve": "omma.web.serving",
     "sparsify": "omma.sparse.patch",
     "train": "omma.training.loop",
 }

@@ -144,6 +144,33 @@ class Index:
         scores = {name: dict(zip(ids.tolist(), values.tolist(), strict=True)) for name, (ids, values) in lists.items()}
         return self._hits(found[:k], order, scores, families)
 
+    def similar(self, item: int, *, k: int = 10, where: Any = None, under: str | Path | None = None) -> list[Hit]:
+        """The k items that look most like one of them, by the vectors that are here; it and its copies left out.
+
+        item: its number, a `Hit.id`. ValueError when it isn't there, and when it has no look, as texts.
+        """
+        vector = self.store.get(self.space.fingerprint, [item])[0]
+        if not np.isfinite(vector).all():
+            raise ValueError(f"{self.item(item).place} has no look to compare: no picture, or not seen by this eye")
+        among, depth = self.store.ids(where, under), max(4 * k, LEAST_DEPTH)
+        while True:
+            found = self.store.search(self.space.fingerprint, vector[None], depth, among)[0]
+            order = fused({"like": found})
+            families = self._families({item: np.inf, **order})
+            if len(families) > k or len(found[0]) < depth:
+                break
+            depth *= 4                                    # many copies stood before others
+        others = [first for first in families if first != item][:k]
+        scores = dict(zip(found[0].tolist(), found[1].tolist(), strict=True))
+        return self._hits(others, order, {"like": scores}, families)
+
+    def item(self, item: int) -> Hit:
+        """One item by its number, as a hit with score 0. ValueError when there is none."""
+        found = self._hits([item], {item: 0.0}, {}, self._families({item: 0.0}))
+        if not found:
+            raise ValueError(f"no item {item} in {self.store.path}; it may have been forgotten since")
+        return found[0]
+
     def _vectors(self, query: str, image: Image.Image | None) -> dict[str, np.ndarray]:
         """"look": of the words, "like": of the picture, (E,); none in an index without vectors."""
         if not self.store.count(self.space.fingerprint):

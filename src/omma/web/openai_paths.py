@@ -1,0 +1,175 @@
+"""OpenAI's paths, so that its client works here: /v1/models, /v1/embeddings, /v1/chat/completions.
+
+    client = openai.OpenAI(base_url="http://127.0.0.1:8000/v1", api_key=TOKEN)
+    client.embeddings.create(model="vlmo-nano", input=["a red cup"])
+
+An input of /v1/embeddings that is a data URL is a picture. A chat is asked of the VLM as one prompt: where it has more
+than one turn, the earlier ones are written before the last.
+"""
+
+import base64
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import FastAPI, Request
+from fastapi.responses import Response, StreamingResponse
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from omma.web.gate import Refused, as_error
+from omma.web.outside import picture_of
+from omma.web.site import LONGEST, MOST_AT_ONCE, Site
+
+MOST_TOKENS = 2048
+MOST_PICTURES = 8
+MOST_MESSAGES = 64
+Input = Annotated[str, Field(max_length=24 << 20)]
+
+
+class Embeddings(BaseModel):
+    """Fields that are not here, such as user, change nothing."""
+
+    input: Input | Annotated[list[Input], Field(min_length=1, max_length=MOST_AT_ONCE)]
+    model: str
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+class Address(BaseModel):
+    url: str
+
+
+class Part(BaseModel):
+    type: Literal["text", "image_url"]
+    text: Annotated[str, Field(max_length=LONGEST)] = ""
+    image_url: Address | str | None = None
+
+
+class Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, Field(max_length=LONGEST)] | list[Part]
+
+
+class Chat(BaseModel):
+    """Greedy: temperature, top_p and seed are read, and change nothing."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    model: str
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    stream: bool = False
+    n: Literal[1] = 1
+    tools: None = None
+    response_format: None = None
+
+
+def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
+    """Puts the paths on an app."""
+
+    def listed() -> list[dict[str, Any]]:
+        names = [*site.eyes, *([site.vlm.name] if site.vlm is not None else [])]
+        return [{"id": name, "object": "model", "created": 0, "owned_by": "omma"} for name in names]
+
+    @app.get("/v1/models")
+    async def models() -> Any:
+        return {"object": "list", "data": listed()}
+
+    @app.post("/v1/embeddings")
+    async def embeddings(asked: Embeddings, request: Request) -> Any:
+        eye = site.eye(asked.model)
+        if asked.dimensions not in (None, eye.space.width):
+            raise ValueError(f"dimensions={asked.dimensions}; {asked.model} makes {eye.space.width}, leave it out")
+        given = [asked.input] if isinstance(asked.input, str) else asked.input
+        places = [place for place, one in enumerate(given) if one[:11].lower() == "data:image/"]
+        images = [await site.opening.run(picture_of, given[place], who=who(request)) for place in places]
+        texts = [one for place, one in enumerate(given) if place not in places]
+        if any(not text.strip() or len(text) > LONGEST for text in texts):
+            raise ValueError(f"an input is a text of 1 to {LONGEST} characters, or a picture as a data URL")
+        words, looks = await site.seeing.run(site.vectors, texts, images, asked.model, who=who(request))
+        rows, spoken, seen = [], iter(words), iter(looks)
+        for place in range(len(given)):
+            vector = next(seen) if place in places else next(spoken)
+            rows.append({"object": "embedding", "index": place, "embedding": packed(vector, asked.encoding_format)})
+        used = sum(len(text.split()) for text in texts)
+        return {"object": "list", "data": rows, "model": asked.model,
+                "usage": {"prompt_tokens": used, "total_tokens": used}}  # fmt: skip
+
+    @app.post("/v1/chat/completions")
+    async def chat(asked: Chat, request: Request) -> Response:
+        if site.vlm is None:
+            raise Refused(404, "no VLM was named; have it started with omma serve --vlm NAME")
+        if asked.model != site.vlm.name:
+            raise Refused(404, f"no VLM {asked.model[:80]!r} here; there is {site.vlm.name}")
+        prompt, addresses = written(asked.messages)
+        images = [await site.opening.run(picture_of, one, site.fetch, who=who(request)) for one in addresses]
+        most = asked.max_completion_tokens or asked.max_tokens or 256
+        if most > MOST_TOKENS:
+            raise ValueError(f"max_tokens={most}; at most {MOST_TOKENS} are made")
+        head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": site.vlm.name}
+        pieces = site.talking.stream(lambda: said_by(site.vlm, images, prompt, most), who(request))
+        if asked.stream:
+            first = await anext(pieces, "")                # an error is an answer of its own, as nothing was sent yet
+            return StreamingResponse(events(head, first, pieces, site), media_type="text/event-stream")
+        text = "".join([piece async for piece in pieces])
+        whole = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return Response(json.dumps({**head, "object": "chat.completion", "choices": [whole]}),
+                        media_type="application/json")  # fmt: skip
+
+
+def packed(vector: np.ndarray, form: str) -> Any:
+    if form == "base64":
+        return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
+    return [float(value) for value in vector]
+
+
+def written(messages: list[Message]) -> tuple[str, list[str]]:
+    """A chat as one prompt, and the addresses of its pictures in their order. ValueError when its last turn is not the
+    user's or it has too many pictures."""
+    if messages[-1].role != "user":
+        raise ValueError("the last message is the user's, which is answered")
+    turns, pictures = [], []
+    for message in messages:
+        parts = [Part(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+        texts = [part.text for part in parts if part.type == "text" and part.text]
+        for part in parts:
+            if part.type == "image_url":
+                if part.image_url is None:
+                    raise ValueError("a part of type image_url has an image_url")
+                pictures.append(part.image_url if isinstance(part.image_url, str) else part.image_url.url)
+        turns.append((message.role, "\n".join(texts)))
+    if len(pictures) > MOST_PICTURES:
+        raise ValueError(f"{len(pictures)} pictures; a chat may have {MOST_PICTURES}")
+    names = {"user": "User: ", "assistant": "Assistant: ", "system": "", "developer": ""}
+    before = [names[role] + text for role, text in turns[:-1]]
+    talk = any(role == "assistant" for role, _ in turns)
+    last = (names["user"] if talk else "") + turns[-1][1]
+    return "\n\n".join([*before, last]), pictures
+
+
+def said_by(vlm: Any, images: list[Image.Image], prompt: str, most: int) -> Iterator[str]:
+    """A VLM's answer, piece by piece where it can."""
+    if hasattr(vlm, "stream"):
+        yield from vlm.stream(images, prompt, max_new_tokens=most)
+    else:
+        yield vlm.generate(images, prompt, max_new_tokens=most)
+
+
+async def events(head: dict[str, Any], first: str, pieces: AsyncGenerator[str, None], site: Site) -> AsyncIterator[str]:
+    def event(delta: dict[str, str], reason: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
+
+    try:
+        yield event({"role": "assistant", "content": first})
+        async for piece in pieces:
+            yield event({"content": piece})
+        yield event({}, "stop")
+    except (ValueError, Refused) as error:                  # the reply has begun, so it is told within it
+        yield f"data: {json.dumps(as_error(500, site.hidden(str(error))))}\n\n"
+    finally:
+        await pieces.aclose()                              # nobody may listen any more; then the VLM stops
+    yield "data: [DONE]\n\n"

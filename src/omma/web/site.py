@@ -1,0 +1,191 @@
+"""What `omma serve` answers about an index: what its eyes find, and what may be told of it to somebody elsewhere.
+
+Everything is asked for by number, never by a path, and told by the name of its folder: "Pictures/old/7.png". A file is
+opened only where it still lies in the folder that was indexed.
+"""
+
+import contextlib
+import io
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import omma
+from omma.web.gate import Refused
+from omma.web.metrics import Metrics
+from omma.web.work import Work
+
+MOST = 200               # hits of one search
+MOST_AT_ONCE = 64        # texts and pictures of one call
+LONGEST = 10_000         # characters of a query, a text or a filter
+SIDE = 1600              # pixels of a picture's long side, as it is sent
+TOLD = ("kind", "page", "line", "start", "end", "width", "height", "date", "size", "caption", "text")
+
+
+class Site:
+    """An index with its eyes and, if one was named, a VLM. Any thread may ask.
+
+    eyes: by name, each an `omma.Index` over the same store; the first is taken where none is named.
+    """
+
+    def __init__(self, index: Any, others: Sequence[Any] = (), vlm: Any = None, fetch: bool = False,
+                 waiting: int = 64):
+        """index: an open `omma.Index`; others: more eyes to search with; fetch: whether pictures may be fetched from
+        addresses; waiting: calls that may wait. ValueError when an eye has no vectors here."""
+        self.index, self.vlm, self.fetch = index, vlm, fetch
+        eyes = [index, *(omma.Index(index.store, eye) for eye in others)]
+        self.eyes = {eye.space.name: eye for eye in eyes}
+        for eye in self.eyes.values():
+            eye.encoder                                    # noqa: B018  loaded now, rather than when somebody waits
+        self.metrics = Metrics()
+        self.seeing = Work("eye", waiting=waiting, seconds=30)
+        self.talking = Work("vlm", waiting=max(1, waiting // 4), each=4, seconds=300)
+        self.opening = Work("open", threads=2, waiting=4 * waiting, each=64, seconds=30)
+        for work in self.works:
+            self.metrics.gauges["omma_calls_under_way", f'{{queue="{work.name}"}}'] = lambda work=work: work.under_way
+        self.metrics.gauges["omma_items", ""] = lambda: self.items
+        self._lock = threading.Lock()
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        return self.seeing, self.talking, self.opening
+
+    @property
+    def items(self) -> int:
+        return self.index.store.rows("SELECT count(*) FROM item")[0][0]
+
+    def close(self) -> None:
+        """After what is under way."""
+        for work in self.works:
+            work.close()
+
+    # ---- eyes
+    def eye(self, name: str | None) -> Any:
+        if not name:
+            return self.index
+        if name not in self.eyes:
+            raise Refused(404, f"no eye {name[:80]!r} here; there are {', '.join(self.eyes)}. Another one is named "
+                               "when omma serve starts: --encoder NAME")  # fmt: skip
+        return self.eyes[name]
+
+    def search(self, query: str, image: Image.Image | None, asked: dict[str, Any]) -> dict[str, Any]:
+        """The hits for words, a picture or both; asked: k, where, folder, by, rerank, diverse, eye."""
+        eye = self.eye(asked.pop("eye", None))
+        under = self.folder(asked.pop("folder", None))
+        hits = eye.search(query, image=image, under=under, **asked)
+        return {"query": query, "eye": eye.space.name, "hits": self.told(hits)}
+
+    def similar(self, item: int, k: int, name: str | None) -> dict[str, Any]:
+        eye = self.eye(name)
+        self.known(item)
+        return {"item": item, "eye": eye.space.name, "hits": self.told(eye.similar(item, k=k))}
+
+    def why(self, item: int, query: str, name: str | None) -> dict[str, Any]:
+        """Which patches of a picture a query's score came from: rows of shares 0..1 of the strongest."""
+        eye = self.eye(name)
+        if not hasattr(eye.encoder, "explain"):
+            raise Refused(400, f"{eye.space.name} can't say why; a VLMo can")
+        found = eye.encoder.explain(self.picture(item), query, kind="itc")
+        patches = np.asarray(found.patches, np.float64)
+        top = max(float(patches.max()), 1e-12)
+        words = [[word, round(float(share), 4)] for word, share in found.words]
+        return {"item": item, "patches": (patches / top).clip(0, 1).round(3).tolist(), "words": words,
+                "score": float(found.score)}  # fmt: skip
+
+    def vectors(self, texts: list[str], images: list[Image.Image], name: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """(n, E) and (m, E) float32, of unit length."""
+        encoder = self.eye(name).encoder
+        none = np.zeros((0, self.eye(name).space.width), np.float32)
+        return (np.asarray(encoder.encode_text(texts), np.float32) if texts else none,
+                np.asarray(encoder.encode_image(images), np.float32) if images else none)
+
+    # ---- what may be told
+    def labels(self) -> dict[str, str]:
+        """Folder that was indexed -> its name for others: the last part, and a number where two have the same."""
+        labels: dict[str, str] = {}
+        for (source,) in self.index.store.rows("SELECT DISTINCT source FROM file ORDER BY source"):
+            name, n = Path(source).name or "root", 1
+            while (label := name if n == 1 else f"{name}-{n}") in labels.values():
+                n += 1
+            labels[source] = label
+        return labels
+
+    def folder(self, label: str | None) -> str | None:
+        if not label:
+            return None
+        labels = self.labels()
+        for source, known in labels.items():
+            if known == label:
+                return source
+        raise ValueError(f"no folder {label[:80]!r} here; there are {', '.join(labels.values())}")
+
+    def told(self, hits: Sequence[Any]) -> list[dict[str, Any]]:
+        labels = self.labels()
+
+        def named(place: str) -> str:
+            inside = [source for source in labels if place.startswith(source.rstrip("/") + "/")]
+            source = max(inside, key=len, default=None)
+            return place if source is None else f"{labels[source]}/{place[len(source.rstrip('/')) + 1 :]}"
+
+        return [{"id": int(hit.id), "score": hit.score, "scores": hit.scores, "place": named(hit.place),
+                 "path": named(hit.path), "folder": labels.get(hit.row["source"]), "also": [named(p) for p in hit.also],
+                 **{name: hit.row.get(name) for name in TOLD},
+                 "picture": hit.row.get("thumbnail") is not None} for hit in hits]  # fmt: skip
+
+    def item(self, item: int) -> dict[str, Any]:
+        self.known(item)
+        return self.told([self.index.item(item)])[0]
+
+    def state(self) -> dict[str, Any]:
+        status = self.index.status()
+        return {"items": status["items"], "folders": sorted(self.labels().values()), "eyes": list(self.eyes),
+                "explains": [name for name, eye in self.eyes.items() if hasattr(eye.encoder, "explain")],
+                "reranks": [name for name, eye in self.eyes.items() if hasattr(eye.encoder, "match")],
+                "unreadable": len(status["unreadable"]), "vlm": getattr(self.vlm, "name", None),
+                "fetches": self.fetch}  # fmt: skip
+
+    # ---- pictures
+    def known(self, item: int) -> tuple[str, str]:
+        rows = self.index.store.rows("SELECT source, source || '/' || path FROM item JOIN file ON file.id = file WHERE "
+                                     "item.id = ?", item)  # fmt: skip
+        if not rows:
+            raise Refused(404, f"no item {item} here; it may have been forgotten since")
+        return rows[0]
+
+    def thumbnail(self, item: int) -> bytes:
+        """The small picture of an item as JPEG or whatever it was kept as."""
+        rows = self.index.store.rows("SELECT thumbnail FROM picture WHERE item = ?", item)
+        if not rows or rows[0][0] is None:
+            raise Refused(404, f"item {item} has no picture")
+        return rows[0][0]
+
+    def picture(self, item: int) -> Image.Image:
+        """What an item looks like. A file that a link now leads elsewhere is not opened."""
+        source, path = self.known(item)
+        if not Path(path).resolve().is_relative_to(Path(source).resolve()):
+            raise Refused(404, f"item {item} lies outside its folder now")
+        with self._lock if self._slow(item) else contextlib.nullcontext():
+            return self.index.picture(item)
+
+    def _slow(self, item: int) -> bool:
+        """Pages and frames are read by a process of their own: one at a time."""
+        return self.index.store.rows("SELECT kind FROM item WHERE id = ?", item)[0][0] != "picture"
+
+    def jpeg(self, item: int) -> bytes:
+        """Decoded with its bounds and written anew: pixels alone, without the place where it was taken."""
+        seen = self.picture(item).convert("RGB")
+        seen.thumbnail((SIDE, SIDE))
+        out = io.BytesIO()
+        seen.save(out, "JPEG", quality=88)
+        return out.getvalue()
+
+    def hidden(self, text: str) -> str:
+        """A message without the places of this machine's folders."""
+        text = text.replace(str(self.index.store.path), "the index")
+        for source, label in sorted(self.labels().items(), key=lambda pair: -len(pair[0])):
+            text = text.replace(source, label)
+        return text

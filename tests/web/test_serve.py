@@ -1,0 +1,453 @@
+"""omma serve over HTTP: what it finds, whom it lets in, what it turns down, how it ends."""
+
+import asyncio
+import base64
+import contextlib
+import http.client
+import io
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+import uvicorn
+from PIL import Image
+
+from conftest import ColourEncoder
+from omma.retrieval.build import build_index
+from omma.web.gate import Refused
+from omma.web.outside import fetched, picture_of, public
+from omma.web.server import make_app
+from omma.web.serving import checked, greeting, is_loopback, listen
+from omma.web.site import Site
+from omma.web.work import Work
+
+RED = Image.new("RGB", (16, 16), (250, 0, 0))
+TOKEN = "a-token-of-many-letters"
+
+
+class Speaker:
+    """A VLM that repeats what it was shown."""
+
+    name = "speaker"
+
+    def stream(self, images, prompt, max_new_tokens):
+        yield from (f"{len(images)} pictures", "; ", prompt)
+
+
+def data_url(colour=(250, 0, 0), size=(16, 16)):
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+@contextlib.contextmanager
+def running(site, token=None, **limits):
+    listening = listen("127.0.0.1", 0)
+    app = make_app(site, token, listening.getsockname()[1])
+    vars(app).update(limits)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", loop="asyncio"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield Client(app.port)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+class Client:
+    def __init__(self, port):
+        self.port = port
+
+    def raw(self, method, path, body=None, **headers):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, path, body, headers)
+            reply = connection.getresponse()
+            return reply.status, dict(reply.getheaders()), reply.read()
+        finally:
+            connection.close()
+
+    def get(self, path, **headers):
+        status, _, data = self.raw("GET", path, **headers)
+        return status, json.loads(data)
+
+    def post(self, path, said, **headers):
+        status, _, data = self.raw("POST", path, json.dumps(said), **{"Content-Type": "application/json", **headers})
+        return status, json.loads(data)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served") / "Pictures"
+    (folder / "old").mkdir(parents=True)
+    colours = {"fire": (250, 0, 0), "rose": (220, 40, 20), "old/sea": (0, 0, 250), "grass": (0, 250, 0)}
+    for name, colour in colours.items():
+        pixels = np.full((40, 60, 3), colour, np.uint8)
+        pixels[:, : 6 * len(name)] //= 2
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    (folder / "story.txt").write_text("The red house stands by the sea.")
+    with build_index(folder, folder.parent / "index.db", encoder=ColourEncoder()) as index:
+        made = Site(index, vlm=Speaker())
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def web(site):
+    with running(site) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def guarded(site):
+    with running(site, TOKEN, max_body=4000, seconds=0.3) as client:
+        yield client
+
+
+# ---- what it finds
+def test_a_search_tells_folders_by_name_and_never_where_they_lie(web, site):
+    status, told = web.get("/search?q=red&k=5&by=look")
+    assert (status, told["hits"][0]["place"]) == (200, "Pictures/fire.png")
+    assert set(told["hits"][0]["scores"]) == {"look"}
+    for path in ("/search?q=red", "/status", "/metrics", "/search?q=red&where=nothing", "/similar?id=999"):
+        assert str(site.index.store.path.parent) not in str(web.raw("GET", path))
+    status, told = web.post("/search", {"query": "red", "folder": "Pictures", "where": "kind == 'text'"})
+    assert [hit["path"] for hit in told["hits"]] == ["Pictures/story.txt"]
+    status, told = web.get("/search?q=red&folder=Elsewhere")
+    assert (status, told["error"]["message"]) == (400, "no folder 'Elsewhere' here; there are Pictures")
+
+
+def test_a_picture_that_is_sent_finds_what_is_like_it(web):
+    _, told = web.post("/search", {"image": data_url((0, 0, 250)), "k": 1})
+    assert told["hits"][0]["path"] == "Pictures/old/sea.png"
+
+
+def test_similar_ones_are_those_of_a_search_by_the_picture_itself(web, site):
+    hits = {hit["path"]: hit["id"] for hit in web.get("/search?q=red&k=9")[1]["hits"]}
+    _, told = web.get(f"/similar?id={hits['Pictures/fire.png']}&k=2")
+    own, *slow = site.index.search(site.index.picture(hits["Pictures/fire.png"]), k=3)
+    assert int(own.id) == hits["Pictures/fire.png"]
+    assert [hit["id"] for hit in told["hits"]] == [int(hit.id) for hit in slow]
+    status, told = web.get(f"/similar?id={hits['Pictures/story.txt']}")
+    assert (status, told["error"]["message"][:34]) == (400, "Pictures/story.txt:1 has no look t")
+
+
+def test_an_item_has_its_data_and_pixels_and_a_link_out_of_the_folder_is_not_followed(web, site):
+    hit = web.get("/search?q=red&k=1&by=look")[1]["hits"][0]
+    status, item = web.get(f"/item/{hit['id']}")
+    assert (status, item["width"], item["path"]) == (200, 60, "Pictures/fire.png")
+    for path in ("thumbnail", "picture"):
+        status, headers, data = web.raw("GET", f"/{path}/{hit['id']}")
+        assert (status, headers["x-content-type-options"]) == (200, "nosniff")
+        assert Image.open(io.BytesIO(data)).size == (60, 40)
+    assert [web.get(f"/{path}/77")[0] for path in ("item", "thumbnail", "picture")] == [404] * 3
+    assert web.get("/picture/..%2f..%2fetc%2fpasswd")[0] in (400, 404)
+    sea = web.get("/search?q=blue&k=1&by=look")[1]["hits"][0]["id"]
+    file = site.index.store.path.parent / "Pictures/old/sea.png"
+    kept = file.read_bytes()
+    Image.new("RGB", (20, 20)).save(site.index.store.path.parent / "private.png")
+    file.unlink()
+    file.symlink_to(site.index.store.path.parent / "private.png")
+    assert web.get(f"/picture/{sea}")[0] == 404
+    file.unlink()
+    file.write_bytes(kept)
+
+
+def test_vectors_are_those_of_the_eye(web, site):
+    _, told = web.post("/embed", {"texts": ["red", "blue"], "images": [data_url()]})
+    assert np.allclose(told["texts"], site.index.encoder.encode_text(["red", "blue"]), atol=1e-6)
+    assert np.allclose(told["images"], site.index.encoder.encode_image([RED]), atol=1e-6)
+
+
+# ---- OpenAI's client
+def test_openais_client_gets_models_vectors_and_answers(web, site):
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{web.port}/v1", api_key="none", max_retries=0) as client:
+        eye = site.index.space.name
+        assert [model.id for model in client.models.list()] == [eye, "speaker"]
+        expected = site.index.encoder.encode_text(["red", "blue"])
+        for form in ({}, {"encoding_format": "float"}):    # it asks for base64 where nothing is said
+            made = client.embeddings.create(model=eye, input=["red", "blue"], **form)
+            assert np.allclose([row.embedding for row in made.data], expected, atol=1e-6)
+        seen = client.embeddings.create(model=eye, input=["red", data_url()])
+        assert np.allclose(seen.data[1].embedding, site.index.encoder.encode_image([RED])[0], atol=1e-6)
+        parts = [{"type": "image_url", "image_url": {"url": data_url()}}, {"type": "text", "text": "How many?"}]
+        asked = [{"role": "system", "content": "Be short."}, {"role": "user", "content": parts}]
+        told = client.chat.completions.create(model="speaker", messages=asked)
+        assert told.choices[0].message.content == "1 pictures; Be short.\n\nHow many?"
+        streamed = list(client.chat.completions.create(model="speaker", messages=asked, stream=True))
+        pieces = [chunk.choices[0].delta.content or "" for chunk in streamed]
+        assert "".join(pieces) == told.choices[0].message.content
+        assert len(pieces) == 4
+        talk = [*asked[:1], {"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Yes."}]
+        told = client.chat.completions.create(model="speaker", messages=[*talk, {"role": "user", "content": "Why?"}])
+        assert told.choices[0].message.content.endswith("User: Hm?\n\nAssistant: Yes.\n\nUser: Why?")
+        with pytest.raises(openai.NotFoundError, match="no eye 'ada' here; there are"):
+            client.embeddings.create(model="ada", input="red")
+        with pytest.raises(openai.BadRequestError, match="fetches nothing from elsewhere"):
+            client.chat.completions.create(model="speaker", messages=[{"role": "user", "content": [
+                {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}])  # fmt: skip
+
+
+# ---- who comes in
+def test_without_a_token_only_this_machines_names_and_this_servers_pages_may_ask(web):
+    assert web.get("/healthz", Host=f"evil.example:{web.port}")[0] == 403
+    assert web.get("/healthz", Origin="http://evil.example")[0] == 403
+    assert web.get("/search?q=red", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"})[0] == 403
+    assert web.get("/search?q=red", Origin=f"http://127.0.0.1:{web.port}")[0] == 200
+
+
+def test_with_a_token_nothing_but_health_is_told_without_it(guarded):
+    assert guarded.get("/healthz")[0] == 200
+    for path in ("/search?q=red", "/status", "/metrics", "/thumbnail/1", "/openapi.json", "/v1/models"):
+        status, headers, data = guarded.raw("GET", path)
+        assert (status, headers["www-authenticate"]) == (401, "Bearer")
+        assert "a token is needed" in json.loads(data)["error"]["message"]
+        assert guarded.raw("GET", path, Authorization=f"Bearer {TOKEN}")[0] == 200, path
+    status, told = guarded.get("/status", Authorization="Bearer guess")
+    assert (status, told["error"]["message"][:18]) == (401, "the token is wrong")
+
+
+def test_a_browser_gets_a_cookie_for_the_token_and_only_for_it(guarded):
+    status, _, page = guarded.raw("GET", "/status", Accept="text/html")
+    assert (status, b"<form" in page) == (401, True)
+    form = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "text/html"}
+    assert guarded.raw("POST", "/enter", "token=guess", **form)[0] == 401
+    for asked in (("POST", "/enter", f"token={TOKEN}"), ("GET", f"/?token={TOKEN}", None)):
+        status, headers, _ = guarded.raw(*asked, **form)
+        assert (status, headers["location"]) == (303, "/")
+        assert "HttpOnly; SameSite=Strict" in headers["set-cookie"]
+        assert TOKEN not in headers["set-cookie"]
+        assert guarded.get("/status", Cookie=headers["set-cookie"].partition(";")[0])[0] == 200
+    assert guarded.raw("POST", "/enter", f"token={TOKEN}", Origin="http://evil.example", **form)[0] == 403
+
+
+# ---- how much
+def test_too_much_is_refused_before_it_is_read_and_too_slow_before_it_is_whole(guarded):
+    who = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    assert guarded.raw("POST", "/search", b"x" * 4001, **who)[0] == 413
+    chunk = b"1000\r\n" + b"x" * 4096 + b"\r\n"
+    for head, sent, status in (("Content-Length: 99999999999", b"", 413), ("Transfer-Encoding: chunked", chunk, 413),
+                               ("Content-Length: 90", b"{", 408)):  # fmt: skip
+        with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as connection:
+            lines = ("POST /search HTTP/1.1", "Host: x", f"Authorization: Bearer {TOKEN}", head, "", "")
+            connection.sendall("\r\n".join(lines).encode() + sent)
+            assert connection.recv(64).startswith(b"HTTP/1.1 %d" % status), head
+
+
+@pytest.mark.parametrize(("said", "message"), [
+    ({"query": "red", "k": 10**9}, "body.k: Input should be less than or equal to 200"),
+    ({"query": "x" * 10_001}, "body.query: String should have at most 10000 characters"),
+    ({"query": " "}, "the query is empty"),
+    ({"query": "red", "path": "/etc"}, "body.path: Extra inputs"),
+    ({"query": "red", "where": "__import__('os')"}, ""),
+    ({"image": "file:///etc/passwd"}, "a picture comes as data:image"),
+    ({"image": "data:image/png;base64,####"}, "the data URL holds no base64"),
+    ({"image": "data:image/png;base64,aGVsbG8="}, "no picture that can be used: not_an_image"),
+    ({"image": data_url(size=(9000, 9000))}, "that can be used: too_many_pixels"),
+    ({"query": "red", "eye": "another"}, "no eye 'another' here"),
+])  # fmt: skip
+def test_what_cannot_be_asked_is_answered_with_the_reason(web, said, message):
+    status, told = web.post("/search", said)
+    assert status in (400, 404)
+    assert message in told["error"]["message"]
+
+
+def test_a_query_may_be_emoji_korean_or_full_of_quotes(web):
+    for query in ("🍎🍎", "빨간 집", "\"'); DROP TABLE item; --", "NEAR(a b", "\x00red"):
+        assert web.post("/search", {"query": query})[0] == 200
+
+
+# ---- the queue
+def test_calls_above_the_room_are_told_to_come_again_and_none_is_lost():
+    async def scene():
+        work, gate = Work("test", waiting=2, each=2, seconds=20), threading.Event()
+        calls = [asyncio.create_task(work.run(lambda n=n: (gate.wait(), n)[1], who=f"{n}")) for n in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="3 calls are under way or waiting; try again in 1 s") as full:
+            await work.run(print)
+        gate.set()
+        assert (full.value.status, full.value.headers) == (503, {"retry-after": "1"})
+        assert await asyncio.gather(*calls) == [0, 1, 2]
+        gate.clear()
+        mine = [asyncio.create_task(work.run(gate.wait, who="me")) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="2 calls of yours") as much:
+            await work.run(print, who="me")
+        assert much.value.status == 429
+        gate.set()
+        await asyncio.gather(*mine)
+        assert work.under_way == 0
+        work.close()
+        with pytest.raises(Refused, match="stopping"):
+            await work.run(print)
+
+    asyncio.run(scene())
+
+
+def test_a_call_past_its_time_is_dropped_and_keeps_its_place_only_while_it_runs():
+    async def scene():
+        work, gate, ran = Work("test", waiting=2, seconds=0.05), threading.Event(), []
+        first, second = work.run(gate.wait), work.run(ran.append, 1)
+        told = await asyncio.gather(first, second, return_exceptions=True)
+        assert [error.status for error in told] == [504, 504]
+        assert work.under_way == 1
+        gate.set()
+        work.close()
+        assert (work.under_way, ran) == (0, [])
+
+    asyncio.run(scene())
+
+
+def test_a_stream_that_nobody_hears_any_more_is_closed():
+    closed = threading.Event()
+
+    def endless():
+        try:
+            while True:
+                yield "word"
+        finally:
+            closed.set()
+
+    async def scene():
+        work = Work("test")
+        pieces = work.stream(endless)
+        assert [await anext(pieces) for _ in range(3)] == ["word"] * 3
+        await pieces.aclose()
+        work.close()
+        with pytest.raises(Refused):
+            work.stream(endless)
+
+    asyncio.run(scene())
+    assert closed.is_set()
+
+
+# ---- addresses
+@pytest.mark.parametrize("address", [
+    "127.0.0.1", "10.1.2.3", "192.168.0.4", "172.16.5.6", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+    "::1", "fe80::1%eth0", "fd00::1", "::ffff:192.168.0.4", "2002:c0a8:0004::", "64:ff9b::c0a8:4", "nonsense",
+])  # fmt: skip
+def test_no_private_address_is_public(address):
+    assert not public(address)
+    assert public("93.184.215.14")
+    assert public("2606:2800:21f:cb07:6820:80da:af6b:8b2c")
+
+
+def test_a_name_is_looked_up_once_and_every_answer_counts():
+    looked = []
+
+    def look_up(host, port, **_):
+        looked.append(host)
+        return [(0, 0, 0, "", (address, port)) for address in ("93.184.215.14", "192.168.0.4")]
+
+    with pytest.raises(ValueError, match=r"'a\.example' is not on the open internet"):
+        fetched("http://a.example/cat.png", look_up=look_up)
+    assert looked == ["a.example"]
+    for url in ("ftp://a.example/", "http://user:pass@a.example/", "http://a.example:22/", "http:///x", "http://[::1"):
+        with pytest.raises(ValueError, match="address"):
+            fetched(url, look_up=look_up)
+
+
+def test_what_is_fetched_comes_from_the_address_that_was_checked_and_redirects_are_checked_again(web):
+    def look_up(host, port, **_):
+        return [(0, 0, 0, "", ("127.0.0.1", port))]
+
+    here = {"may": lambda address: address == "127.0.0.1", "ports": (web.port,)}
+    url = f"http://localhost:{web.port}/healthz"
+    assert json.loads(fetched(url, look_up=look_up, **here)) == {"status": "ok"}
+    with pytest.raises(ValueError, match="answered 403"):      # the name is sent as it was asked for
+        fetched(f"http://a.example:{web.port}/healthz", look_up=look_up, **here)
+    with redirecting("http://inner.example/") as port, pytest.raises(ValueError, match="port"):
+        fetched(f"http://a.example:{port}/", look_up=look_up, may=here["may"], ports=(port,))
+    with pytest.raises(ValueError, match="fetches nothing"):
+        picture_of(url)
+
+
+@contextlib.contextmanager
+def redirecting(to):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        def answer():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode())
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join()
+
+
+# ---- what the person who starts it is told
+def test_metrics_count_answers_by_route_and_not_by_what_was_typed(web):
+    web.get("/no-such-place-at-all")
+    text = web.raw("GET", "/metrics")[2].decode()
+    assert 'omma_requests_total{method="GET",route="/item/{item}",status="404"}' in text
+    assert "no-such-place" not in text
+    assert 'omma_calls_under_way{queue="eye"} 0' in text
+    lines = [line for line in text.splitlines() if line.startswith('omma_request_seconds_bucket{route="/search"')]
+    counts = [int(line.rsplit(" ", 1)[1]) for line in lines]
+    assert counts == sorted(counts)
+    assert counts[-1] > 0
+
+
+def test_an_address_for_others_takes_a_token_and_says_what_they_see():
+    assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "192.168.0.4", "nas")] == [
+        True, True, True, False, False, False]  # fmt: skip
+    alone = greeting("127.0.0.1", 80, None, ["Pictures"])
+    shared = "\n".join(greeting("192.168.0.4", 80, TOKEN, ["Pictures"]))
+    assert alone == ["omma serves Pictures at http://127.0.0.1:80/ to this machine alone. Ctrl-C ends it."]
+    assert f"http://192.168.0.4:80/?token={TOKEN}" in shared
+    assert "not encrypted" in shared
+    with pytest.raises(ValueError, match="a token has 16 or more"):
+        checked("short")
+    with listen("127.0.0.1", 0) as taken, pytest.raises(ValueError, match="is omma served there already"):
+        listen("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(ValueError, match="no address of this machine"):
+        listen("no.such.name.invalid", 0)
+
+
+def test_a_process_that_is_told_to_stop_finishes_what_it_does_and_ends_well(site, tmp_path):
+    """A call is under way when SIGTERM comes: it is answered, and a new one finds nobody."""
+    code = f"""
+import sys, time, omma
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from conftest import ColourEncoder
+class Slow(ColourEncoder):
+    def encode_text(self, texts):
+        print("seeing", flush=True)
+        time.sleep(1.0)
+        return super().encode_text(texts)
+omma.load_encoder = lambda *_, **__: Slow()
+import omma.retrieval.find
+omma.retrieval.find.load_encoder = omma.load_encoder
+print(omma.serve({str(site.index.store.path)!r}, port=0, ready=lambda line: print(line, flush=True)))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            client = Client(int(re.search(r"http://127.0.0.1:([0-9]+)/ to this machine alone", line)[1]))
+            answers = []
+            calling = threading.Thread(target=lambda: answers.append(client.get("/search?q=red&k=1")))
+            calling.start()
+            assert process.stdout.readline() == "seeing\n"
+            process.terminate()
+            calling.join()
+            assert answers[0][0] == 200
+            assert answers[0][1]["hits"][0]["path"] == "Pictures/fire.png"
+            assert "'requests': 1" in process.stdout.read()
+            assert process.wait(30) == 0
+            with pytest.raises(ConnectionRefusedError):
+                client.get("/healthz")
+        finally:
+            process.kill()
