@@ -369,6 +369,9 @@ def deploy(
 @app.command()
 def show(
     thing: Annotated[Path, typer.Argument(help="Folder of a table, a run, a checkpoint or a report.")],
+    other: Annotated[Path | None, typer.Argument(help="With --html: a second report, to stand beside.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report's answers as a page, one file, here.")] = None,
+    data: Annotated[Path | None, typer.Option(help="With --html: folder of its pictures and items.")] = None,
     as_json: Json = False,
 ) -> None:
     """Say what lies in a folder.
@@ -378,9 +381,19 @@ def show(
     \b
     omma show scenes/train/pictures
     omma show runs/vl
+    omma show reports/eye reports/vlm --html answers.html
     """
     from omma.show import describe
 
+    if html is None and (other or data):
+        raise ValueError(f"{other or '--data'} is for a page; say where to write it: --html PAGE.html")
+    if html is not None:
+        from omma.eval.report import page_of
+
+        with working(as_json):
+            page = page_of([thing, *([other] if other else [])], html, data=data)
+        answer(as_json, page, lambda: facts_table("page", page))
+        return
     with working(as_json):
         summary = describe(thing)
     answer(as_json, summary, lambda: shown(thing, summary))

@@ -19,7 +19,7 @@ from omma.table import Table
 class Page(html.parser.HTMLParser):
     """Collects tags, checks that they close, and keeps the text outside of styles."""
 
-    void = ("meta", "link", "img", "br", "col", "path")
+    void = ("meta", "link", "img", "br", "col", "path", "input")
 
     def __init__(self, source):
         super().__init__()

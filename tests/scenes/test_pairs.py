@@ -2,14 +2,15 @@
 
 import re
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 
 from omma.scenes.draw import THINGS, render, render_ids
 from omma.scenes.kinds import COLOURS, KINDS, NUMBERS, PATTERNS, carriers, cast
-from omma.scenes.pairs import Pair, contrast, lab, make_pairs
-from omma.scenes.sources import KNOBS
+from omma.scenes.pairs import Pair, contrast, lab, make_pair, make_pairs, smaller
+from omma.scenes.sources import KNOBS, write_scenes
 from omma.scenes.world import Thing, World, facts, sample_world
 
 NAMED = {name: kind for kind in KINDS.values() for name in (kind.noun, kind.plural)}
@@ -246,3 +247,29 @@ def test_a_cast_is_all_that_appears_and_every_pattern_still_exists():
 def test_a_cast_too_small_says_what_it_lacks(kinds, colours, says):
     with pytest.raises(ValueError, match=says):
         cast(kinds, colours)
+
+
+def test_smaller_things_stand_where_they_stood_and_say_the_same():
+    at = lambda share: make_pair(
+        "orientation", "small", visible=1, admit=partial(smaller, smallest=8, size=128, share=share)
+    )[0]
+    usual = at(0.0)
+    for share, height in ((0.5, None), (1.0, 8.0)):
+        pair = at(share)
+        factor = (8 / (256 * usual.knobs["object_size"])) ** share
+        assert pair.knobs["object_size"] == pytest.approx(usual.knobs["object_size"] * factor, abs=1e-4)
+        assert [(t.x, t.y, t.kind) for t in pair.a.things] == [(t.x, t.y, t.kind) for t in usual.a.things]
+        assert (pair.question, pair.statement_a) == (usual.question, usual.statement_a)
+        assert height is None or 256 * pair.knobs["object_size"] == pytest.approx(height, abs=0.03)
+
+
+def test_a_table_of_all_sizes_has_small_things_and_large_ones(tmp_path):
+    _, items = write_scenes(tmp_path, pictures=0, pairs=6, size=64, smallest=6, check=False)
+    knobs = [row["knobs"] for row in items.read(columns=["knobs"]).to_pylist()]
+    heights = [2 * one["object_size"] * one["size"] for one in knobs]
+    assert 6 <= min(heights) < 9
+    assert max(heights) > 20
+    with pytest.raises(ValueError, match="smallest=2"):
+        write_scenes(tmp_path / "no", smallest=2)
+    with pytest.raises(ValueError, match="without split_design"):
+        write_scenes(tmp_path / "no", smallest=8, split_design="cogent", split="test")

@@ -22,9 +22,14 @@ import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
+from omma.eval.audit import calibrations, parser_audit
 from omma.eval.heat import looks, opened
+from omma.eval.knobs import knob_curves
 from omma.eval.metrics import order_key, score_pairs
+from omma.eval.plots import bars, knob_plot, scatter
 from omma.eval.run import Report, replacing
+from omma.eval.viewer import Images, shared, sides, viewer
+from omma.table import Table
 
 THUMB = 144          # pixels on the longer side of a picture in the page
 FAILURES, SUCCESSES, SEARCHES = 9, 3, 6
@@ -40,6 +45,7 @@ def write_html(
     pictures: Any = None,
     items: Any = None,
     explain: Sequence[Any] = (),
+    answers: bool = False,
     title: str | None = None,
     meta: dict[str, str] | None = None,
 ) -> Path:
@@ -48,14 +54,22 @@ def write_html(
     runs: reports of evaluate, one a task and model. training: the metrics.jsonl of a run, a list of them, or of (title,
     path), one a stage. pictures: the table (or list of tables) to take thumbnails and their captions from; items: a
     table whose questions stand beside the pairs. explain: the encoders that were measured, to show which patches and
-    words each pair's answers came from. meta: what was run, {"command": ..., "machine": ..., ...}; by
-    default what this process knows. Raises ValueError when there is neither a run nor a curve to show.
+    words each pair's answers came from. answers: of one run, or of two on the same items, all that was said, beside
+    each other: pair by pair with the map of the difference, by pattern, run against run, how replies were read, how
+    sure they were, and over the knobs of the items. meta: what was run, {"command": ..., "machine": ..., ...}; by
+    default what this process knows. Raises ValueError when there is neither a run nor a curve to show, and for the
+    answers of more than two runs.
+
+    The page holds at most two million characters of pictures of pairs, so it has some megabytes at most.
     """
+    if answers and len(runs) > 2:
+        raise ValueError(f"{len(runs)} reports; the answers of one or two are laid out beside each other")
     curves = [curve(*stage) for stage in stages(training)]
     if not runs and not curves:
         raise ValueError("nothing to show: give runs=[report, ...] or training=path of a metrics.jsonl")
     models = list(dict.fromkeys(run.metrics["model"] for run in runs))
-    pairs = [part for run in runs if run.metrics["task"] == "patterns" for part in pair_cards(run)]
+    brief = [run for run in runs if run.metrics["task"] == "patterns" and (explain or not answers)]
+    pairs = [part for run in brief for part in pair_cards(run)]
     searches = [part for run in runs if run.metrics["task"] == "retrieval" for part in search_cards(run)]
     questions = ask_of(items, [card["item"] for card in pairs])
     tables = [] if pictures is None else list(pictures) if isinstance(pictures, list | tuple) else [pictures]
@@ -69,7 +83,8 @@ def write_html(
         kinds=KINDS,
         tiles=[tile for run in runs for tile in headline_tiles(run, several=len(models) > 1)],
         curves=curves,
-        patterns=[pattern_bars(run) for run in runs if run.metrics["task"] == "patterns"],
+        patterns=[pattern_bars(run) for run in runs if run.metrics["task"] == "patterns" and not answers],
+        answers=answers_of(runs, tables, items) if answers else None,
         pairs=[card | {"question": questions.get(card["item"])} for card in pairs],
         searches=searches,
         tables=[(run.metrics["task"], run.metrics["model"], run.grids()) for run in runs],
@@ -82,6 +97,47 @@ def write_html(
     with replacing(out_path) as path:
         path.write_text(page, encoding="utf-8")
     return out_path
+
+
+def page_of(reports: Sequence[str | Path], out_path: str | Path, *, data: str | Path | None = None) -> dict[str, Any]:
+    """The answers of one or two report folders as a page; {"path", "bytes", "pictures", "items"}.
+
+    data: the folder with the tables pictures and items; by default where the first report says that it had them. A
+    page without pictures says so in their place. Raises ValueError for a folder that is no report, or data without
+    tables.
+    """
+    runs = [Report.load(folder) for folder in reports]
+    place = Path(data) if data is not None else Path(runs[0].metrics["data"]).parent
+    there = [name for name in ("pictures", "items") if (place / name / "manifest.json").exists()]
+    found = {name: Table.open(place / name) for name in there}
+    if data is not None and "pictures" not in found:
+        raise ValueError(f"no table pictures in {data}; give the folder that holds the tables pictures and items")
+    page = write_html(out_path, runs=runs, answers=True, pictures=found.get("pictures"), items=found.get("items"))
+    rows = {name: found[name].num_rows if name in found else None for name in ("pictures", "items")}
+    return {"path": str(page), "bytes": page.stat().st_size, **rows}
+
+
+def answers_of(runs: Sequence[Report], tables: Sequence[Any], items: Any) -> dict[str, Any]:
+    """What answers.html.j2 shows of one or two runs; parts that they don't have are None or empty."""
+    shown = sides(runs)
+    seen = viewer(shown, Images(lambda names: opened(tables, names), data_uri)) if shown and shared(shown) else None
+    options = options_of(items) if any("first_token" in run.metrics["scores"] for run in runs) else {}
+    named = list(zip("AB", runs, strict=False))
+    sure = [{"letter": letter, **found} for letter, run in named for found in calibrations(run, options)]
+    read = [{"letter": letter, **found} for letter, run in named if (found := parser_audit(run))]
+    curves = knob_curves(shown, items) if shown else None
+    if curves:
+        curves["curves"] = [knob_plot(found) for found in curves["curves"]]
+    return {"bars": bars(runs), "viewer": seen, "scatter": scatter(shown) if seen else None, "curves": curves,
+            "calibration": sure, "audits": read}  # fmt: skip
+
+
+def options_of(items: Any) -> dict[str, Sequence[str]]:
+    """{item: its options} of an items table."""
+    if items is None:
+        return {}
+    rows = items.read(columns=["id", "options"]).to_pylist()
+    return {row["id"]: row["options"] for row in rows if row["options"]}
 
 
 def headline(models: list[str]) -> str:
@@ -228,7 +284,7 @@ def thumbnails(tables: Sequence[Any], wanted: Iterable[str]) -> dict[str, dict]:
     """{picture id: {"src": data URI, "alt": its first caption}} for those that can be shown."""
     images = opened(tables, wanted)
     out: dict[str, dict] = {}
-    for table in tables:
+    for table in tables if images else ():
         for batch in table.scan(columns=["id", "captions"], where=pc.field("id").isin(sorted(images)), batch_rows=64):
             for row in batch.to_pylist():
                 captions = [caption["text"] for caption in row["captions"] or [] if caption["text"]]

@@ -66,10 +66,12 @@ def make_pair(
     cast: Cast = EVERYTHING,
     look: Look = FLAT,
     admit: Callable[[Draft], Draft | None] | None = None,
+    visible: float = VISIBLE,
 ) -> tuple[Pair, tuple[Image.Image, Image.Image]]:
     """One checked pair and its two pictures. What fails a check is drawn anew, from the next key.
 
     admit may change a draft before it is checked, or refuse it with None; ValueError when it refuses everything.
+    visible: least pixels of what is edited, of a picture of 128 x 128.
     """
     if pattern not in PATTERNS:
         raise ValueError(f"no pattern {pattern!r}; there are {', '.join(PATTERNS)}")
@@ -80,7 +82,7 @@ def make_pair(
         draft = DRAFTS[pattern](rng, mode == "swap", cast)
         if draft and admit:
             draft = admit(draft)
-        if draft and (done := _finish(rng, draft, pattern, size, mode, look)):
+        if draft and (done := _finish(rng, draft, pattern, size, mode, look, visible)):
             return done
     if admit:
         raise ValueError(
@@ -88,6 +90,15 @@ def make_pair(
             "or larger pictures, leave more to choose from"
         )
     raise AssertionError(f"no {pattern} pair in 200 attempts for key {key}")
+
+
+def smaller(draft: Draft, smallest: float, size: int, share: float) -> Draft:
+    """The draft with all things smaller where they stand: by share 0 not at all, by 1 so that the smallest edited one
+    is `smallest` pixels high (twice its radius) in a picture of this size; doublings are equally far apart."""
+    usual = 2 * size * min(draft.a.things[i].size for i in draft.edited)
+    factor = min(1.0, smallest / usual) ** share
+    shrunk = lambda world: replace(world, things=tuple(replace(t, size=t.size * factor) for t in world.things))
+    return replace(draft, a=shrunk(draft.a), b=shrunk(draft.b))
 
 
 def exchanged(atoms: frozenset[tuple[str, ...]], predicates: tuple[str, ...], one: str, other: str) -> frozenset:
@@ -109,7 +120,7 @@ def check_facts(draft: Draft, mode: str) -> None:
 
 
 def _finish(
-    rng: random.Random, draft: Draft, pattern: str, size: int, mode: str, look: Look
+    rng: random.Random, draft: Draft, pattern: str, size: int, mode: str, look: Look, visible: float
 ) -> tuple[Pair, tuple[Image.Image, Image.Image]] | None:
     """Check a draft against facts and pixels, give its members their roles by lot, and measure it; None rejects it."""
     check_facts(draft, mode)
@@ -127,7 +138,7 @@ def _finish(
     drawn = [draw(world, size, look=look) for world in (draft.a, draft.b)]
     pictures = [np.asarray(picture, np.int16) for picture, _ in drawn]
     masks = [np.asarray(mask) for _, mask in drawn]
-    least = VISIBLE * (size / 128) ** 2
+    least = visible * (size / 128) ** 2
     object_px = min(int((m % THINGS == i + 1).sum()) for m in masks for i in draft.edited)
     # In a swap one of the carriers shows the part in each picture; a single carrier shows it in one of the two.
     part_px = (min if mode == "swap" else max)(_part_pixels(draft, m) for m in masks)

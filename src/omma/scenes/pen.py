@@ -104,6 +104,8 @@ class Pen:
 
         The outline lies outside and is an odd number of pixels wide: it takes no colour away, and mirrors exactly.
         """
+        if len(points) < 2:  # a stripe of a thing so small that half a pixel on both sides is all of it
+            return
         placed = self.at(points)
         if self.picture:
             if edge:

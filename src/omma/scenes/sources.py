@@ -21,14 +21,14 @@ from omma.scenes.kinds import KINDS, PATTERNS, Cast, cast
 from omma.scenes.language import Claim, Known, captions, claims, described, holds, named
 from omma.scenes.language import tags as tags_of
 from omma.scenes.looks import FLAT, Look, degrade
-from omma.scenes.pairs import MODES, Pair, make_pair
+from omma.scenes.pairs import MODES, Pair, make_pair, smaller
 from omma.scenes.probes import ENOUGH, check_balance, probe_features, statistics
 from omma.scenes.questions import questions as questions_about
 from omma.scenes.solid_pairs import SOLID_PATTERNS
 from omma.scenes.solids import Space, sample_space
 from omma.scenes.splits import Design, check_side, design, public_name, secret_seed
 from omma.scenes.wording import rename, reworded, reworded_pair
-from omma.scenes.world import World, facts, sample_world
+from omma.scenes.world import World, facts, generator, sample_world
 from omma.storage import appearing
 from omma.table import Table
 
@@ -90,6 +90,7 @@ class Task:
     look: Look
     world: str  # one of WORLDS
     questions: int  # about each picture, at most
+    smallest: int  # pixels, of the things of a pair; 0: all of their usual size
 
     def look_of(self, *key: object) -> Look:
         """How the pictures of one unit look; the design may have styles of its own."""
@@ -134,6 +135,7 @@ def write_scenes(
     masks: bool = False,
     questions: int = 0,
     tags: bool = False,
+    smallest: int = 0,
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -159,6 +161,10 @@ def write_scenes(
     tags: pictures get the columns tags, a list of what is to be seen of each thing (`language.tags`), and things, each
     thing in words with all of that (`language.described`). Things only.
 
+    smallest: the things of each pair are of a size drawn by lot, doublings equally often, from so many pixels of height
+    (4 or more) to the usual size; a pixel of what differs is then enough to be seen. For psychometric curves. Things
+    only, without split_design; 0 leaves them as they are.
+
     together: kinds that stand in one picture more often than by chance, each with a probability (kinds.Cast); plain
     pictures only.
 
@@ -181,6 +187,8 @@ def write_scenes(
             raise ValueError(f"{what}={value}: the least is {least}")
     if size > LARGEST:
         raise ValueError(f"size={size}: the most is {LARGEST}; what is seen of a scene fits in far fewer pixels")
+    if smallest and (smallest < 4 or world == "solids" or split_design):
+        raise ValueError(f"smallest={smallest}; give 4 pixels or more, with world='things' and without split_design")
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     if world not in WORLDS:
@@ -203,7 +211,7 @@ def write_scenes(
     who = cast(kinds, colours, together)
     shared = Task(None, 0, 0, key, size, split, mode, check and pairs >= ENOUGH, pictures,
                   made_for.cast(split, who) if made_for else who, prefix, split_design, look, world,
-                  questions)  # fmt: skip
+                  questions, smallest)  # fmt: skip
     info: dict[str, Any] = {"split_design": split_design, "side": split} if made_for else {}
     seen = info | ({"mask_classes": ["background", *KINDS]} if masks else {})
     columns = PICTURE_COLUMNS.append(pa.field("mask", pa.binary())) if masks else PICTURE_COLUMNS
@@ -407,6 +415,10 @@ def _checked_pair(task: Task, pattern: str, number: int) -> tuple[Pair, tuple[Im
     if task.world == "solids":
         return solid_pairs.make_solid_pair(pattern, task.seed, number, size=task.size, mode=task.mode, look=look)
     common: dict[str, Any] = {"size": task.size, "mode": task.mode, "cast": task.cast, "look": look}
+    if task.smallest:
+        share = generator("smallest", pattern, task.seed, number).random()
+        shrink = partial(smaller, smallest=task.smallest, size=task.size, share=share)
+        return make_pair(pattern, task.seed, number, **common, admit=shrink, visible=1)
     if not (design := task.design):
         return make_pair(pattern, task.seed, number, **common)
     admit = partial(design.admit, task.split)

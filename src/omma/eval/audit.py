@@ -1,0 +1,152 @@
+"""Whether to believe a run: how its replies were read, and whether its probabilities mean what they say."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from omma.eval.metrics import order_key
+from omma.eval.protocols.calibration import ece, nll, reliability, temperature
+from omma.eval.run import Report
+
+EXAMPLES, UNREAD = 3, 60  # replies shown of a rule, and of those that could not be read
+REPLY = 240  # characters of a reply
+TINY = 1e-12  # a probability of 0 has no logarithm
+
+
+# ------------------------------------------------------------------------------------------------ replies
+def parser_audit(report: Report, seed: int = 0) -> dict[str, Any] | None:
+    """How the replies of a run were read: each rule, how often, how often it led to the right answer, and examples.
+
+    rules: [{"rule", "n", "share", "right", "examples": [{"said", "read", "answer", "item"}]}], the most frequent
+    first. unparsed: the first UNREAD of them, of `lost`, each with its prompt. variants: {control: (n, unparsed)}. None
+    for a run without replies in words.
+    """
+    rows = [row for row in report.rows.to_pylist() if row["score_kind"] == "generate" and not row["unscored"]]
+    mine = [row for row in rows if row["variant"] == "model"]
+    if not mine:
+        return None
+    mine.sort(key=lambda row: order_key(seed, row["item"]))
+    rules: dict[str, list[dict]] = {}
+    for row in mine:
+        if not row["unparsed"]:
+            rules.setdefault(row["rule"] or "no rule", []).append(row)
+    lost = [row for row in mine if row["unparsed"]]
+    told = [
+        {
+            "rule": rule,
+            "n": len(read),
+            "share": len(read) / len(mine),
+            "right": sum(row["credits"][0] for row in read) / len(read),
+            "examples": [example(row) for row in different(read)[:EXAMPLES]],
+        }
+        for rule, read in sorted(rules.items(), key=lambda pair: (-len(pair[1]), pair[0]))
+    ]
+    variants = Counter(row["variant"] for row in rows)
+    unread = Counter(row["variant"] for row in rows if row["unparsed"])
+    return {
+        "model": report.metrics["model"],
+        "task": report.metrics["task"],
+        "mode": report.metrics.get("mode") or "",
+        "n": len(mine),
+        "lost": len(lost),
+        "rules": told,
+        "unparsed": [example(row) for row in lost[:UNREAD]],
+        "variants": {name: (n, unread[name]) for name, n in variants.items()},
+    }
+
+
+def different(rows: list[dict]) -> list[dict]:
+    """The rows, those whose reply was not seen before first."""
+    seen: set[str] = set()
+    fresh = [row for row in rows if not (row["said"] in seen or seen.add(row["said"]))]
+    return fresh + [row for row in rows if not any(row is one for one in fresh)] if len(fresh) < EXAMPLES else fresh
+
+
+def example(row: dict) -> dict[str, str]:
+    short = lambda text: text if len(text) <= REPLY else text[: REPLY - 1] + "…"
+    return {"item": row["item"], "said": short(row["said"] or ""), "read": short(row["prediction"] or ""),
+            "answer": short(row["answer"] or ""), "prompt": short(row["prompt"] or "")}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ probabilities
+def calibrations(report: Report, options: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """For each kind of score of a run that is a probability: how far what it says is from what is right.
+
+    options: {item: its options} of the items table, for which of more than two is right. Of each: kind, n, ece and bins
+    (protocols.calibration), confidence and accuracy (means), and temperature with the ece after it, None where a row
+    doesn't hold all its probabilities. The temperature is fitted on these very items, so the ece after it is a bound
+    from below.
+    """
+    found = []
+    rows = [row for row in report.rows.to_pylist() if row["variant"] == "model" and not row["unscored"]]
+    for kind in report.metrics["scores"]:
+        mine = [row for row in rows if row["score_kind"] == kind]
+        logits, labels = probabilities(mine, kind, options)
+        if logits:
+            found.append({"kind": kind, **model_of(report), **calibrated(logits, labels)})
+        elif kind == "classify" and (sure := [row for row in mine if row["correct"] is not None]):
+            confidence = np.clip([row["scores"][1] for row in sure], 0, 1)
+            right = np.array([row["correct"] for row in sure])
+            found.append({"kind": kind, **model_of(report), **numbers(confidence, right), "temperature": None,
+                          "after": None, "nll": None})  # fmt: skip
+    return found
+
+
+def model_of(report: Report) -> dict[str, str]:
+    return {"model": report.metrics["model"], "task": report.metrics["task"]}
+
+
+def probabilities(
+    rows: list[dict], kind: str, options: Mapping[str, Sequence[str]]
+) -> tuple[list[list[float]], list[int]]:
+    """(logarithms of the probabilities of each question, which one is right); empty where the rows hold none.
+
+    first_token: the shares of the options. itm of pairs and statements: the probability that a text is true of a
+    picture, and that it is not.
+    """
+    logits, labels = [], []
+    for row in rows:
+        scores = row["scores"]
+        if kind == "first_token" and scores:
+            known = list(options.get(row["item"], ()))
+            best = int(np.argmax(scores))
+            if row["correct"]:
+                label = best
+            elif row["answer"] in known and len(known) == len(scores):
+                label = known.index(row["answer"])
+            elif len(scores) == 2 and row["correct"] is False:
+                label = 1 - best
+            else:
+                continue
+            logits.append([math.log(max(p, TINY)) for p in scores])
+            labels.append(label)
+        elif kind == "itm" and row["task"] in ("patterns", "statements"):
+            truths = (True, False, False, True) if row["task"] == "patterns" else (row["answer"] == "true",)
+            for p, true in zip(scores, truths, strict=True):
+                logits.append([math.log(max(1 - p, TINY)), math.log(max(p, TINY))])
+                labels.append(int(true))
+    width = max(map(len, logits), default=0)
+    return [line + [-1e9] * (width - len(line)) for line in logits], labels
+
+
+def calibrated(logits: list[list[float]], labels: list[int]) -> dict[str, Any]:
+    scores, right = np.array(logits, float), np.array(labels)
+
+    def top(t: float) -> tuple[np.ndarray, np.ndarray]:
+        z = scores / t
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        return p.max(axis=1), scores.argmax(axis=1) == right
+
+    t = temperature(scores, right)
+    fine = math.isfinite(t) and t > 0
+    return {**numbers(*top(1.0)), "temperature": t if fine else None, "after": ece(*top(t)) if fine else None,
+            "nll": nll(scores, right)}  # fmt: skip
+
+
+def numbers(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    return {"n": len(right), "ece": ece(confidence, right), "bins": reliability(confidence, right),
+            "confidence": float(confidence.mean()), "accuracy": float(np.mean(right))}  # fmt: skip
