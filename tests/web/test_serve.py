@@ -170,6 +170,17 @@ def test_vectors_are_those_of_the_eye(web, site):
     assert np.allclose(told["images"], site.index.encoder.encode_image([RED]), atol=1e-6)
 
 
+def test_the_page_comes_with_all_its_parts_and_a_policy_that_lets_nothing_else_in(web):
+    status, headers, page = web.raw("GET", "/")
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+    parts = re.findall(r'(?:href|src)="([a-z.]+\.(?:css|js))"', page.decode())
+    assert len(parts) == 3
+    assert [web.raw("GET", f"/{part}")[0] for part in parts] == [200] * 3
+    assert b"<style" not in page
+    assert b"onclick" not in page
+
+
 # ---- OpenAI's client
 def test_openais_client_gets_models_vectors_and_answers(web, site):
     with openai.OpenAI(base_url=f"http://127.0.0.1:{web.port}/v1", api_key="none", max_retries=0) as client:

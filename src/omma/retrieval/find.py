@@ -154,7 +154,7 @@ class Index:
             raise ValueError(f"{self.item(item).place} has no look to compare: no picture, or not seen by this eye")
         among, depth = self.store.ids(where, under), max(4 * k, LEAST_DEPTH)
         while True:
-            found = self.store.search(self.space.fingerprint, vector[None], depth, among)[0]
+            found = self.vectors.search(self.space.fingerprint, vector[None], depth, among)[0]
             order = fused({"like": found})
             families = self._families({item: np.inf, **order})
             if len(families) > k or len(found[0]) < depth:

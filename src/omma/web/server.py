@@ -6,6 +6,7 @@
 import json
 import math
 import traceback
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Request
@@ -20,6 +21,9 @@ from omma.web.gate import Gate, Refused, as_error
 from omma.web.outside import picture_of
 from omma.web.site import LONGEST, MOST, MOST_AT_ONCE, Site
 
+PAGE = Path(__file__).parent / "page"
+FILES = {"": ("search.html", "text/html"), "annotate.css": ("annotate.css", "text/css"),
+         "search.css": ("search.css", "text/css"), "search.js": ("search.js", "text/javascript")}  # fmt: skip
 Number = Annotated[int, Field(ge=1, lt=1 << 62)]
 Text = Annotated[str, Field(max_length=LONGEST)]
 
@@ -161,7 +165,17 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
 
     openai_paths.add(app, site, who)
 
+    for name, (file, kind) in FILES.items():
+        app.get(f"/{name}", include_in_schema=False)(static(PAGE / file, kind))
+
     return Gate(app, token, port, site.metrics)
+
+
+def static(file: Path, kind: str) -> Any:
+    async def page() -> Response:
+        return Response(file.read_bytes(), media_type=f"{kind}; charset=utf-8")
+
+    return page
 
 
 def kind_of(data: bytes) -> str:

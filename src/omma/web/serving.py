@@ -35,7 +35,7 @@ def serve(
     device: str = "auto",
     ready: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Serve an index over HTTP until SIGTERM or Ctrl-C: search, vectors, OpenAI's /v1 paths (docs/serve.md).
+    """Serve an index over HTTP until SIGTERM or Ctrl-C: a page, search, OpenAI's /v1 paths (docs/serve.md).
 
     index: its file, this person's own by default. encoders: eyes to search with, by default the one that indexed last;
     the page shows two side by side. vlm: a name or a loaded VLM, for /v1/chat/completions. host: loopback needs no
