@@ -72,7 +72,7 @@ def test_rows_hold_what_was_asked_and_said_and_survive_the_disk(task, worlds, tm
     rows = report.rows.to_pylist()
     assert report.rows.schema.equals(ROWS)
     assert len({(row["item"], row["variant"], row["score_kind"]) for row in rows}) == len(rows)
-    assert all(row["prompt"].count(row["texts"][0]) == 1 and len(row["images"]) == 1 for row in rows)
+    assert all(row["prompt"].count(row["texts"][0]) == 1 and len(row["images"]) == len(row["pictures"]) for row in rows)
     assert all((row["said"] is None) == (row["score_kind"] == "first_token") for row in rows)
     assert len({row["images"][0] for row in rows if row["variant"] == "model"}) == 8
     assert len(model.asked) == len({(row["score_kind"], row["variant"] == "image-flip", row["images"][0], row["prompt"])

@@ -36,6 +36,10 @@ def rows_of(task: str) -> list[dict]:
                 rows += [base | {"id": f"mme-{n}-{k}", "pattern": "count", "group": f"g{n}", "options": ["yes", "no"],
                                  "prompt": f"Are there {n % 4 + k} cups?", "answer": ("yes", "no")[k]}
                          for k in range(2)]  # fmt: skip
+            case "nlvr" | "comparison":
+                rows.append(base | {"pictures": [f"p{n}", f"p{n + 8}"][: 1 + (task == "comparison")],
+                                    "prompt": "the first one faces left", "options": ["true", "false"],
+                                    "answer": ("false", "true")[SEEN[n] == "left"]})  # fmt: skip
             case "naturalbench":
                 rows += [base | {"id": f"g{n // 2}-q{q}-i{n % 2}", "options": ["yes", "no"],
                                  "prompt": f"Does it face {('left', 'right')[q]}?",
@@ -55,7 +59,7 @@ def rows_of(task: str) -> list[dict]:
 ROWS_OF = {"scenes": "ask", "vqa": "question", "mmvp": "mmvp", "pope": "pope", "mme": "mme", "choice": "mmmu",
            "naturalbench": "naturalbench", "circular": "mmbench", "textvqa": "textvqa", "gqa": "gqa",
            "docvqa": "docvqa", "chartqa": "chartqa", "video-qa": "msvd-qa", "mm-vet": "mm-vet",
-           "llava-bench": "llava-bench"}  # fmt: skip
+           "llava-bench": "llava-bench", "nlvr": "nlvr", "nlvr2": "comparison"}  # fmt: skip
 # where any words are an answer
 ANY_WORDS = {"vqa", "textvqa", "gqa", "docvqa", "chartqa", "video-qa", "mm-vet", "llava-bench"}
 

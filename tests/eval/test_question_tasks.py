@@ -47,10 +47,19 @@ def test_what_cannot_be_asked_is_named():
 
 
 def test_a_sentence_is_understood_when_it_is_judged_right_of_every_pair():
-    rows = [{"group": g, "correct": c, "scores": [s], "answer": a, "prediction": "true", "pattern": ""}
+    rows = [{"group": g, "correct": c, "scores": [s], "answer": a, "prediction": "true", "pattern": "",
+             "score_kind": "compare"}
             for g, c, s, a in (("x", True, 0.9, "true"), ("x", True, 0.2, "false"), ("y", True, 0.8, "true"),
                                ("y", False, 0.7, "false"))]  # fmt: skip
-    block = nlvr2.metrics(rows)
+    mode = nlvr2.NLVR2.modes["strict"]
+    block = nlvr2.metrics(rows, mode)
     assert block["accuracy"]["value"] == 0.75
     assert block["consistency"]["value"] == 0.5
     assert block["consistency"]["chance"] == 0.25
+    said = ("true", "false", "true", None)                      # the last one could not be read
+    told = [row | {"score_kind": "generate", "prediction": s, "pictures": [f"{n}a", f"{n}b"],
+                   "credits": [float(s == row["answer"]), 0.5]}
+            for n, (row, s) in enumerate(zip(rows, said, strict=True))]  # fmt: skip
+    block = nlvr2.metrics(told, mode)
+    assert (block["accuracy"]["value"], block["consistency"]["value"], block["unparsed"]["value"]) == (0.75, 0.5, 0.25)
+    assert block["said_true"] == 0.5

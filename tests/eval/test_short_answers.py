@@ -136,5 +136,8 @@ def test_a_prediction_that_is_missing_is_counted_or_refused_as_published():
         nlvr.score(labels, {"test1-0-0-0": "true"})
     assert nlvr.parse("Yes.").value == "true"
     assert nlvr.parse("Yes.", "reference:official").value is None
+    read = {"True, no doubt": None, "False, they differ": "false", "It isn't true": None,
+            "I'd say the statement is True.": "true", "": None, "false. true": None}  # fmt: skip
+    assert {said: nlvr.parse(said).value for said in read} == read
     with pytest.raises(ValueError, match="no id of NLVR2"):
         nlvr.nlvr2_group("12")

@@ -21,7 +21,7 @@ from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed
 from omma.eval.task import VARIANTS, Answer, Grid, Item, Task, cells, group_of, interval, percent, plain_tables
 from omma.eval.task import with_patterns as by_pattern
 
-YES_NO = ("yes", "no")
+CLOSED = ({"yes", "no"}, {"true", "false"})  # what is said as a word, and not by a letter
 ONE_WORD = "\nAnswer the question using a single word or phrase."  # of LLaVA-1.5, lmms-eval and VLMEvalKit
 BY_LETTER = "\nAnswer with the option's letter from the given choices directly."
 MIRROR = {"left": "right", "right": "left", "leftmost": "rightmost", "rightmost": "leftmost"}
@@ -99,8 +99,8 @@ class Mode:
         "question": item.texts[0], "answer": item.answer}  # fmt: skip
 
     def spellings(self, item: Item) -> tuple[tuple[str, ...], ...]:
-        """How each option of an item may begin: yes and no as words, others by their letters."""
-        if {option.lower() for option in item.options} == set(YES_NO):
+        """How each option of an item may begin: yes, no, true and false as words, others by their letters."""
+        if {option.lower() for option in item.options} in CLOSED:
             words = [(option.lower(), option.capitalize()) for option in item.options]
         else:
             letters = LETTERS.lower() if self.small else LETTERS

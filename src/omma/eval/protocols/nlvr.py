@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 
 from omma.eval.metrics import estimate
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_mode
+from omma.eval.protocols.words import words_of
 
 OFFICIAL = "reference:official"
 MODES = (STRICT, OFFICIAL)
+DENIES = {"not", "t", "neither", "nor", "cannot", "hardly"}  # t: of isn't, doesn't
 WORDS = {"true": "true", "yes": "true", "false": "false", "no": "false"}
 
 
@@ -34,12 +36,25 @@ def nlvr_group(identifier: str) -> str:
 
 
 def parse(text: str, mode: str = STRICT) -> Parsed:
-    """ "true" or "false" from a reply: strict takes true, false, yes and no, the published script the first two."""
+    """ "true" or "false" from a reply. The published script takes these two as a bare word. Strict takes yes and no
+    as well, as the first word or as the only one of them in a reply that denies nothing.
+
+    >>> [parse(said).value for said in ("Yes, both do.", "The sentence is false.", "It is not true.", "true or false")]
+    ['true', 'false', None, None]
+    """
     check_mode(mode, MODES)
     said = text.lower() if mode == OFFICIAL else text.lower().strip(" \t\r\n.!\"'")
     if mode == OFFICIAL:
         return Parsed(said, "the bare word") if said in ("true", "false") else UNPARSED
-    return Parsed(WORDS[said], "the bare word") if said in WORDS else UNPARSED
+    if said in WORDS:
+        return Parsed(WORDS[said], "the bare word")
+    told = words_of(text)
+    if told and told[0] in WORDS and len({WORDS[word] for word in told[:3] if word in WORDS}) == 1:
+        return Parsed(WORDS[told[0]], "the first word")
+    meant = {WORDS[word] for word in told if word in WORDS}
+    if len(meant) != 1 or DENIES & set(told):
+        return UNPARSED
+    return Parsed(meant.pop(), "the only word")
 
 
 def score(
