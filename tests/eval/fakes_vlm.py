@@ -6,6 +6,7 @@ A picture carries its number in its first pixel (fakes.py), so a VLM can tell wh
 import re
 
 import numpy as np
+import pyarrow as pa
 from fakes import number_in, png
 from PIL import ImageOps
 
@@ -40,6 +41,11 @@ def rows_of(task: str) -> list[dict]:
                 rows.append(base | {"pictures": [f"p{n}", f"p{n + 8}"][: 1 + (task == "comparison")],
                                     "prompt": "the first one faces left", "options": ["true", "false"],
                                     "answer": ("false", "true")[SEEN[n] == "left"]})  # fmt: skip
+            case "chair":
+                there = "dog" if SEEN[n] == "left" else "bus"
+                rows.append(base | {"prompt": "Please describe this image in detail.", "options": ["a cat"],
+                                    "answer": f"a {there} and a car", "answers": [f"a {there} and a car"],
+                                    "things": [there]})  # fmt: skip
             case "naturalbench":
                 rows += [base | {"id": f"g{n // 2}-q{q}-i{n % 2}", "options": ["yes", "no"],
                                  "prompt": f"Does it face {('left', 'right')[q]}?",
@@ -59,9 +65,9 @@ def rows_of(task: str) -> list[dict]:
 ROWS_OF = {"scenes": "ask", "vqa": "question", "mmvp": "mmvp", "pope": "pope", "mme": "mme", "choice": "mmmu",
            "naturalbench": "naturalbench", "circular": "mmbench", "textvqa": "textvqa", "gqa": "gqa",
            "docvqa": "docvqa", "chartqa": "chartqa", "video-qa": "msvd-qa", "mm-vet": "mm-vet",
-           "llava-bench": "llava-bench", "nlvr": "nlvr", "nlvr2": "comparison"}  # fmt: skip
+           "llava-bench": "llava-bench", "nlvr": "nlvr", "nlvr2": "comparison", "chair": "chair"}  # fmt: skip
 # where any words are an answer
-ANY_WORDS = {"vqa", "textvqa", "gqa", "docvqa", "chartqa", "video-qa", "mm-vet", "llava-bench"}
+ANY_WORDS = {"vqa", "textvqa", "gqa", "docvqa", "chartqa", "video-qa", "mm-vet", "llava-bench", "chair"}
 
 
 def make_questions(folder, task: str, rows=None, broken=()):
@@ -71,7 +77,9 @@ def make_questions(folder, task: str, rows=None, broken=()):
     pictures = Table.create(folder / "pictures", "pictures")
     pictures.append([{"id": name, "bytes": b"no picture" if name in broken else png(int(name[1:])), "status": "ok",
                       "width": 16, "height": 16} for name in used])  # fmt: skip
-    items = Table.create(folder / "items", "items")
+    lists = [name for name in ("answers", "things") if name in rows[0]]
+    extra = pa.schema([(name, pa.list_(pa.string())) for name in lists]) if lists else None
+    items = Table.create(folder / "items", "items", extra=extra)
     items.append(rows)
     return folder
 

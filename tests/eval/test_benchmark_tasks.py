@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from omma.eval.protocols import chair as protocol
+from omma.eval.replies import Reply
 from omma.eval.run import TASKS
 from omma.eval.task import Item
-from omma.eval.tasks import choices, hard_negatives, mme, naturalbench, short_answers
+from omma.eval.tasks import chair, choices, hard_negatives, mme, naturalbench, short_answers
 
 
 def row(name, **changes):
@@ -95,3 +97,32 @@ def test_a_tie_between_captions_counts_half_and_is_told():
     assert list(found["patterns"]) == ["swap_obj"]
     alike = hard_negatives.items([row("a", options=["x", "x"]), row("b")])
     assert [item.problem for item in alike] == ["two_captions_alike", "not_a_picture_and_two_captions"]
+
+
+def test_a_caption_is_judged_by_what_is_marked_and_by_what_people_saw():
+    said = {"1": "A dog and two cats on a bench.", "2": "It is dark.", "3": "A bus, a bus and a dog.", "4": " "}
+    known = {"1": (["dog"], ["a dog with a cat"]), "2": ([], []), "3": (["bus", "car"], []), "4": (["dog"], [])}
+    rows = [row(n, prompt=None, options=None, answer=None, things=things, answers=captions, pictures=[n])
+            for n, (things, captions) in known.items()]  # fmt: skip
+    items = chair.items([*rows, row("5", answers=[], things=None), row("6", pictures=[], things=["dog"])])
+    assert [item.problem for item in items] == ["", "", "", "", "nothing_is_known_of_it", "not_one_picture"]
+    replies = [Reply(text) for text in said.values()]
+    view = type("View", (), {"replies": lambda self, *asked: replies})()
+    mode = chair.CHAIR.modes["strict"]
+    answers = chair.score(mode, items[:4], view)
+    assert [a.credits[:4] for a in answers] == [[0, 3, 1, 8], [1, 0, 0, 3], [0, 3, 1, 7], [1, 0, 0, 0]]
+    assert [answers[0].credits[4], answers[2].credits[4]] == [1, 0.5]     # dog and cat; the bus and not the car
+    assert (answers[3].prediction, answers[3].correct, answers[3].said) == (None, None, " ")
+    found = chair.metrics([{"item": i.id, "group": i.id, "pictures": [i.id], "prediction": a.prediction,
+                            "credits": a.credits, "scores": a.scores}
+                           for i, a in zip(items, answers, strict=False)], mode)  # fmt: skip
+    assert (found["chair_i"]["value"], found["there"]["value"], found["mentions"]) == (2 / 6, 4 / 6, 6)
+    assert (found["chair_s"]["value"], found["silent"]["value"], found["cover"]["value"]) == (2 / 3, 1 / 3, 0.75)
+    assert (found["unparsed"]["value"], found["mean_words"]) == (0.25, 6)
+    assert found["chair_i"]["low95"] == found["chair_i"]["high95"] == 1 / 3
+    same = protocol.score({n: text for n, text in said.items() if text.strip()}, {n: known[n][0] for n in known},
+                          protocol.COCO, references={n: known[n][1] for n in known})  # fmt: skip
+    for name in ("chair_i", "chair_s"):
+        assert found[name]["value"] == same[name]["value"]
+    assert (found["cover"]["value"], found["digest"], found["mean_words"]) == (
+        same["cover"], same["digest"], same["mean_words"])  # fmt: skip

@@ -33,6 +33,7 @@ from omma.eval.replies import Replies, keeping
 from omma.eval.scorer import Scorer
 from omma.eval.task import IN_WORDS, METHODS, MIRRORED, SWAPPED, VARIANTS, Grid, Item, Task, cells, derangement, sample
 from omma.eval.tasks.caption import CAPTION
+from omma.eval.tasks.chair import CHAIR
 from omma.eval.tasks.choices import CHOICE, CIRCULAR
 from omma.eval.tasks.classify import CLASSIFY
 from omma.eval.tasks.hard_negatives import HARD_NEGATIVES
@@ -80,6 +81,7 @@ TASKS: dict[str, Task] = {
     "hard-negatives": HARD_NEGATIVES,
     "mm-vet": MM_VET,
     "llava-bench": LLAVA_BENCH,
+    "chair": CHAIR,
 }
 DISCORDANT = 0.2  # the share of items on which two models are taken to differ, for what a run could show
 EMBEDDING = {"itc", "itm"}  # kinds of score for which pictures and texts are embedded
