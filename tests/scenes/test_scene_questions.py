@@ -137,6 +137,14 @@ def test_questions_of_a_held_out_wording_are_put_in_it(tmp_path, design):
             assert not set(row["prompt"].rstrip("?").split()) & set(REPLACED)
 
 
+def test_more_things_than_there_are_words_for_are_not_counted():
+    many = World(tuple(Thing("ball", "red", (k % 4) / 4 + 0.1, k // 4 / 4 + 0.1, 0.08) for k in range(10)),
+                 WORLD.backdrop, tuple(range(10)))  # fmt: skip
+    asked = {q.text for i in range(20) for q in questions(many, "many", i, number=12)}
+    assert asked
+    assert not any("how many" in text or "are there" in text for text in asked)
+
+
 def test_tags_say_what_is_to_be_seen_two_facts_at_a_time():
     assert tags(scene(*WORLD.things[1:3])) == [
         "blue cup", "blue thing that is full", "blue thing without a handle", "cup that is full",

@@ -245,7 +245,7 @@ def is_number(rng: random.Random, world: World) -> Draft | None:
     """ "are there three red balls?" """
     noun = groups(rng, world)[0]
     number = len(Known(facts(world)).which(noun) or ())
-    if number < 2 and rng.random() < 0.7:
+    if number >= len(NUMBERS) or (number < 2 and rng.random() < 0.7):  # no word for so many
         return None
     if rng.random() < 0.5:
         number = rng.choice([n for n in (number - 1, number + 1) if 1 <= n < len(NUMBERS)])
