@@ -1,4 +1,4 @@
-"""The eye that comes with omma: it is there, small, says where it is from, and sees."""
+"""The eye and the VLM that come with omma: they are there, small, say where they are from, and see."""
 
 import json
 from dataclasses import replace
@@ -12,8 +12,10 @@ import omma
 from omma.decode import open_picture
 from omma.models.weights import SHIPPED, model_folder, read_tensors, shipped
 from omma.scenes.sources import write_scenes
+from omma.training.chat import read_questions
 from omma.training.recipes import EYE
 from omma.training.setup import build
+from omma.training.vlm_eval import answered
 
 MOST = 12_000_000  # bytes of weights
 
@@ -24,7 +26,7 @@ def eye():
 
 
 def test_it_lies_in_the_package_and_is_small(eye):
-    assert shipped() == ["vlmo-nano"]
+    assert shipped() == ["vlm-nano", "vlmo-nano"]
     folder = model_folder("vlmo-nano")
     assert folder.is_relative_to(Path(omma.__file__).parent)
     assert (folder / "model.safetensors").stat().st_size <= MOST
@@ -64,3 +66,28 @@ def test_its_fusion_head_tells_what_is_in_a_picture_from_what_is_not(eye, tmp_pa
     found = report.metrics["scores"]["itm"]["model"]["patterns"]
     assert all(found[name]["image"]["value"] > 0.5 for name in ("orientation", "colour", "viewpoint")), found
     assert json.loads((model_folder("vlmo-nano") / "config.json").read_text())["model"] == "vlmo"
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return omma.load_vlm("vlm-nano", device="cpu")
+
+
+def test_the_vlm_lies_in_the_package_and_its_card_says_how_it_was_made(vlm):
+    folder = model_folder("vlm-nano")
+    assert folder.is_relative_to(Path(omma.__file__).parent)
+    assert (folder / "model.safetensors").stat().st_size <= 16_000_000
+    assert {str(value.dtype) for value in read_tensors(folder / "model.safetensors").values()} == {"torch.float16"}
+    assert vlm.name == "vlm-nano"
+    assert vlm.chat.tokens == 196
+    card = (folder / "README.md").read_text()
+    for said in ("omma train vlm-eye", "omma train vlm-reader", "omma train vlm-nano", "seed 0", "at commit", "blind"):
+        assert said in card, said
+
+
+def test_the_vlm_answers_what_a_blind_one_cannot(vlm, tmp_path):
+    _, items = write_scenes(tmp_path / "scenes", pictures=60, pairs=0, size=112, seed=876_543, questions=8, check=False)
+    asked = read_questions(items, None)
+    right, blind = (answered(vlm.model, vlm.processor, asked, blank) for blank in (False, True))
+    assert right.mean() > 0.7
+    assert blind.mean() < 0.5

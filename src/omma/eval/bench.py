@@ -70,6 +70,8 @@ ROWS = pa.schema(
         pa.field("kv_bytes", pa.int64()),
     ]
 )  # fmt: skip
+ASKS = "task == 'question' or task == 'ask'"
+MAKE = "omma scenes OUT --questions 12"
 
 
 # ------------------------------------------------------------------------------------------------ the run
@@ -139,10 +141,10 @@ def read_questions(items: Any, where: str | None) -> list[dict]:
     table = items.select(where) if where is not None else items
     columns = ["id", "pattern", "pictures", "prompt", "options", "answer", "group"]
     columns += [name for name in vqa.VQA.columns if name in table.columns]
-    rows = [row for batch in table.scan(columns=columns, where=vqa.VQA.where) for row in batch.to_pylist()]
+    rows = [row for batch in table.scan(columns=columns, where=ASKS) for row in batch.to_pylist()]
     if not rows:
-        wanted = f"{vqa.VQA.where}{f' and {where}' if where else ''}"
-        raise ValueError(f"no questions in {table.uri} (it reads {wanted}). Make some: {vqa.VQA.make}")
+        wanted = f"{ASKS}{f', and of these {where}' if where else ''}"
+        raise ValueError(f"no questions in {table.uri} (it reads {wanted}). Make some: {MAKE}")
     return rows
 
 
