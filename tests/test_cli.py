@@ -192,6 +192,12 @@ def test_eval_prints_the_report_and_show_prints_it_again(capsys, tmp_path, colou
     printed = json.loads(omma_says(capsys, *args, "--json")[1])
     shown = json.loads(omma_says(capsys, "show", tmp_path / "report", "--json")[1])
     assert shown["report"] == printed
+    page = tmp_path / "page.html"
+    told = json.loads(omma_says(capsys, "show", tmp_path / "report", "--html", page, "--json")[1])
+    assert told == {"path": str(page), "bytes": page.stat().st_size, "pictures": None, "items": None}
+    code, _, err = omma_says(capsys, "show", tmp_path / "report", tmp_path / "report")
+    assert code != 0
+    assert "--html PAGE.html" in err
 
 
 def test_train_applies_file_and_overrides_and_show_tells_what_the_run_holds(capsys, tmp_path, coloured_table):

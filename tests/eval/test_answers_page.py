@@ -12,7 +12,7 @@ from fakes_vlm import Knows
 from PIL import Image
 from test_report import Page
 
-from omma.eval.audit import calibrations, different, parser_audit
+from omma.eval.audit import calibrated, calibrations, different, parser_audit, probabilities
 from omma.eval.knobs import KNOBS, knob_curves, knobs_of, varying
 from omma.eval.paired import pearson
 from omma.eval.plots import bars, scatter, ticks_of
@@ -204,6 +204,25 @@ def test_calibration_on_the_page_is_the_protocols(world, vlm, eye, page):
     assert f"{100 * found['ece']:.2f} % of 32 answers" in Page(page).text
     (heads,) = calibrations(eye, {})
     assert (heads["kind"], heads["n"]) == ("itm", 4 * 16)  # each text with each picture
+
+
+def test_questions_with_more_and_with_fewer_options_have_one_temperature():
+    rng = np.random.default_rng(4)
+    rows, options = [], {}
+    for n in range(400):
+        width = 2 + n % 3
+        scores = np.exp(3 * rng.normal(size=width))
+        scores /= scores.sum()
+        soft = scores ** (1 / 2.5) / (scores ** (1 / 2.5)).sum()  # 2.5 times too sure
+        right = int(rng.choice(width, p=soft))
+        options[f"q{n}"] = [f"o{k}" for k in range(width)]
+        rows.append({"item": f"q{n}", "task": "mmbench", "scores": scores.tolist(), "answer": f"o{right}",
+                     "correct": right == int(scores.argmax())})  # fmt: skip
+    found = calibrated(*probabilities(rows, "first_token", options))
+    assert 2 < found["temperature"] < 3.2
+    assert found["after"] < found["ece"]
+    known, _ = probabilities(rows, "first_token", {})
+    assert 0 < len(known) < 400  # of three or four options nobody knows which one was right instead
 
 
 def test_every_reply_is_under_its_rule_or_among_the_unparsed(vlm):

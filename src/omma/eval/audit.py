@@ -13,6 +13,7 @@ from omma.eval.run import Report
 
 EXAMPLES, UNREAD = 3, 60  # replies shown of a rule, and of those that could not be read
 REPLY = 240  # characters of a reply
+HOTTEST = 1000  # a temperature beyond which, or below whose inverse, no finite one is best
 TINY = 1e-12  # a probability of 0 has no logarithm
 
 
@@ -142,7 +143,7 @@ def calibrated(logits: list[list[float]], labels: list[int]) -> dict[str, Any]:
         return p.max(axis=1), scores.argmax(axis=1) == right
 
     t = temperature(scores, right)
-    fine = math.isfinite(t) and t > 0
+    fine = 1 / HOTTEST < t < HOTTEST
     return {**numbers(*top(1.0)), "temperature": t if fine else None, "after": ece(*top(t)) if fine else None,
             "nll": nll(scores, right)}  # fmt: skip
 
