@@ -152,6 +152,22 @@ def test_the_image_score_equals_the_published_softmax_over_images():
     np.testing.assert_array_equal(metrics.score_pairs(s).image, right.all(axis=1))
 
 
+def test_by_winogrounds_rule_a_tie_is_wrong_and_nothing_else_changes():
+    s = np.array(list(itertools.product((0.0, 1.0, 2.0), repeat=4))).reshape(-1, 2, 2)        # with many ties
+    got, other = metrics.score_pairs(s, "wrong"), metrics.score_pairs(s)
+    image = (s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1])
+    text = (s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0])
+    np.testing.assert_array_equal(got.image, image)
+    np.testing.assert_array_equal(got.text, text)
+    np.testing.assert_array_equal(got.group, image & text)
+    np.testing.assert_array_equal((got.picks == 0).sum(axis=1), got.ties)
+    apart = got.ties == 0
+    np.testing.assert_array_equal(got.picks[apart], other.picks[apart])
+    assert (other.image & ~got.image).any()
+    with pytest.raises(ValueError, match="a tie goes to 'image 2'"):
+        metrics.score_pairs(s, "half")
+
+
 def test_chance_levels_are_the_shares_of_the_24_orders_of_four_scores():
     got = metrics.score_pairs(np.array(list(itertools.permutations([1, 2, 3, 4])), float).reshape(24, 2, 2))
     assert (got.image.mean(), got.text.mean(), got.group.mean()) == (1 / 4, 1 / 4, 1 / 6)

@@ -273,3 +273,14 @@ def test_where_and_languages_choose_rows_and_captions(tmp_path):
     assert (report.metrics["where"], report.metrics["languages"]) == ("id != 'c'", ["en"])
     with pytest.raises(ValueError, match=r"none of the 3 items of task 'retrieval' .*: 3 no_captions in fr, it\. Make"):
         evaluate(Oracle(), "retrieval", data=table, languages=("fr", "it"))
+
+
+def test_winogrounds_rule_for_ties_is_asked_for_by_name(world):
+    usual, strict = (evaluate(Constant(), "patterns", data=world, reference=name) for name in (None, "winoground"))
+    item = lambda report: report.metrics["scores"]["itc"]["model"]["item"]["value"]
+    assert (item(usual), item(strict)) == (0.5, 0)                 # of two equal scores, image 2 or neither
+    assert (usual.metrics["mode"], strict.metrics["mode"]) == ("", "winoground")
+    assert {row["prediction"] for row in strict.rows.to_pylist()} == {"0 0"}
+    assert usual.metrics["run_id"] != strict.metrics["run_id"]
+    with pytest.raises(ValueError, match="ties are counted as by mmvp-vlm, winoground"):
+        evaluate(Constant(), "patterns", data=world, reference="official")

@@ -214,7 +214,7 @@ class PairScores:
     ties: np.ndarray
 
 
-def score_pairs(scores: np.ndarray) -> PairScores:
+def score_pairs(scores: np.ndarray, ties: Literal["image 2", "wrong"] = "image 2") -> PairScores:
     """Score minimal pairs by the MMVP-VLM protocol (Tong et al. 2024), and by Winoground's (Thrush et al. 2022).
 
     scores: (n, 2, 2), s[image, text]; image 1 belongs to text 1, image 2 to text 2.
@@ -222,16 +222,23 @@ def score_pairs(scores: np.ndarray) -> PairScores:
         exact tie chooses image 2. Right iff both texts choose their own: s11 > s21 and s12 <= s22.
     text: the same rule with images and texts exchanged: s11 > s12 and s21 <= s22.
     group: both. Chance is 1/4, 1/4 and 1/6 (of the 24 orders of four scores, 4 have both diagonal ones on top).
-    picks: the image (1 or 2) each text chose; ties: how many of the pair's two choices between images were tied (0-2).
+    ties="wrong" is Winoground's own rule: what is right has to be strictly above, so a tie is wrong for either text,
+        and for either image.
+    picks: the image (1 or 2) each text chose, 0 for a tie that counts as wrong. PairScores.ties: how many of the pair's
+        two choices between images were tied (0-2).
     """
     s = np.asarray(scores)
     if s.ndim != 3 or s.shape[1:] != (2, 2):
         raise ValueError(f"scores have shape {s.shape}; a pair is a 2 x 2 matrix s[image, text], so (n, 2, 2)")
     if not np.isfinite(s).all():
         raise ValueError("a pair has a score that is not finite; count such a pair as unscored instead")
-    picks = np.where(s[:, 0, :] > s[:, 1, :], 1, 2)
+    if ties not in ("image 2", "wrong"):
+        raise ValueError(f"ties={ties!r}; a tie goes to 'image 2', or is 'wrong'")
+    strict, tied = ties == "wrong", s[:, 0, :] == s[:, 1, :]
+    picks = np.where(s[:, 0, :] > s[:, 1, :], 1, np.where(tied & strict, 0, 2))
     image = (picks == [1, 2]).all(axis=1)
-    text = (s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 0] <= s[:, 1, 1])
+    own = s[:, 1, 1] > s[:, 1, 0] if strict else s[:, 1, 1] >= s[:, 1, 0]
+    text = (s[:, 0, 0] > s[:, 0, 1]) & own
     return PairScores(image, text, image & text, picks, (s[:, 0, :] == s[:, 1, :]).sum(axis=1))
 
 

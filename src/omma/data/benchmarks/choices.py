@@ -8,6 +8,10 @@ the question says "<image 1>"; MathVista's is decoded_image, SEED-Bench's a list
 SEED-Bench.json. A row of MMBench whose index is 1,000,000 more than another's asks the same with the options moved on
 (its circular evaluation): both have the same group. Questions without options are free, as a part of MMMU's and
 MathVista's are.
+
+SEED-Bench.json itself could not be seen here: its keys (questions, question_type, and of a question data_id, data_type,
+question_type_id, choice_a to choice_d, answer) are those that public code which reads it names. Its questions about
+videos name a video's file as data_id, which is no picture: they are counted among the pictures that are not there.
 """
 
 from __future__ import annotations

@@ -4,6 +4,10 @@ Released: a folder a subtask. In it lie pictures, each with a .txt of its name: 
 or No; some subtasks keep the two in the folders images and questions_answers_YN. Also lmms-eval's Parquet: question_id
 (the picture's, such as code_reasoning/0020.png), image, question, answer, category; and VLMEvalKit's .tsv, with
 image_path.
+
+None of the files themselves could be seen here. The folders and the lines of the .txt are as several public readers of
+the release take them, and one quotes a file whole; the columns of the Parquet form are those that lmms-eval's code
+names.
 """
 
 from __future__ import annotations

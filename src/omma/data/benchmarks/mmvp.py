@@ -3,7 +3,8 @@
 MMVP: Questions.csv (Index, Question, Options, Correct Answer; the index also stands as "lndex") beside "MMVP Images"
 with 1.jpg to 300.jpg. Row i belongs to picture i + 1, whatever its index says, and rows 2i and 2i + 1 are a pair. Also
 its Parquet form with the pictures inside (image and the same four columns in lmms-eval's upload); VLMEvalKit's .tsv is
-read by the format "choice".
+read by the format "choice". The Parquet files could not be seen here; their columns are those that lmms-eval's code
+names.
 
 MMVP-VLM: Questions.csv with three columns (id, type, statement) beside "MLLM_VLM Images", "MLLM_VLM_Images" or
 "MMVP_VLM_Images" with <type>/<id>.jpg. Consecutive rows are a pair; which pattern it shows is told by its place.

@@ -4,7 +4,8 @@ Released: coco_pope_random.json, _popular and _adversarial, an object a line, an
 objects the same in JSON arrays: question_id, image (a file's name), text, label. The files over COCO were released
 twice; which one a file is, its hash tells. The strategy is read from the file's name. Also lmms-eval's Parquet
 (question_id, question, answer, image_source, image, category) and VLMEvalKit's .tsv, where a
-question of several strategies is one row, and becomes a row of each.
+question of several strategies is one row, and becomes a row of each. The Parquet files could not be seen here:
+lmms-eval's code names image, question, answer and question_id; that the strategy stands in category is inferred.
 """
 
 from __future__ import annotations

@@ -3,7 +3,12 @@ Winoground's pairs of pictures and captions (Thrush et al. 2022), by kind of sen
 
 Each item is two pictures and two statements, one true of each; the model scores all four combinations and
 metrics.score_pairs turns the 2 x 2 matrix into the image score (the published one), the text score and the group score.
+Of two equal scores MMVP-VLM's rule chooses image 2; by Winoground's own, `reference="winoground"`, both are wrong.
 """
+
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,12 +29,12 @@ def items(rows: list[dict]) -> list[Item]:
     return found
 
 
-def score(asked: list[Item], view) -> list[Answer]:
-    """Answer.scores = [s11, s12, s21, s22], s[image, text]; prediction: the image each text chose."""
+def score(asked: list[Item], view, ties: Literal["image 2", "wrong"] = "image 2") -> list[Answer]:
+    """Answer.scores = [s11, s12, s21, s22], s[image, text]; prediction: the image each text chose, 0 for none."""
     if not asked:
         return []
     s = np.stack(view.matrices(asked))
-    got = score_pairs(s)
+    got = score_pairs(s, ties)
     credits = np.stack([got.image, got.text, got.group, (got.picks == [1, 2]).mean(axis=1)], axis=1).astype(float)
     return [
         Answer(s[n].ravel().tolist(), f"{picks[0]} {picks[1]}", credits[n].tolist(), bool(got.image[n]))
@@ -40,9 +45,9 @@ def score(asked: list[Item], view) -> list[Answer]:
 def metrics(rows: list[dict]) -> dict:
     """All pairs together, each pattern, and the mean over patterns (the average that papers print).
 
-    image, text, group count pairs, item counts single choices of a text. ties: choices between two equal scores; the
-    rule sends them to image 2. p: exact one-sided binomial test of the image score against chance, p_holm: corrected
-    over the patterns.
+    image, text, group count pairs, item counts single choices of a text. ties: choices between two equal scores,
+    which go to image 2 or to none. p: exact one-sided binomial test of the image score against chance, p_holm:
+    corrected over the patterns.
     """
     names = {row["pattern"] for row in rows}
     ordered = [name for name in ORDER if name in names] + sorted(names - set(ORDER))
@@ -92,6 +97,17 @@ def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
     return [Grid(f"patterns ({kind})", header, rows, note)]
 
 
+TIES: dict[str, Literal["image 2", "wrong"]] = {"mmvp-vlm": "image 2", "winoground": "wrong"}
+
+
+def made_for(table: Any, reference: str | None = None) -> Task:
+    if reference is None:
+        return PATTERNS
+    if reference not in TIES:
+        raise ValueError(f"reference={reference!r}; ties are counted as by {', '.join(TIES)}")
+    return replace(PATTERNS, score=partial(score, ties=TIES[reference]), mode=reference)
+
+
 PATTERNS = Task(
     about="nine visual patterns of minimal pairs by the MMVP-VLM protocol: image, text and group score",
     table="items",
@@ -105,4 +121,6 @@ PATTERNS = Task(
     score=score,
     metrics=metrics,
     tables=tables,
+    made_for=made_for,
+    takes=("reference",),
 )
