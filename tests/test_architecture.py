@@ -33,11 +33,12 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "embedding": ({"table", "jobs", "models", "decode"}, TORCH | {"rich"}),
     "training": ({"table", "config", "models", "decode", "data"}, TORCH | {"rich"}),
     "eval": ({"table", "storage", "jobs", "embedding", "models", "sparse", "data", "decode", "scenes"}, TORCH | VIEW),
-    "retrieval": ({"table", "where", "storage", "jobs", "embedding", "models", "data", "decode"}, TORCH | {"rich"}),
+    "retrieval": ({"table", "where", "storage", "jobs", "embedding", "models", "sparse", "data", "decode"},
+                  TORCH | {"rich"}),
     # these stand on the public names; what has no public name is listed in BESIDE_PUBLIC
     "cli": (
-        {"public", "cli_parts", "cli_data", "cli_bench", "cli_blind", "cli_compare", "cli_search", "cli_serve", "demo",
-         "show", "views", "failures"},
+        {"public", "cli_parts", "cli_data", "cli_bench", "cli_blind", "cli_compare", "cli_search", "cli_ask",
+         "cli_serve", "demo", "show", "views", "failures"},
         {"typer"},
     ),
     "cli_bench": ({"public", "cli_parts", "views"}, {"typer"}),
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "cli_blind": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_data": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_search": ({"public", "cli_parts", "views"}, {"typer"}),
+    "cli_ask": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_serve": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_parts": (set(), {"typer"}),
     "views": ({"public"}, {"rich"}),

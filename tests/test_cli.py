@@ -18,8 +18,8 @@ from omma import cli
 from pair_folders import make_pairs, said
 
 DOCS = Path(__file__).parents[1] / "docs"
-VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "index", "search", "serve", "explain",
-         "train", "eval", "compare", "bench", "blind", "convert", "mix", "deploy", "show")  # fmt: skip
+VERBS = ("demo", "scenes", "ingest", "ingest-items", "masks", "export", "embed", "index", "search", "ask", "serve",
+         "explain", "train", "eval", "compare", "bench", "blind", "convert", "mix", "deploy", "show")  # fmt: skip
 
 
 def omma_says(capsys, *args) -> tuple[int, str, str]:

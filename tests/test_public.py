@@ -45,7 +45,7 @@ def test_every_public_name_can_be_imported_and_says_what_it_is(name):
 
 
 def test_a_name_that_does_not_exist_is_answered_with_those_that_do():
-    with pytest.raises(AttributeError, match=r"no public name 'Tabel'; it has VLM, Checkpoint"):
+    with pytest.raises(AttributeError, match=r"no public name 'Tabel'; it has VLM, Answer"):
         omma.Tabel  # noqa: B018
     assert set(omma.__all__) < set(dir(omma))
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for editors and type checkers; tests keep it, __all__ and _
     from omma.folder import Fit, fit
     from omma.models.deploy import export_encoder
     from omma.models.pretrained import VLM, Encoder, load_encoder, load_vlm
+    from omma.retrieval.answer import Answer, ask, ask_stream
     from omma.retrieval.build import build_index
     from omma.retrieval.find import Index
     from omma.retrieval.index import Hit, search
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VLM",
+    "Answer",
     "Checkpoint",
     "ClipTrainConfig",
     "Encoder",
@@ -45,6 +47,8 @@ __all__ = [
     "Table",
     "TrainConfig",
     "add_masks",
+    "ask",
+    "ask_stream",
     "bench_sparsify",
     "build_index",
     "compare",
@@ -66,6 +70,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Answer": "omma.retrieval.answer",
     "Checkpoint": "omma.training.checkpoint",
     "ClipTrainConfig": "omma.training.clip_config",
     "Encoder": "omma.models.pretrained",
@@ -77,6 +82,8 @@ _MODULES = {
     "TrainConfig": "omma.training.config",
     "VLM": "omma.models.pretrained",
     "add_masks": "omma.data.masks",
+    "ask": "omma.retrieval.answer",
+    "ask_stream": "omma.retrieval.answer",
     "bench_sparsify": "omma.eval.bench",
     "build_index": "omma.retrieval.build",
     "compare": "omma.eval.compare",

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import omma
-from omma import cli_bench, cli_blind, cli_compare, cli_data, cli_search, cli_serve
+from omma import cli_ask, cli_bench, cli_blind, cli_compare, cli_data, cli_search, cli_serve
 from omma.cli_parts import Batch, Device, Json, On, Seed, Where, read_picture, read_words, working
 from omma.failures import INTERRUPTED, OK, tell
 from omma.views import answer, curve_table, demo_tables, explanation_tables, facts_table, shown
@@ -120,7 +120,7 @@ def embed(
     answer(as_json, result, lambda: facts_table("embed", result))
 
 
-for name, verb in {**cli_search.VERBS, **cli_serve.VERBS}.items():
+for name, verb in {**cli_search.VERBS, **cli_ask.VERBS, **cli_serve.VERBS}.items():
     app.command(name)(verb)
 
 

@@ -8,11 +8,12 @@ are behind an address nobody can tell from here, so the fingerprint is of the mo
 """
 
 import base64
+import contextlib
 import hashlib
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -85,13 +86,30 @@ class Endpoint:
         with ThreadPoolExecutor(max(1, len(prompts))) as pool:
             return list(pool.map(self._try, images, prompts, [max_new_tokens] * len(prompts)))
 
-    def _try(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int) -> str | Failed:
+    def stream(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int = 64) -> Iterator[str]:
+        """The answer in pieces, as the server sends them. Raises `Failed` when there is none."""
+        told = self._try(images, prompt, max_new_tokens, stream=True)
+        if isinstance(told, Failed):
+            raise told
+        assert not isinstance(told, str)
+        with contextlib.closing(told) as chunks:
+            try:
+                for chunk in chunks:
+                    if chunk.choices and (piece := chunk.choices[0].delta.content):
+                        yield piece
+            except (openai.OpenAIError, OSError) as error:
+                raise Failed(f"{self.url} broke off: {error}", "endpoint_broke_off") from error
+
+    def _try(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int, stream: bool = False) -> Any:
         seen = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
         talk: Any = [{"role": "user", "content": [*seen, {"type": "text", "text": prompt}]}]
+        told = {"stream": True} if stream else {}
         try:
             found = self.client.chat.completions.create(
-                model=self.model_name, messages=talk, max_tokens=max_new_tokens, **self.options
+                model=self.model_name, messages=talk, max_tokens=max_new_tokens, **self.options, **told
             )
+            if stream:
+                return found
         except openai.APITimeoutError:
             return Failed(f"{self.url} gave no reply in time", "endpoint_timeout")
         except openai.APIConnectionError as error:

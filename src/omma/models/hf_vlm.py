@@ -97,9 +97,7 @@ class HFVLM:
             if len(tokens) != len(inputs["input_ids"]):
                 raise ValueError(f"{len(tokens)} answers to {len(inputs['input_ids'])} prompts; each has one, so "
                                  "leave out num_return_sequences")  # fmt: skip
-            said = tokens[:, inputs["input_ids"].shape[1] :]
-            decoded = self.processor.tokenizer.batch_decode(said, skip_special_tokens=True)
-            answers += [answer.strip() for answer in decoded]
+            answers += [self.read(row) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
         return answers
 
     def ask(
@@ -117,7 +115,11 @@ class HFVLM:
 
         told = self.generation(max_new_tokens, options)
         said = ask(self.model, prompt, questions, told, by_first)
-        return [self.processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in said]
+        return [self.read(row) for row in said]
+
+    def read(self, tokens: Sequence[int]) -> str:
+        """The words of an answer's tokens."""
+        return self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
     def first_token(
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], words: Sequence[Sequence[str]],

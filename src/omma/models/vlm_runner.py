@@ -29,8 +29,11 @@ from omma.models.weights import weights_hash
 class OmmaVLMRunner:
     """A VLM of omma with its processor. Greedy unless asked otherwise; prompts of a batch are padded on the left.
 
-    model: the `OmmaVLM`, on its device, in its dtype. processor: pictures and words -> tensors.
+    model: the `OmmaVLM`, on its device, in its dtype. processor: pictures and words -> tensors. reads_sources: whether
+    it can be shown several numbered sources in one prompt; it was trained on questions about pictures alone.
     """
+
+    reads_sources = False
 
     def __init__(self, model: OmmaVLM, processor: Processor, name: str, precision: str = "fp32",
                  quantize: str | None = None):  # fmt: skip
@@ -70,7 +73,7 @@ class OmmaVLMRunner:
             if len(tokens) != len(inputs["input_ids"]):
                 raise ValueError(f"{len(tokens)} answers to {len(inputs['input_ids'])} prompts: generate_batch gives "
                                  "one to each; leave out num_return_sequences")  # fmt: skip
-            answers += [self.chat.read(row) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
+            answers += [self.read(row) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
         return answers
 
     def generation(self, max_new_tokens: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +92,11 @@ class OmmaVLMRunner:
         """
         told = self.generation(max_new_tokens, options)
         said = ask(self.model, lambda question: self.prompts([images], [question]), questions, told, by_first)
-        return [self.chat.read(row) for row in said]
+        return [self.read(row) for row in said]
+
+    def read(self, tokens: Sequence[int]) -> str:
+        """The words of an answer's tokens."""
+        return self.chat.read(tokens)
 
     def first_token(
         self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], words: Sequence[Sequence[str]],

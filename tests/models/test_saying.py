@@ -1,0 +1,52 @@
+"""An answer while it is made: the same words as generate's, piece by piece, with how sure the model was."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import omma
+from omma.models.saying import Saying
+from tiny_vlm_folders import save
+
+SHOWN = [Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))]
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory):
+    return omma.load_vlm(save("llava", tmp_path_factory.mktemp("vlm") / "llava"), device="cpu", precision="fp32")
+
+
+def test_pieces_add_up_to_what_generate_says_and_its_confidence_is_that_of_its_logits(vlm):
+    saying = Saying(vlm, SHOWN, "What is it?", 6)
+    pieces = list(saying)
+    assert "".join(pieces) == saying.text == vlm.generate(SHOWN, "What is it?", max_new_tokens=6)
+    assert len(pieces) > 1
+    inputs = vlm.prompts([SHOWN], ["What is it?"])
+    with torch.no_grad():
+        told = vlm.generation(6, {"return_dict_in_generate": True, "output_logits": True})
+        out = vlm.model.generate(**inputs, **told)
+    rows = out.sequences[0, inputs["input_ids"].shape[1] :]
+    sure = [logits[0].log_softmax(-1)[token] for logits, token in zip(out.logits, rows, strict=True)]
+    assert saying.confidence == pytest.approx(float(torch.stack(sure).mean().exp()), rel=1e-4)
+
+
+def test_who_stops_reading_stops_the_model(vlm):
+    before = threading.active_count()
+    steps = []
+    hook = vlm.model.register_forward_hook(lambda *_: steps.append(1))
+    reading = iter(Saying(vlm, SHOWN, "What is it?", 400))
+    next(reading)
+    reading.close()
+    hook.remove()
+    assert len(steps) < 100
+    assert threading.active_count() == before
+
+
+def test_what_fails_in_the_model_is_told_to_the_reader(vlm):
+    no_pictures: Any = ["no picture"]
+    with pytest.raises(ValueError, match="a picture is a PIL image"):
+        list(Saying(vlm, no_pictures, "What is it?", 4))
