@@ -95,7 +95,7 @@ BESIDE_PUBLIC = {
         "omma.retrieval.index",
     },
 }
-BESIDE_PUBLIC["web"] = {"omma.decode"} | {
+BESIDE_PUBLIC["web"] = {"omma.decode", "omma.models.saying"} | {
     f"omma.eval.annotate.{name}"
     for name in ("agreement", "benchmark", "pairs", "person", "propose", "store")
 }

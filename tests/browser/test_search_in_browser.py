@@ -51,9 +51,9 @@ class Inverted(ColourEncoder):
 
 
 @contextlib.contextmanager
-def served(index, token=None, others=()):
+def served(index, token=None, others=(), vlm=None):
     listening = listen("127.0.0.1", 0)
-    site = Site(index, others)
+    site = Site(index, others, vlm)
     app = make_app(site, token, listening.getsockname()[1])
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", loop="asyncio"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -132,6 +132,35 @@ def test_filters_stand_in_the_address_and_what_finds_nothing_says_so(index, tmp_
         page.open(f"{url}?q=red&item=99")
         page.wait("document.querySelector('#told').textContent.startsWith('no item 99 here')")
         page.problems.clear()                              # the browser itself notes the 404
+
+
+class Speaker:
+    name = "speaker"
+
+    def generate(self, images, prompt, max_new_tokens=64):
+        return "By the sea [1]. <img src=//evil.example/a.png> [9]"
+
+
+def test_an_answer_is_text_in_which_only_its_sources_are_links(index, tmp_path):
+    with served(index, vlm=Speaker()) as url, Chromium(tmp_path) as page:
+        page.open(url)
+        page.wait("!document.querySelector('#answer').hidden")
+        page.press("/")
+        page.write("where does the red house stand?")
+        page.value("document.querySelector('#answer').focus()")
+        page.press("Enter")
+        page.wait("document.querySelector('#told').textContent.startsWith('answered')")
+        assert page.value("document.querySelector('#said').textContent").startswith("By the sea [1].")
+        assert page.value("document.querySelectorAll('#said img').length") == 0
+        assert page.value("[...document.querySelectorAll('#said a')].map(mark => mark.textContent).join()") == "[1]"
+        page.value("document.querySelector('#cited a').click()")
+        page.wait("!document.querySelector('#item').hidden")
+        assert page.value("document.querySelector('#cited a').textContent").endswith(
+            page.value("document.querySelector('#place').textContent"))  # fmt: skip
+        page.press("Escape")
+        page.wait("document.querySelector('#item').hidden && !document.querySelector('#answered').hidden")
+        assert page.value(UNLABELLED) == ""
+        assert page.problems == []
 
 
 def test_a_picture_can_be_the_question(index, tmp_path):

@@ -34,11 +34,17 @@ TOKEN = "a-token-of-many-letters"
 
 
 class Speaker:
-    """A VLM that repeats what it was shown."""
+    """A VLM that repeats what it was shown, and answers what is asked of sources."""
 
     name = "speaker"
 
+    def generate(self, images, prompt, max_new_tokens=64):
+        return "".join(self.stream(images, prompt, max_new_tokens))
+
     def stream(self, images, prompt, max_new_tokens):
+        if "<source" in prompt:
+            yield from ("By the sea ", "[1], not [9]. ", "<img src=//evil.example>")
+            return
         yield from (f"{len(images)} pictures", "; ", prompt)
 
 
@@ -210,6 +216,24 @@ def test_openais_client_gets_models_vectors_and_answers(web, site):
                 {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}])  # fmt: skip
 
 
+def test_an_answer_comes_in_pieces_and_then_whole_with_sources_by_their_folders_names(web, site):
+    asked = {"question": "where does the red house stand?", "k": 2}
+    status, whole = web.post("/ask", {**asked, "stream": False})
+    assert (status, whole["abstained"]) == (200, False)
+    assert whole["text"].startswith("By the sea [1], not")
+    assert not {"<", "//", "[9]"} & {part for part in ("<", "//", "[9]") if part in whole["text"]}
+    (cited,) = whole["citations"]
+    assert (cited["number"], cited["place"]) == (1, whole["hits"][0]["place"])
+    assert cited["place"].startswith("Pictures/")
+    status, headers, data = web.raw("POST", "/ask", json.dumps(asked), **{"Content-Type": "application/json"})
+    assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    *pieces, last = [json.loads(event[6:]) for event in data.decode().split("\n\n") if event]
+    assert "".join(piece["text"] for piece in pieces).strip() == last["answer"]["text"]
+    assert last["answer"] == whole
+    assert str(site.index.store.path.parent) not in data.decode()
+    assert web.post("/ask", {"question": " "})[1]["error"]["message"] == "the question is empty; ask in words"
+
+
 # ---- who comes in
 def test_without_a_token_only_this_machines_names_and_this_servers_pages_may_ask(web):
     assert web.get("/healthz", Host=f"evil.example:{web.port}")[0] == 403
@@ -260,6 +284,7 @@ def test_too_much_is_refused_before_it_is_read_and_too_slow_before_it_is_whole(g
     ({"query": "red", "k": 10**9}, "body.k: Input should be less than or equal to 200"),
     ({"query": "x" * 10_001}, "body.query: String should have at most 10000 characters"),
     ({"query": " "}, "the query is empty"),
+    ({"query": "\ud800", "by": "look"}, ""),
     ({"query": "red", "path": "/etc"}, "body.path: Extra inputs"),
     ({"query": "red", "where": "__import__('os')"}, ""),
     ({"image": "file:///etc/passwd"}, "a picture comes as data:image"),
@@ -401,7 +426,8 @@ def redirecting(to):
 
 # ---- what the person who starts it is told
 def test_metrics_count_answers_by_route_and_not_by_what_was_typed(web):
-    web.get("/no-such-place-at-all")
+    for path in ("/no-such-place-at-all", "/item/99", "/search?q=red"):
+        web.get(path)
     text = web.raw("GET", "/metrics")[2].decode()
     assert 'omma_requests_total{method="GET",route="/item/{item}",status="404"}' in text
     assert "no-such-place" not in text

@@ -11,18 +11,18 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
-from PIL import Image
 from pydantic import BaseModel, Field
 
+from omma.models.saying import Saying
 from omma.web.gate import Refused, as_error
 from omma.web.outside import picture_of
-from omma.web.site import LONGEST, MOST_AT_ONCE, Site
+from omma.web.site import LONGEST, MOST_AT_ONCE, NO_VLM, Site
 
 MOST_TOKENS = 2048
 MOST_PICTURES = 8
@@ -101,7 +101,7 @@ def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
     @app.post("/v1/chat/completions")
     async def chat(asked: Chat, request: Request) -> Response:
         if site.vlm is None:
-            raise Refused(404, "no VLM was named; have it started with omma serve --vlm NAME")
+            raise Refused(404, NO_VLM)
         if asked.model != site.vlm.name:
             raise Refused(404, f"no VLM {asked.model[:80]!r} here; there is {site.vlm.name}")
         prompt, addresses = written(asked.messages)
@@ -110,7 +110,7 @@ def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
         if most > MOST_TOKENS:
             raise ValueError(f"max_tokens={most}; at most {MOST_TOKENS} are made")
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": site.vlm.name}
-        pieces = site.talking.stream(lambda: said_by(site.vlm, images, prompt, most), who(request))
+        pieces = site.talking.stream(lambda: iter(Saying(site.vlm, images, prompt, most)), who(request))
         if asked.stream:
             first = await anext(pieces, "")                # an error is an answer of its own, as nothing was sent yet
             return StreamingResponse(events(head, first, pieces, site), media_type="text/event-stream")
@@ -148,14 +148,6 @@ def written(messages: list[Message]) -> tuple[str, list[str]]:
     talk = any(role == "assistant" for role, _ in turns)
     last = (names["user"] if talk else "") + turns[-1][1]
     return "\n\n".join([*before, last]), pictures
-
-
-def said_by(vlm: Any, images: list[Image.Image], prompt: str, most: int) -> Iterator[str]:
-    """A VLM's answer, piece by piece where it can."""
-    if hasattr(vlm, "stream"):
-        yield from vlm.stream(images, prompt, max_new_tokens=most)
-    else:
-        yield vlm.generate(images, prompt, max_new_tokens=most)
 
 
 async def events(head: dict[str, Any], first: str, pieces: AsyncGenerator[str, None], site: Site) -> AsyncIterator[str]:

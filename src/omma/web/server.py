@@ -6,12 +6,13 @@
 import json
 import math
 import traceback
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -50,6 +51,20 @@ class Embed(BaseModel):
     texts: list[Text] = Field(default=[], max_length=MOST_AT_ONCE)
     images: list[str] = Field(default=[], max_length=MOST_AT_ONCE)
     eye: Text | None = None
+
+
+class Question(BaseModel):
+    """images: data URLs of the asker's own; k: how many sources; mask: leave personal data out of the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+    question: Annotated[str, Field(max_length=2000)]
+    images: list[str] = Field(default=[], max_length=openai_paths.MOST_PICTURES)
+    k: int = Field(default=4, ge=1, le=16)
+    where: Text | None = None
+    folder: Text | None = None
+    mask: bool = False
+    max_new_tokens: int = Field(default=64, ge=1, le=openai_paths.MOST_TOKENS)
+    stream: bool = True
 
 
 class Strict(JSONResponse):
@@ -103,11 +118,11 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
         traceback.print_exception(raised)
         return error(500, f"this was not expected: {type(raised).__name__}; see where omma runs")
 
-    async def picture(text: str | None, request: Request) -> Image.Image | None:
-        return None if text is None else await site.opening.run(picture_of, text, site.fetch, who=who(request))
+    async def picture(text: str, request: Request) -> Image.Image:
+        return await site.opening.run(picture_of, text, site.fetch, who=who(request))
 
     async def found(asked: Search, request: Request) -> dict[str, Any]:
-        image = await picture(asked.image, request)
+        image = None if asked.image is None else await picture(asked.image, request)
         rest = asked.model_dump(exclude={"query", "image"})
         return await site.seeing.run(site.search, asked.query, image, rest, who=who(request))
 
@@ -142,6 +157,27 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
     async def why(request: Request, id: Number, q: Annotated[str, Field(min_length=1, max_length=LONGEST)],
                   eye: Text | None = None) -> Any:
         return await site.seeing.run(site.why, id, q, eye, who=who(request))
+
+    @app.post("/ask")
+    async def ask(asked: Question, request: Request) -> Any:
+        images = [await picture(one, request) for one in asked.images]
+        rest = asked.model_dump(exclude={"question", "images", "stream"})
+        said = site.talking.stream(lambda: site.answer(asked.question, images, rest), who(request))
+        first = await anext(said, None)                    # an error is an answer of its own, as nothing was sent yet
+        if asked.stream:
+            return StreamingResponse(told(first, said), media_type="text/event-stream")
+        parts = [first] + [part async for part in said]
+        return next(part["answer"] for part in parts if part and "answer" in part)
+
+    async def told(first: dict[str, Any] | None, rest: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[bytes]:
+        try:
+            yield b"data: " + Strict(first).body + b"\n\n"
+            async for part in rest:
+                yield b"data: " + Strict(part).body + b"\n\n"
+        except (ValueError, Refused) as raised:            # the reply has begun, so it is told within it
+            yield b"data: " + Strict(as_error(500, site.hidden(str(raised)))).body + b"\n\n"
+        finally:
+            await rest.aclose()                            # nobody may listen any more; then the VLM stops
 
     @app.post("/embed")
     async def embed(asked: Embed, request: Request) -> Any:

@@ -7,7 +7,7 @@ opened only where it still lies in the folder that was indexed.
 import contextlib
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ MOST = 200               # hits of one search
 MOST_AT_ONCE = 64        # texts and pictures of one call
 LONGEST = 10_000         # characters of a query, a text or a filter
 SIDE = 1600              # pixels of a picture's long side, as it is sent
+NO_VLM = "no VLM was named; have it started with omma serve --vlm NAME"
 TOLD = ("kind", "page", "line", "start", "end", "width", "height", "date", "size", "caption", "text")
 
 
@@ -95,6 +96,22 @@ class Site:
         words = [[word, round(float(share), 4)] for word, share in found.words]
         return {"item": item, "patches": (patches / top).clip(0, 1).round(3).tolist(), "words": words,
                 "score": float(found.score)}  # fmt: skip
+
+    def answer(self, question: str, images: list[Image.Image], asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """{"text": a piece} as they come, then {"answer": all of it, with its citations and hits as of a search}."""
+        if self.vlm is None:
+            raise Refused(404, NO_VLM)
+        under = self.folder(asked.pop("folder", None))
+        pieces = omma.ask_stream(self.index, question, vlm=self.vlm, images=images, under=under, **asked)
+        with contextlib.closing(pieces):  # type: ignore[type-var]
+            for piece in pieces:
+                if isinstance(piece, str):
+                    yield {"text": piece}
+                    continue
+                cited = [{"number": one.number, "id": int(one.hit.id), "by": one.by, "boxes": one.boxes,
+                          "place": self.told([one.hit])[0]["place"]} for one in piece.citations]  # fmt: skip
+                yield {"answer": {"text": piece.text, "abstained": piece.abstained, "support": piece.support,
+                                  "model": piece.model, "citations": cited, "hits": self.told(piece.hits)}}
 
     def vectors(self, texts: list[str], images: list[Image.Image], name: str | None) -> tuple[np.ndarray, np.ndarray]:
         """(n, E) and (m, E) float32, of unit length."""

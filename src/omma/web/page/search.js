@@ -81,13 +81,14 @@ async function show() {
   const item = given.get("item");
   at("item").hidden = true;
   at("found").hidden = Boolean(item);
+  at("answered").hidden = true;
   const nothing = !item && !given.get("q") && !picture;
   at("start").hidden = !nothing;
   say("");
   if (nothing) return at("found").replaceChildren();
   try {
     if (item) return await showItem(item, given, mine);
-    await search(mine);
+    await (given.get("ask") && state.vlm ? answer(mine) : search(mine));
   } catch (error) {
     if (mine === asked) say(error.message, true);
   }
@@ -115,6 +116,52 @@ async function search(mine) {
   }
 }
 
+// ---- an answer, as it comes: text alone, in which only the marks of its sources are links
+async function answer(mine) {
+  const wanted = question();
+  const body = { question: wanted.query, k: 4, images: picture ? [picture] : [] };
+  for (const name of ["where", "folder"]) if (wanted[name]) body[name] = wanted[name];
+  at("asked-for").textContent = wanted.query;
+  at("said").textContent = at("support").textContent = "";
+  at("cited").replaceChildren();
+  at("found").replaceChildren();
+  at("answered").hidden = false;
+  say("Looking and answering …");
+  for await (const part of parts("ask", body)) {
+    if (mine !== asked) return;
+    if (part.error) throw new Error(part.error.message);
+    if (part.text) at("said").textContent += part.text;
+    if (part.answer) answered(part.answer);
+  }
+}
+
+async function* parts(path, body) {
+  const reply = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  if (!reply.ok) throw new Error((await reply.json()).error.message);
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let kept = ""; ;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    kept += value;
+    const events = kept.split("\n\n");
+    kept = events.pop();
+    for (const event of events) yield JSON.parse(event.slice(6));
+  }
+}
+
+function answered(told) {
+  const sources = new Map(told.citations.map((one) => [one.number, one]));
+  const link = (one) => "?" + new URLSearchParams([...parameters(), ["ask", "1"], ["item", one.id], ...(one.boxes?.length ? [["box", one.boxes[0].map((side) => side.toFixed(3)).join(" ")]] : [])]);
+  at("said").replaceChildren(...told.text.split(/(\[[0-9]+\])/).map((piece) => {
+    const one = sources.get(Number(piece.slice(1, -1)));
+    return /^\[[0-9]+\]$/.test(piece) && one ? make("a", { href: link(one), title: one.place }, piece) : piece;
+  }));
+  at("cited").replaceChildren(...told.citations.map((one) => make("li", {}, make("a", { href: link(one) }, `[${one.number}] ${one.place}`))));
+  at("support").textContent = told.abstained ? "Nothing that was found supports an answer." : `By ${told.model}; the best source supports it with ${told.support.toFixed(2)} of 1.`;
+  at("found").replaceChildren(grid(told.hits, link));
+  say(`answered; ${told.hits.length} sources were looked at`);
+}
+
 function grid(hits, link, others, other) {
   return make("ul", { class: "grid" }, ...hits.map((hit, place) => make("li", {}, card(hit, link(hit), moved(hit, place, others, other)))));
 }
@@ -140,6 +187,7 @@ function card(hit, href, more = "") {
 async function showItem(number, given, mine) {
   const back = new URLSearchParams(given);
   back.delete("item");
+  back.delete("box");
   at("back").href = "?" + back;
   const hit = await ask(`item/${encodeURIComponent(number)}`);
   if (mine !== asked) return;
@@ -157,6 +205,9 @@ async function showItem(number, given, mine) {
   const words = given.get("q");
   const eye = given.get("eye") && given.get("eye") !== BOTH ? given.get("eye") : state.eyes[0];
   unheat();
+  const sides = (given.get("box") || "").split(" ").map(Number);
+  at("box").hidden = sides.length !== 4 || !sides.every((side) => side >= 0 && side <= 1);
+  ["left", "top", "right", "bottom"].forEach((name, n) => { at("box").style[name] = `${100 * (n < 2 ? sides[n] : 1 - sides[n])}%`; });
   at("why").hidden = !(words && hit.picture && state.explains.includes(eye));
   at("why").onclick = () => (heat ? unheat() : explain(hit.id, words, eye));
   at("item").hidden = false;
@@ -221,6 +272,7 @@ function drop() {
 
 // ---- hands
 at("ask").addEventListener("submit", (event) => { event.preventDefault(); go(parameters()); });
+at("answer").addEventListener("click", () => at("query").value.trim() && go(new URLSearchParams([...parameters(), ["ask", "1"]])));
 at("filters").addEventListener("change", () => (at("query").value.trim() || picture) && go(parameters()));
 at("file").addEventListener("change", () => take(at("file").files[0]));
 at("without").addEventListener("click", () => { drop(); go(parameters()); at("query").focus(); });
@@ -255,6 +307,7 @@ try {
   for (const eye of state.eyes) at("eye").append(make("option", {}, eye));
   if (state.eyes.length > 1) at("eye").append(make("option", {}, BOTH));
   at("eyes").hidden = state.eyes.length < 2;
+  at("answer").hidden = !state.vlm;
   const counts = Object.entries(state.items).map(([kind, count]) => `${count.toLocaleString()} ${kind}${count === 1 ? "" : "s"}`);
   at("holds").textContent = `${counts.join(", ")} in ${state.folders.join(", ")}, seen by ${state.eyes.join(" and ")}.`;
   await show();
