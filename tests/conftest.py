@@ -1,6 +1,7 @@
 """What all tests share: pictures from a fixed recipe, an encoder to check by hand, and the docs switch."""
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -8,6 +9,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from PIL import Image
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, each on one core; before torch is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser):
