@@ -23,7 +23,7 @@ def test_the_demo_leaves_tables_runs_reports_and_a_page(demo):
     assert Path(result["report"]) == folder / "report.html"
     assert Path(result["report"]).stat().st_size > 10_000
     assert omma.load_encoder(result["checkpoint"], device="cpu").embed_dim == 32
-    assert set(result["reports"]) == {"demo", *shipped()}
+    assert set(result["reports"]) == {"demo", *shipped("vlmo")}
     for places in result["reports"].values():
         assert set(places) == {"retrieval", "statements", "patterns"}
         for task, place in places.items():

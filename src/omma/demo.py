@@ -110,7 +110,7 @@ def run_demo(
     with say.step("asking what it sees, beside a blind and a wrong-picture control"):
         reports: dict[str, dict[str, omma.Report]] = {}
         eyes: list[omma.Encoder] = []
-        for name in ("demo", *shipped()):  # what comes with omma is measured on the same world
+        for name in ("demo", *shipped("vlmo")):  # what comes with omma is measured on the same world
             eye = encoder if name == "demo" else omma.load_encoder(name, device=device)
             eyes.append(eye)
             # retrieval is asked of plain pictures only, each another world; those of a pair differ in one thing

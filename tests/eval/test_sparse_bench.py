@@ -205,7 +205,7 @@ def test_the_command_puts_questions_as_told_prints_what_was_found_and_says_what_
     assert all(words.startswith("Q: ") for words in model.asked)
     assert cli.run([*given, *options]) == 0
     said = capsys.readouterr().out
-    assert "report.html" in said
+    assert "report.html" in said.replace("\n", "")  # a long path is broken
     assert "by pattern" in said
     assert cli.run([*given, "--seeds", "one"]) == 2
     assert "whole numbers" in capsys.readouterr().err

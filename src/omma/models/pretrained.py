@@ -320,7 +320,7 @@ def load_encoder(
     if not folder.is_dir():
         raise ValueError(
             f"no encoder {str(name_or_path)!r}: no folder of this name, and what comes with omma is "
-            f"{', '.join(shipped()) or 'none'}. Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER"
+            f"{', '.join(shipped('vlmo')) or 'none'}. Train one: omma train vlmo-nano-vl data=TABLE out=FOLDER"
         )
     name = name_of(folder)
     if model_kind(folder) == "clip":

@@ -61,9 +61,10 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     return tensors | (read_tensors(prompts) if (prompts := Path(folder) / PROMPTS_FILE).is_file() else {})
 
 
-def shipped() -> list[str]:
-    """Names of the models that come with omma."""
-    return sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir()) if SHIPPED.is_dir() else []
+def shipped(kind: str | None = None) -> list[str]:
+    """Names of the models that come with omma; kind: of those that are a "vlmo", say, or a "vlm"."""
+    found = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir()) if SHIPPED.is_dir() else []
+    return [name for name in found if kind is None or model_kind(SHIPPED / name) == kind]
 
 
 def model_folder(place: str | Path) -> Path:
