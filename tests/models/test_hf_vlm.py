@@ -276,7 +276,7 @@ def test_what_is_no_vlm_is_refused_with_what_would_be_one(folders, tmp_path, mon
             "can't be read as a Hugging Face model: .*safetensors",
         ),
         (copied(llava, tmp_path / "mute", ["tokenizer*"]), {}, "can't be read as a Hugging Face model"),
-        (copied(llava, tmp_path / "dark", ["preproc*"]), {}, "can't be read as a Hugging Face model: .*image processor"),
+        (copied(llava, tmp_path / "dark", ["preproc*"]), {}, "can't be read as a Hugging Face model: .*image process"),
         (llava, {"precision": "fp8"}, "precision 'fp8'; it is auto, bf16 or fp32"),
         (llava, {"quantize": "int4"}, "quantize 'int4'; it is None or int8"),
         (llava, {"max_pixels": 0}, "max_pixels 0; a picture has at least 1"),
