@@ -119,8 +119,8 @@ class QdrantServer:
         """url: its address, ":memory:" for one inside this process (to try things). Raises ImportError when
         qdrant-client is not installed."""
         try:
-            import qdrant_client
-            from qdrant_client import models
+            import qdrant_client  # pyright: ignore[reportMissingImports]
+            from qdrant_client import models  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ImportError(f"{url} would be a server, and qdrant-client is not installed: {INSTALL}") from None
         self.url, self._models = url, models
