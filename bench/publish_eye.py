@@ -8,6 +8,7 @@ import argparse
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import jinja2
 import torch
 
-import omma
 from omma.models.preprocess import Processor
 from omma.models.weights import from_pretrained, model_folder, save_pretrained
 
@@ -34,21 +34,41 @@ HELD_OUT = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    publish(__doc__, MOST, from_pretrained, save_pretrained, card)
+
+
+def publish(about: str | None, most: int, read: Callable[..., Any], save: Callable[..., Any],
+            card: Callable[..., str]) -> None:  # fmt: skip
+    """The command RUN NUMBERS OUT of a kind of model: read(folder), save(model, folder, dtype=), card(run, numbers,
+    model, bytes). most: bytes of weights that may be shipped."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("run", "numbers", "out"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
     folder = model_folder(args.run)
-    model = from_pretrained(folder)
+    model = read(folder)
     shutil.rmtree(args.out, ignore_errors=True)
-    save_pretrained(model, args.out, dtype=torch.float16)
+    save(model, args.out, dtype=torch.float16)
     Processor.load(folder).save(args.out)
     size = (args.out / "model.safetensors").stat().st_size
-    if size > MOST:
-        raise SystemExit(f"{size:,} bytes of weights; at most {MOST:,} are shipped")
-    numbers = json.loads(args.numbers.read_text())
-    (args.out / "README.md").write_text(card(lineage(args.run), numbers, model.num_parameters(), size))
-    print(f"{args.out}: {size:,} bytes, {model.num_parameters():,} weights, {omma.load_encoder(args.out).fingerprint}")
+    if size > most:
+        raise SystemExit(f"{size:,} bytes of weights; at most {most:,} are shipped")
+    (args.out / "README.md").write_text(card(args.run, json.loads(args.numbers.read_text()), model, size))
+    print(f"{args.out}: {size:,} bytes, {weights_of(model):,} weights")
+
+
+def weights_of(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A card from its template in this folder, with the commit that it is published at."""
+    root = Path(__file__).resolve().parents[1]
+    git = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    pages = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    pages.filters["pct"] = lambda share: f"{100 * share:.1f}"
+    text = (root / "bench" / template).read_text()
+    return pages.from_string(text).render(commit=git.stdout.strip(), **values) + "\n"
 
 
 def lineage(run: Path) -> list[dict[str, Any]]:
@@ -64,22 +84,18 @@ def lineage(run: Path) -> list[dict[str, Any]]:
     return [*before, {"config": config, "step": step, "seconds": seconds, "loss": rows[-1]["loss"]}]
 
 
-def card(stages: list[dict[str, Any]], numbers: dict[str, Any], weights: int, size: int) -> str:
-    root = Path(__file__).resolve().parents[1]
-    git = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    pages = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    pages.filters["pct"] = lambda share: f"{100 * share:.1f}"
+def card(run: Path, numbers: dict[str, Any], model: torch.nn.Module, size: int) -> str:
     emoji = {f"1,911 Noto emoji, {name}": block for name, block in numbers.get("emoji", {}).items()}
-    return pages.from_string((root / "bench" / "eye_card.md.j2").read_text()).render(
-        millions=f"{weights / 1e6:.1f}",
+    return rendered(
+        "eye_card.md.j2",
+        millions=f"{weights_of(model) / 1e6:.1f}",
         megabytes=f"{size / 1e6:.1f}",
         patterns=list(numbers["pairs"]["fresh"]["itm"]["by"]),
         pairs=numbers["pairs"],
         held_out=HELD_OUT,
         searches=[("1,000 worlds, by the caption that names all", numbers["retrieval"]), *emoji.items()],
-        commit=git.stdout.strip(),
-        stages=[told(stage) for stage in stages],
-    ) + "\n"  # fmt: skip
+        stages=[told(stage) for stage in lineage(run)],
+    )
 
 
 def told(stage: dict[str, Any]) -> dict[str, Any]:
