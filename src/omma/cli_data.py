@@ -55,6 +55,7 @@ def scenes(
     world: Annotated[str, typer.Option(help="things, or solids: three dimensions, depth and viewpoint.")] = "things",
     look: Annotated[list[str] | None, typer.Option(help="style=sketch, clutter=2, noise=8, ...; repeatable.")] = None,
     smallest: Annotated[int, typer.Option(min=0, help="Pairs of all sizes, things from so many pixels up.")] = 0,
+    never: Annotated[list[str] | None, typer.Option(help="A pattern that no text speaks of; repeatable.")] = None,
     mode: Annotated[Mode, typer.Option(help="Edits of a pair: two things swapped, or a single one.")] = Mode.swap,
     check: Annotated[bool, typer.Option(help="Refuse pairs that a shortcut tells apart (not for training).")] = True,
     questions: Annotated[int, typer.Option(min=0, help="Questions about each picture, of all patterns.")] = 0,
@@ -73,6 +74,7 @@ def scenes(
     \b
     omma scenes scenes/train --pictures 5000 --pairs 200
     omma scenes scenes/test --pictures 500 --pairs 50 --seed 1 --split test
+    omma scenes scenes/untold --pictures 5000 --pairs 200 --never orientation
     omma scenes scenes/unseen --pairs 400 --split-design cogent --split test
     omma scenes scenes/bench --pairs 15 --export mmvp --export mmvp-vlm --export pope
     """
@@ -108,6 +110,7 @@ def scenes(
             tags=tags,
             questions=questions,
             smallest=smallest,
+            never=tuple(never or ()),
             check=check,
             workers=workers,
             progress=True,

@@ -4,9 +4,21 @@ import re
 
 import pytest
 
-from omma.scenes.kinds import COLOURS, KINDS, PATTERNS
-from omma.scenes.language import MOST_WORDS, Claim, Known, Noun, captions, claims, holds, truth
+from omma.scenes.kinds import COLOURS, KINDS, PATTERNS, UNSAID
+from omma.scenes.language import (
+    MOST_WORDS,
+    Claim,
+    Known,
+    Noun,
+    captions,
+    check_unsaid,
+    claims,
+    holds,
+    spoken_of,
+    truth,
+)
 from omma.scenes.pairs import make_pairs
+from omma.scenes.reading import read
 from omma.scenes.world import Thing, World, facts, sample_world
 
 
@@ -112,3 +124,27 @@ def test_articles_agree(worlds):
     texts = [text for i, world in enumerate(worlds) for text in captions(world, i)]
     assert not [text for text in texts if re.search(r"\ba [aeio]|\ban [^aeiou]", text)]
     assert any(" an " in f" {text}" for text in texts)
+
+
+@pytest.mark.parametrize("pattern", UNSAID)
+def test_a_pattern_that_goes_unsaid_is_in_no_caption_and_would_be_in_some(worlds, pattern):
+    said = {never: [captions(world, i, never=never) for i, world in enumerate(worlds)] for never in ((), (pattern,))}
+    spoken = {never: {p for texts in told for text in texts for p in spoken_of(read(text) or ("exists",))}
+              for never, told in said.items()}  # fmt: skip
+    assert spoken[()] == set(UNSAID)
+    assert spoken[(pattern,)] == set(UNSAID) - {pattern}
+    assert all(read(text) for texts in said[(pattern,)] for text in texts)
+    assert all(2 <= len(texts) <= 5 for texts in said[(pattern,)])
+    assert all(3 <= len(texts) <= 5 for texts in said[()])
+
+
+def test_what_is_said_instead_is_true_of_the_whole_world(worlds):
+    for i, world in enumerate(worlds):
+        for claim in claims(world, i, number=6, never=("orientation", "position")):
+            assert truth(claim, world) is True, claim.text
+
+
+def test_colour_and_number_cannot_go_unsaid():
+    check_unsaid(UNSAID)
+    with pytest.raises(ValueError, match="never='colour': what captions can leave unsaid is orientation, presence"):
+        check_unsaid(("orientation", "colour"))

@@ -225,7 +225,8 @@ def test_a_table_of_solids_has_the_columns_of_scenes_and_its_rows_agree(tmp_path
 
 
 @pytest.mark.parametrize("bad", [{"world": "clay"}, {"world": "solids", "kinds": ("cup",)},
-                                 {"world": "solids", "split_design": "iid"}])  # fmt: skip
+                                 {"world": "solids", "split_design": "iid"},
+                                 {"world": "solids", "never": ("text",)}])  # fmt: skip
 def test_a_world_that_cannot_be_says_what_can(tmp_path, bad):
     with pytest.raises(ValueError, match=r"there are things, solids|leave them out"):
         write_scenes(tmp_path / "out", pictures=2, pairs=0, **bad)

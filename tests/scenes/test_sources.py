@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections import Counter, defaultdict
 
 import pytest
@@ -151,3 +152,27 @@ def test_impossible_requests_say_what_is_possible(tmp_path, bad):
     with pytest.raises(ValueError, match=r"the least is|the most is|there are swap, single"):
         write_scenes(tmp_path / "out", **bad)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_never_spoken_of_is_in_no_text_and_in_the_same_pictures(tmp_path):
+    common = {"pictures": 40, "pairs": 5, "seed": 5, "size": 64, "questions": 6, "tags": True}
+    rows = {}
+    for name, never in (("told", ()), ("untold", ("orientation",))):
+        tables = write_scenes(tmp_path / name, **common, never=never)
+        rows[name] = [table.read().to_pylist() for table in tables]
+        assert tables[0].info.get("never") == (["orientation"] if never else None)
+    pictures, items = rows["untold"]
+    told = {row["id"]: row for row in rows["told"][0] if "-orientation-" not in row["id"]}
+    assert {row["id"]: (row["bytes"], row["facts"]) for row in pictures} == {
+        name: (row["bytes"], row["facts"]) for name, row in told.items()
+    }
+
+    texts = lambda row: [*(caption["text"] for caption in row["captions"]), *row["tags"], *row["things"]]
+    words = lambda found: [text for row in found for text in texts(row)]
+    asked = lambda found: [text or "" for row in found for text in (row["prompt"], row["answer"], *row["options"])]
+    speaks = re.compile(r"\b(facing|pointing|flying)\b")
+    assert any(map(speaks.search, words(told.values())))
+    assert any(map(speaks.search, asked(rows["told"][1])))
+    assert not any(map(speaks.search, [*words(pictures), *asked(items)]))
+    assert all(len(row["captions"]) >= 2 for row in pictures)
+    assert {row["pattern"] for row in items} == {None, *PATTERNS} - {"orientation"}

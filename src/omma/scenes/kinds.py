@@ -210,6 +210,7 @@ class Cast:
 
 EVERYTHING = Cast()
 BY_ATTRIBUTE = ("orientation", "presence", "state", "structure", "text", "viewpoint")
+UNSAID = (*BY_ATTRIBUTE, "position")  # what captions can do without: colour and number tell things apart in all of them
 
 
 def cast(

@@ -6,11 +6,11 @@ ever used.
 """
 
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
-from omma.scenes.kinds import KINDS, NUMBERS
+from omma.scenes.kinds import KINDS, NUMBERS, UNSAID
 from omma.scenes.world import OPPOSITE, Atom, Thing, World, facts, generator, name, relation
 
 MOST_WORDS = 18
@@ -183,13 +183,42 @@ def say_count(rng: random.Random, noun: Noun, number: int) -> Claim:
     return Claim(frame.format(counted(noun, number)), ("count", noun, number))
 
 
-def claims(world: World, *key: object, number: int = 4) -> list[Claim]:
+def check_unsaid(never: Collection[str]) -> None:
+    """ValueError for a pattern that captions can't do without."""
+    if unknown := [pattern for pattern in never if pattern not in UNSAID]:
+        raise ValueError(f"never={unknown[0]!r}: what captions can leave unsaid is {', '.join(UNSAID)}; colour and "
+                         "number tell things apart in nearly every sentence")  # fmt: skip
+
+
+def unsaid(world: World, never: Collection[str]) -> World:
+    """The world as one sees it who never speaks of these patterns: its things lack the attributes that show them."""
+    if not never:
+        return world
+    shown = lambda thing: tuple(x for x in thing.attributes if KINDS[thing.kind].attributes[x[0]].pattern not in never)
+    return replace(world, things=tuple(replace(thing, attributes=shown(thing)) for thing in world.things))
+
+
+def spoken_of(form: tuple[Any, ...]) -> set[str]:
+    """The patterns of `UNSAID` that a form speaks of, by an attribute of one of its nouns or by a relation."""
+    patterns = {"position"} if form[0] == "relation" else set()
+    for part in form:
+        if isinstance(part, Noun):
+            patterns |= {KINDS[part.kind].attributes[name].pattern for name, _ in part.attributes}
+        elif isinstance(part, tuple):
+            patterns |= spoken_of(part)
+    if form[0] == "is" and form[2] != "colour":
+        patterns.add(KINDS[form[1].kind].attributes[form[2]].pattern)
+    return patterns & set(UNSAID)
+
+
+def claims(world: World, *key: object, number: int = 4, never: Collection[str] = ()) -> list[Claim]:
     """Up to `number` different true claims about the world, from the whole scene to one attribute: a function of the
-    key."""
+    key. None of them speaks of the patterns in `never`."""
     rng = generator("claims", *key)
     known = Known(facts(world))
+    world = unsaid(world, never)
     makers = [_whole, _thing, _relation, _attribute, _count, _relation, _thing]
-    rest = makers[1:]
+    rest = [maker for maker in makers[1:] if maker is not _relation or "position" not in never]
     rng.shuffle(rest)
     said: dict[str, Claim] = {}
     for maker in [makers[0], *rest] * 2:
@@ -203,9 +232,11 @@ def claims(world: World, *key: object, number: int = 4) -> list[Claim]:
     return chosen
 
 
-def captions(world: World, *key: object) -> list[str]:
-    """Three to five true captions of differing detail: a function of the key."""
-    return [claim.text for claim in claims(world, *key, number=generator("captions", *key).choice((3, 4, 5)))]
+def captions(world: World, *key: object, never: Collection[str] = ()) -> list[str]:
+    """Three to five true captions of differing detail: a function of the key. None speaks of the patterns in `never`,
+    which may leave two."""
+    number = generator("captions", *key).choice((3, 4, 5))
+    return [claim.text for claim in claims(world, *key, number=number, never=never)]
 
 
 def _groups(world: World) -> dict[tuple[str, str], int]:

@@ -9,7 +9,7 @@ Thrush et al. 2022).
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from PIL import Image
 from omma.scenes.drafts import DRAFTS, Draft
 from omma.scenes.draw import THINGS, draw, part_code
 from omma.scenes.kinds import COLOURS, EVERYTHING, KINDS, PATTERNS, Cast
-from omma.scenes.language import MOST_WORDS, Known, holds
+from omma.scenes.language import MOST_WORDS, Known, holds, spoken_of
 from omma.scenes.looks import FLAT, Look
 from omma.scenes.pen import TURNS
 from omma.scenes.world import World, facts, generator, name
@@ -67,11 +67,13 @@ def make_pair(
     look: Look = FLAT,
     admit: Callable[[Draft], Draft | None] | None = None,
     visible: float = VISIBLE,
+    never: Collection[str] = (),
 ) -> tuple[Pair, tuple[Image.Image, Image.Image]]:
     """One checked pair and its two pictures. What fails a check is drawn anew, from the next key.
 
     admit may change a draft before it is checked, or refuse it with None; ValueError when it refuses everything.
-    visible: least pixels of what is edited, of a picture of 128 x 128.
+    visible: least pixels of what is edited, of a picture of 128 x 128. never: patterns, others than the pair's own, of
+    which its captions don't speak; the pictures are the same.
     """
     if pattern not in PATTERNS:
         raise ValueError(f"no pattern {pattern!r}; there are {', '.join(PATTERNS)}")
@@ -82,7 +84,7 @@ def make_pair(
         draft = DRAFTS[pattern](rng, mode == "swap", cast)
         if draft and admit:
             draft = admit(draft)
-        if draft and (done := _finish(rng, draft, pattern, size, mode, look, visible)):
+        if draft and (done := _finish(rng, draft, pattern, size, mode, look, visible, never)):
             return done
     if admit:
         raise ValueError(
@@ -120,7 +122,8 @@ def check_facts(draft: Draft, mode: str) -> None:
 
 
 def _finish(
-    rng: random.Random, draft: Draft, pattern: str, size: int, mode: str, look: Look, visible: float
+    rng: random.Random, draft: Draft, pattern: str, size: int, mode: str, look: Look, visible: float,
+    never: Collection[str],
 ) -> tuple[Pair, tuple[Image.Image, Image.Image]] | None:
     """Check a draft against facts and pixels, give its members their roles by lot, and measure it; None rejects it."""
     check_facts(draft, mode)
@@ -135,6 +138,8 @@ def _finish(
     kept = list(dict.fromkeys(kept))
     if len(kept) < 3 or kept[0][0] != draft.claims_a[0].text:
         return None
+    left_out = {one.text for one in draft.claims_a if spoken_of(one.form) & set(never)}
+    kept = [texts for texts in kept if texts[0] not in left_out]
     drawn = [draw(world, size, look=look) for world in (draft.a, draft.b)]
     pictures = [np.asarray(picture, np.int16) for picture, _ in drawn]
     masks = [np.asarray(mask) for _, mask in drawn]

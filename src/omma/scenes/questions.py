@@ -5,11 +5,11 @@ asked only where the executor finds one answer right and every other one wrong, 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from omma.scenes.kinds import COLOURS, KINDS, NUMBERS, PATTERNS, WORDS, Attribute
-from omma.scenes.language import MOST_WORDS, RELATIONS, Known, Noun, a, counted, holds, phrase, the
+from omma.scenes.language import MOST_WORDS, RELATIONS, Known, Noun, a, counted, holds, phrase, the, unsaid
 from omma.scenes.world import Thing, World, facts, generator, relation
 
 Form = tuple
@@ -54,17 +54,20 @@ def decide(choices: dict[str, tuple[Form, ...]], known: Known) -> str | None:
     return right[0] if len(right) == 1 and None not in found.values() else None
 
 
-def questions(world: World, *key: object, number: int) -> list[Question]:
+def questions(world: World, *key: object, number: int, never: Collection[str] = ()) -> list[Question]:
     """Up to `number` different questions about the world, patterns in turn: a function of the key.
 
     Every pattern that the world shows is asked about before one is asked about again. A yes/no question is drafted to
-    be answered yes as often as no.
+    be answered yes as often as no. None speaks of the patterns in `never`.
     """
     rng = generator("questions", *key)
     known = Known(facts(world))
+    world = unsaid(world, never)
     asked: dict[str, Question] = {}
     for _ in range(4 * number):
         for pattern in rng.sample(PATTERNS, len(PATTERNS)):
+            if pattern in never:
+                continue
             draft = rng.choice(MAKERS[pattern])(rng, world)
             if len(asked) == number:
                 return list(asked.values())

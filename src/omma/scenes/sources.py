@@ -4,7 +4,7 @@ A row is a function of (seed, its own number), never of how the work was split, 
 bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from omma.jobs import progress_bar, spawned_pool
 from omma.scenes import solid_pairs, solids
 from omma.scenes.draw import THINGS, png, render, render_ids
 from omma.scenes.kinds import KINDS, PATTERNS, Cast, cast
-from omma.scenes.language import Claim, Known, captions, claims, described, holds, named
+from omma.scenes.language import Claim, Known, captions, check_unsaid, claims, described, holds, named, unsaid
 from omma.scenes.language import tags as tags_of
 from omma.scenes.looks import FLAT, Look, degrade
 from omma.scenes.pairs import MODES, Pair, make_pair, smaller
@@ -91,6 +91,7 @@ class Task:
     world: str  # one of WORLDS
     questions: int  # about each picture, at most
     smallest: int  # pixels, of the things of a pair; 0: all of their usual size
+    never: tuple[str, ...]  # patterns that no text speaks of
 
     def look_of(self, *key: object) -> Look:
         """How the pictures of one unit look; the design may have styles of its own."""
@@ -136,6 +137,7 @@ def write_scenes(
     questions: int = 0,
     tags: bool = False,
     smallest: int = 0,
+    never: Collection[str] = (),
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -165,6 +167,9 @@ def write_scenes(
     (4 or more) to the usual size; a pixel of what differs is then enough to be seen. For psychometric curves. Things
     only, without split_design; 0 leaves them as they are.
 
+    never: patterns that no caption, statement, question or tag speaks of, and that have no pairs: for a model that was
+    never told. The pictures and their facts are the same as without. Not colour and quantity; things only.
+
     together: kinds that stand in one picture more often than by chance, each with a probability (kinds.Cast); plain
     pictures only.
 
@@ -193,11 +198,12 @@ def write_scenes(
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     if world not in WORLDS:
         raise ValueError(f"no world {world!r}; there are {', '.join(WORLDS)}")
-    if world == "solids" and (kinds or colours or together or split_design or look.style != "flat"):
-        raise ValueError("world='solids' has no kinds, colours, together, split_design or style; leave them out")
+    if world == "solids" and (kinds or colours or together or split_design or never or look.style != "flat"):
+        raise ValueError("world='solids' has no kinds, colours, together, split_design, never or style; leave them out")
     if (masks or questions or tags) and world == "solids":
         raise ValueError("world='solids' has no masks, no tags, and no questions beside those of its pairs; leave them "
                          "out")  # fmt: skip
+    check_unsaid(never)
     if secret is not None and split_design != "fresh":
         raise ValueError("a secret is for split_design='fresh'; every other design takes a seed")
     made_for = check_side(split_design, split) if split_design else None
@@ -208,11 +214,13 @@ def write_scenes(
         key = secret_seed(secret)
         prefix = f"fresh-{public_name(key)}"
     patterns = SOLID_PATTERNS if world == "solids" else made_for.patterns(split) if made_for else PATTERNS
+    patterns = [pattern for pattern in patterns if pattern not in never]
     who = cast(kinds, colours, together)
     shared = Task(None, 0, 0, key, size, split, mode, check and pairs >= ENOUGH, pictures,
                   made_for.cast(split, who) if made_for else who, prefix, split_design, look, world,
-                  questions, smallest)  # fmt: skip
+                  questions, smallest, tuple(never))  # fmt: skip
     info: dict[str, Any] = {"split_design": split_design, "side": split} if made_for else {}
+    info |= {"never": list(never)} if never else {}
     seen = info | ({"mask_classes": ["background", *KINDS]} if masks else {})
     columns = PICTURE_COLUMNS.append(pa.field("mask", pa.binary())) if masks else PICTURE_COLUMNS
     for name in ("tags", "things") if tags else ():
@@ -238,7 +246,7 @@ def write_scenes(
                         row["mask"] = kind_mask(World.from_json(row["world"]), size)
                 if tags:
                     for row in made.pictures:
-                        seen_there = World.from_json(row["world"])
+                        seen_there = unsaid(World.from_json(row["world"]), never)
                         row |= {"tags": tags_of(seen_there), "things": described(seen_there)}
                 for table, rows, new in zip(tables, held, (made.pictures, made.items), strict=True):
                     rows += new
@@ -338,7 +346,7 @@ def _plain(made: Made, task: Task, unit: int) -> None:
     worlds = [_world(task, i) for i in numbers]
     ids = [f"{task.prefix}-{i:06d}" for i in numbers]
     for id_, number, world in zip(ids, numbers, worlds, strict=True):
-        texts = captions(world, task.seed, number)
+        texts = captions(world, task.seed, number, never=task.never)
         look = task.look_of(unit)
         image = degrade(render(world, task.size, look), look, task.seed, number)
         if task.wording:  # of the worlds drawn only such are kept that can be told in other words
@@ -349,7 +357,7 @@ def _plain(made: Made, task: Task, unit: int) -> None:
         return
     known = [Known(facts(world)) for world in worlds]
     for k in (0, 1):
-        said: list[Claim] = claims(worlds[k], task.seed, numbers[k], "statement", number=6)
+        said: list[Claim] = claims(worlds[k], task.seed, numbers[k], "statement", number=6, never=task.never)
         chosen = next((c.text for c in said if holds(c.form, known[1 - k]) is False), None)
         if chosen and task.wording:
             chosen = (reworded(task.wording, [chosen], task.seed, numbers[k], "statement") or [None])[0]
@@ -363,7 +371,7 @@ def _ask(made: Made, task: Task, id_: str, world: World, group: str | None, *key
     """Many questions about one picture; where the split has other words, those that can be put in them."""
     if not task.questions:
         return
-    for k, asked in enumerate(questions_about(world, task.seed, *key, number=task.questions)):
+    for k, asked in enumerate(questions_about(world, task.seed, *key, number=task.questions, never=task.never)):
         text, options, answer = asked.text, list(asked.options), asked.answer
         if task.wording:
             text, *_ = reworded(task.wording, [text], task.seed, *key, k) or [""]
@@ -403,7 +411,7 @@ def _world(task: Task, number: int) -> World:
     for k in range(1000):
         key = (task.seed, number, *(["again", k] if k else []))
         world = design.world(task.split, *key, cast=task.cast)
-        if reworded(task.wording, captions(world, task.seed, number)):
+        if reworded(task.wording, captions(world, task.seed, number, never=task.never)):
             return world
     raise ValueError(f"1000 worlds of {', '.join(task.cast.kinds)} have no {task.wording} in all their captions; "
                      "add other kinds")  # fmt: skip
@@ -415,6 +423,7 @@ def _checked_pair(task: Task, pattern: str, number: int) -> tuple[Pair, tuple[Im
     if task.world == "solids":
         return solid_pairs.make_solid_pair(pattern, task.seed, number, size=task.size, mode=task.mode, look=look)
     common: dict[str, Any] = {"size": task.size, "mode": task.mode, "cast": task.cast, "look": look}
+    common |= {"never": task.never}
     if task.smallest:
         share = generator("smallest", pattern, task.seed, number).random()
         shrink = partial(smaller, smallest=task.smallest, size=task.size, share=share)
