@@ -25,9 +25,10 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "table": ({"where", "storage"}, PLAIN),
     "config": (set(), PLAIN),
     "decode": (set(), PLAIN),
+    "fetching": (set(), set()),
     "jobs": ({"table"}, PLAIN | {"rich"}),
     "scenes": ({"table", "storage", "jobs", "decode"}, PLAIN | {"rich"}),
-    "data": ({"table", "storage", "jobs", "decode"}, PLAIN | {"rich"}),
+    "data": ({"table", "storage", "jobs", "decode", "fetching"}, PLAIN | {"rich"}),
     "models": ({"decode"}, TORCH | {"onnx", "onnxruntime", "onnxscript"}),
     "sparse": ({"decode"}, TORCH),
     "embedding": ({"table", "jobs", "models", "decode"}, TORCH | {"rich"}),
@@ -63,6 +64,7 @@ BESIDE_PUBLIC = {
         "omma.models.official",
         "omma.training.recipes",
         "omma.eval.report",
+        "omma.data.papers.bibtex",
     },
     "cli_blind": {
         *("omma.eval.blind", "omma.eval.missed", "omma.web.annotate"),
@@ -72,6 +74,7 @@ BESIDE_PUBLIC = {
     "cli_parts": {"omma.decode"},
     "cli_data": {
         "omma.data.ingest",
+        "omma.data.papers.arxiv",
         "omma.scenes.gallery",
         "omma.scenes.layouts",
         "omma.scenes.looks",
@@ -95,7 +98,7 @@ BESIDE_PUBLIC = {
         "omma.retrieval.index",
     },
 }
-BESIDE_PUBLIC["web"] = {"omma.decode", "omma.models.saying"} | {
+BESIDE_PUBLIC["web"] = {"omma.decode", "omma.fetching", "omma.models.saying"} | {
     f"omma.eval.annotate.{name}"
     for name in ("agreement", "benchmark", "pairs", "person", "propose", "store")
 }

@@ -78,6 +78,8 @@ def test_a_page_does_what_it_says(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "110")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / ".data"))  # omma index and search without --index
+    for name in ("OMMA_ARXIV_URL", "OMMA_ARXIV_PAUSE"):
+        monkeypatch.setenv(name, "")  # a page may set them, and they are put back
     text = page.read_text()
     todo = blocks(text)
     if page.name == "README.md":

@@ -1,6 +1,7 @@
 """The command line: one verb = one public function: parse, call, print. Heavy modules load inside their verb."""
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -96,9 +97,9 @@ for name, verb in cli_data.VERBS.items():
 
 @app.command()
 def embed(
-    table: Annotated[Path, typer.Argument(help="Table of pictures.")],
+    table: Annotated[Path, typer.Argument(help="Table of pictures, or of papers.")],
     encoder: Annotated[str, typer.Option("--encoder", "-e", help="Checkpoint, run folder or model name.")],
-    what: Annotated[What, typer.Option(help="Embed the pictures or their captions.")] = What.image,
+    what: Annotated[What | None, typer.Option(help="The pictures, or their captions (of papers, their text).")] = None,
     column: Annotated[str | None, typer.Option(help="Name of the new column (default: embed.<encoder>).")] = None,
     batch_size: Batch = 64,
     device: On = Device.auto,
@@ -114,7 +115,12 @@ def embed(
     with working(as_json):
         model = omma.load_encoder(encoder, device=device.value)
         report = omma.embed(
-            omma.Table.open(table), model, what=what.value, column=column, batch_size=batch_size, progress=True
+            omma.Table.open(table),
+            model,
+            what=what.value if what else None,
+            column=column,
+            batch_size=batch_size,
+            progress=True,
         )
     result = {"table": str(table), **dataclasses.asdict(report)}
     answer(as_json, result, lambda: facts_table("embed", result))
@@ -372,6 +378,8 @@ def show(
     other: Annotated[Path | None, typer.Argument(help="With --html: a second report, to stand beside.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report's answers as a page, one file, here.")] = None,
     data: Annotated[Path | None, typer.Option(help="With --html: folder of its pictures and items.")] = None,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Print a table of papers as BibTeX.")] = False,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
     """Say what lies in a folder.
@@ -382,8 +390,19 @@ def show(
     omma show scenes/train/pictures
     omma show runs/vl
     omma show reports/eye reports/vlm --html answers.html
+    omma show tables/tokens --bibtex --where "published >= '2024'" > tokens.bib
     """
     from omma.show import describe
+
+    if where is not None and not bibtex:
+        raise ValueError("--where chooses papers for --bibtex; give both")
+    if bibtex:
+        from omma.data.papers.bibtex import bibtex as written
+
+        with working(as_json):
+            entries = written(omma.Table.open(thing), where)
+        print(json.dumps({"bibtex": entries}) if as_json else entries, end="\n" if as_json else "")
+        return
 
     if html is None and (other or data):
         raise ValueError(f"{other or '--data'} is for a page; say where to write it: --html PAGE.html")

@@ -141,7 +141,7 @@ def company(text: str) -> tuple[str, str, float]:
 
 
 def ingest(
-    source: Annotated[str, typer.Argument(help="Folder of pictures, or data of one of the formats, or a glob.")],
+    source: Annotated[str, typer.Argument(help="Pictures: a folder, data of a format, a glob; or arxiv:QUESTION.")],
     out: Annotated[Path, typer.Argument(help="Folder of the table: a new one, or one to add to.")],
     format: Annotated[Format | None, typer.Option(help="What the source is (default: told by looking at it).")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the pictures that a list names.")] = None,
@@ -150,20 +150,24 @@ def ingest(
     split: Annotated[str, typer.Option(help="What the column split says.")] = "train",
     language: Annotated[str, typer.Option(help="Language of the captions.")] = "en",
     store: Annotated[Store, typer.Option(help="Keep the pictures' bytes, or where they lie.")] = Store.bytes,
+    most: Annotated[int | None, typer.Option(min=1, help="Papers to read, the newest (default: 1000).")] = None,
     workers: Workers = 1,
     as_json: Json = False,
 ) -> None:
-    """Make a table of your pictures.
+    """Make a table of your pictures, or of papers.
 
     A picture that can't be read keeps its row, with the reason in the column status. Run it again when the source
-    has grown: what is known stays, what is new is added.
+    has grown: what is known stays, what is new is added. A question to arXiv has its words: ti:, abs:, au:, cat:, AND,
+    OR, ANDNOT, quotes, parentheses, and date:2024-01..2024-06.
 
     \b
     omma ingest holiday/ tables/holiday
     omma ingest coco/annotations/captions_val2017.json tables/coco --images coco/val2017
     omma ingest 'shards/*.tar' tables/web --captions caption --field license --workers 2
+    omma ingest 'arxiv:ti:"visual token" AND cat:cs.CV AND date:2024..' tables/tokens
     """
     from omma.data.ingest import summary
+    from omma.data.papers.arxiv import summary as summary_of_papers
 
     with working(as_json):
         table = omma.ingest(
@@ -176,10 +180,11 @@ def ingest(
             split=split,
             language=language,
             store=store.value,
+            most=most,
             workers=workers,
             progress=True,
         )
-        counts = summary(table)
+        counts = summary_of_papers(table) if table.kind == "papers" else summary(table)
     result = {"table": str(table.uri), **counts}
     answer(as_json, result, lambda: facts_table("ingest", result))
 

@@ -8,7 +8,16 @@ import typer
 
 import omma
 from omma.cli_parts import Device, Json, On, Where, read_picture, working
-from omma.views import answer, facts_table, found_tables, hits_table, index_tables, jsonable, status_tables
+from omma.views import (
+    answer,
+    facts_table,
+    found_tables,
+    hits_table,
+    index_tables,
+    jsonable,
+    papers_tables,
+    status_tables,
+)
 
 
 class Words(StrEnum):
@@ -100,13 +109,15 @@ def search(
 ) -> None:
     """Find pictures and texts by words or a picture.
 
-    In all that was indexed (omma index), in one folder of it, or in a table with a column of vectors (omma embed).
+    In all that was indexed (omma index), in one folder of it, in a table with a column of vectors (omma embed), or in a
+    table of papers.
 
     \b
     omma search "two red cups on a table"
     omma search Pictures "two red cups" -k 5 --where "date >= '2024'"
     omma search --image cup.jpg
     omma search tables/holiday "two red cups" --encoder runs/vl --rerank 32
+    omma search tables/tokens "pruning without training" --where "published >= '2024'"
     """
     given = list(words or ())
     if len(given) > 2:
@@ -138,12 +149,18 @@ def search_table(place: Path, query: str, image: Path | None, encoder: str | Non
                  rerank: int, device: Device, as_json: bool) -> None:
     if (not query) == (image is None):
         raise typer.BadParameter("a table is searched by words or by --image FILE, one of them")
-    if not encoder:
-        raise typer.BadParameter("give --encoder, the one that embedded the table")
     with working(as_json):
+        table = omma.Table.open(place)
+        of_papers = table.kind == "papers"
+        if not encoder and not of_papers:
+            raise typer.BadParameter("give --encoder, the one that embedded the table")
         asked = read_picture(image) if image else query
-        model = omma.load_encoder(encoder, device=device.value)
-        hits = omma.search(omma.Table.open(place), asked, encoder=model, k=k, where=where, rerank=rerank)
+        model = omma.load_encoder(encoder, device=device.value) if encoder else None
+        hits = omma.search(table, asked, encoder=model, k=k, where=where, rerank=rerank)
+    if of_papers:
+        papers = [{"id": hit.id, "score": hit.score, "scores": hit.scores, "row": jsonable(hit.row)} for hit in hits]
+        answer(as_json, {"query": query, "hits": papers}, lambda: papers_tables(query, papers))
+        return
     rows = [{"id": hit.id, "score": float(hit.score), "row": without_bytes(hit.row)} for hit in hits]
     result = {"query": query or str(image), "hits": rows}
     found = [(hit.id, hit.score, "; ".join(c["text"] for c in (hit.row.get("captions") or [])[:2])) for hit in hits]

@@ -3,6 +3,7 @@
 embed(table, load_encoder("runs/vl"))        # adds "embed.vl": E half-precision numbers a row, L2-normalised
 """
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,27 +18,32 @@ from omma.table import Table
 
 PICTURE = ("bytes", "uri", "offset", "length", "status")
 USABLE = ("ok", "flat")
+SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9$\\(])")
 
 
 def embed(
     table: Table,
     encoder: Encoder,
     *,
-    what: Literal["image", "text"] = "image",
+    what: Literal["image", "text"] | None = None,
     column: str | None = None,
     batch_size: int = 64,
     progress: bool = False,
 ) -> JobReport:
     """Adds the column "embed.<encoder.name>" (text: "embed.<encoder.name>.text"): lists of E float16, unit length.
 
-    what: "image" encodes each row's picture; "text" the mean of its captions' vectors, normalised again. Rows without a
-    usable picture or caption are null. Chunks that this very encoder (by fingerprint) has done stay; an interrupted run
-    goes on. Raises ValueError for a table of items, which holds no pictures.
+    what: "image" encodes each row's picture; "text" the mean of its captions' vectors, normalised again. None is
+    "image", and of a table of papers "text", the mean of the title and the abstract's sentences. Rows without a usable
+    picture or text are null. Chunks that this very encoder (by fingerprint) has done stay; an interrupted run goes on.
+    Raises ValueError for a table of items, which holds no pictures.
     """
+    what = what or ("text" if table.kind == "papers" else "image")
     if what not in ("image", "text"):
         raise ValueError(f"what={what!r}; it is image or text")
-    if table.kind != "pictures":
+    if table.kind == "items":
         raise ValueError(f"{table.uri} is a table of {table.kind}; vectors belong to its pictures table")
+    if table.kind == "papers" and what == "image":
+        raise ValueError(f"{table.uri} is a table of papers, which have no pictures; leave out what, or say text")
     name = column or (f"embed.{encoder.name}" if what == "image" else f"embed.{encoder.name}.text")
     work = (
         partial(encode_images, table.uri, encoder, batch_size)
@@ -45,7 +51,7 @@ def embed(
         else partial(encode_texts, encoder, batch_size)
     )
     params = {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint, "what": what}
-    needs = PICTURE if what == "image" else ("captions",)
+    needs = PICTURE if what == "image" else ("title", "abstract") if table.kind == "papers" else ("captions",)
     op = Op(name, 1, needs, pa.list_(pa.float16(), encoder.embed_dim), Work(work), params)
     return run(table, op, progress=progress)
 
@@ -78,8 +84,12 @@ def encode_images(root: Path, encoder: Encoder, batch_size: int, batch: pa.Recor
 
 
 def encode_texts(encoder: Encoder, batch_size: int, batch: pa.RecordBatch) -> pa.Array:
-    """The mean of each row's caption vectors, at unit length."""
-    captions = [[c["text"] for c in row or []] for row in batch["captions"].to_pylist()]
+    """The mean of each row's caption vectors, or of those of a paper's title and sentences, at unit length."""
+    if "captions" in batch.schema.names:
+        captions = [[c["text"] for c in row or []] for row in batch["captions"].to_pylist()]
+    else:
+        captions = [[row["title"], *SENTENCES.split(row["abstract"] or "")] for row in batch.to_pylist()]
+        captions = [[text for text in row if text] for row in captions]
     texts = sorted({text for row in captions for text in row})
     if not texts:
         return half_precision([None] * batch.num_rows, encoder.embed_dim)

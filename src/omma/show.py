@@ -49,7 +49,7 @@ def describe_table(folder: Path) -> dict[str, Any]:
     table = omma.Table.open(folder)
     fields = {field.name: str(field.type) for field in table.schema}
     counts = {}
-    for name in ("status", "split", "task", "pattern"):
+    for name in ("status", "split", "task", "pattern", "primary_category"):
         if name in fields:
             values = Counter(table.read(columns=[name])[name].to_pylist())
             counts[name] = {value or "null": n for value, n in values.most_common()}

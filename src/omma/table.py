@@ -67,7 +67,13 @@ ITEMS = pa.schema([
     ("prompt", pa.string()), ("options", pa.list_(pa.string())), ("answer", pa.string()), ("group", pa.string()),
     ("split", pa.string()),
 ])
-KINDS = {"pictures": PICTURES, "items": ITEMS}
+PAPERS = pa.schema([
+    ("id", pa.string()), ("paper", pa.string()), ("version", pa.int32()), ("title", pa.string()),
+    ("authors", pa.list_(pa.string())), ("abstract", pa.string()), ("categories", pa.list_(pa.string())),
+    ("primary_category", pa.string()), ("published", pa.string()), ("updated", pa.string()), ("link", pa.string()),
+    ("pdf", pa.string()), ("doi", pa.string()), ("journal_ref", pa.string()), ("comment", pa.string()),
+])
+KINDS = {"pictures": PICTURES, "items": ITEMS, "papers": PAPERS}
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,34 @@ def found_tables(query: str, rows: list[dict[str, Any]]) -> list[Any]:
     return [grid]
 
 
+def papers_tables(query: str, rows: list[dict[str, Any]]) -> list[Any]:
+    """Two lines a paper or more: the numbers behind its place, its day, title, authors and link."""
+    from rich.table import Table as Grid
+
+    if not rows:
+        return [f"nothing found for {query!r}"]
+    kinds = [name for name in ("words", "meaning") if any(name in row["scores"] for row in rows)]
+    grid = Grid(title=f"papers for {query!r}", title_justify="left", show_lines=True)
+    for name in (*kinds, "published"):
+        grid.add_column(name, no_wrap=True)
+    grid.add_column("paper", overflow="fold")
+    for row in rows:
+        numbers = (f"{row['scores'][name]:.3f}" if name in row["scores"] else "" for name in kinds)
+        paper = row["row"]
+        said = f"{paper['title']}\n{names(paper['authors'] or [])}\n{paper['link']}"
+        grid.add_row(*numbers, (paper["published"] or "")[:10], said)
+    return [grid]
+
+
+MOST_NAMES = 4
+
+
+def names(people: list[str]) -> str:
+    """The first ones, and how many more there are."""
+    left = len(people) - MOST_NAMES
+    return ", ".join(people) if left <= 1 else f"{', '.join(people[:MOST_NAMES])} and {left} more"
+
+
 def from_here(place: str) -> str:
     """A path as it is typed from the folder one is in."""
     return place.removeprefix(f"{Path.cwd()}/")

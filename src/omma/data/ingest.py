@@ -27,6 +27,8 @@ import pyarrow as pa
 
 from omma.data.annotations import answers, turns
 from omma.data.formats import Asked, Source, recognise
+from omma.data.papers.arxiv import MOST as MOST_PAPERS
+from omma.data.papers.arxiv import ingest_papers
 from omma.data.readers import Problems, Sample, read_json, read_text
 from omma.decode import DEFAULT_LIMITS, Limits, decode
 from omma.jobs import progress_bar, spawned_pool
@@ -56,8 +58,8 @@ class _Options:
 def ingest(source: str | Path | Sequence[str | Path], out: str | Path, *, format: str | None = None,
            images: str | Path | None = None, captions: str | Sequence[str] | None = None,
            fields: str | Sequence[str] = (), split: str = "train", split_of: Callable[[str], str | None] | None = None,
-           language: str = "en", store: str = "bytes", limits: Limits = DEFAULT_LIMITS, workers: int = 1,
-           progress: bool = False) -> Table:
+           language: str = "en", store: str = "bytes", limits: Limits = DEFAULT_LIMITS, most: int | None = None,
+           workers: int = 1, progress: bool = False) -> Table:
     """Read source, make the table at out and return it; or add to the table that is there what is new in source.
 
     source: a folder of pictures, Parquet, a folder saved by Hugging Face datasets, COCO captions or LLaVA/ShareGPT
@@ -75,12 +77,22 @@ def ingest(source: str | Path | Sequence[str | Path], out: str | Path, *, format
     A picture that can't be used keeps its row with a status (`omma.decode`; empty for a file that isn't there); one
     whose text can't be read has bad_text. An id that comes again gets "#2", "#3" and the status duplicate_key.
 
+    "arxiv:" and a question is a source of papers, and makes a table of these (`omma.data.papers.arxiv`); most: so many
+    of them, 1000 by default. The other settings are for pictures.
+
     When out is a table made by ingest from the same keys, samples whose id and picture (and conversation) are in it are
     known and left as they are; the others are added, all at once. Raises ValueError when there is nothing to read at
     source, its format is not known, or something else is at out.
     """
     if store not in STORES:
         raise ValueError(f"store={store!r}; a table stores {' or '.join(map(repr, STORES))}")
+    if isinstance(source, str) and source.startswith("arxiv:"):
+        given = {"format": format, "images": images, "captions": captions, "fields": fields, "split_of": split_of}
+        if unfit := [name for name, value in given.items() if value]:
+            raise ValueError(f"{unfit[0]} is for pictures, and {source[:60]!r} is a source of papers; leave it out")
+        return ingest_papers(source, out, most=MOST_PAPERS if most is None else most, progress=progress)
+    if most is not None:
+        raise ValueError("most is for papers; of pictures all are read")
     out, named, kept = Path(out), _names(captions), _names(fields)
     asked = Asked(None if images is None else Path(images), (*named, *kept))
     sources = [recognise(place, format, asked) for place in _places(source)]

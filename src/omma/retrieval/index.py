@@ -81,10 +81,10 @@ def search(
 ) -> list[Hit]:
     """The k nearest rows, best first; equal scores in the table's order. Fewer when fewer rows have a vector.
 
-    table: a Table or View, or an `omma.Index` of folders, which needs no encoder (see `Index.search`); query: a text or
-    a picture, encoded by `encoder`; where: an expression over columns; column: the vector column, by default
-    "embed.<encoder.name>". Rows without a vector (pictures that could not be read) are
-    passed over. Exact: every row is scored, and what could be among the k is scored again in fp64.
+    table: a Table or View; or, without an encoder, an `omma.Index` of folders (see `Index.search`) or a table of papers
+    (see `retrieval.papers`); query: a text or a picture, encoded by `encoder`; where: an expression over columns;
+    column: the vector column, by default "embed.<encoder.name>". Rows without a vector (pictures that could not be
+    read) are passed over. Exact: every row is scored, and what could be among the k is scored again in fp64.
     rerank: so many rows are found first, at least k, and then put into order by the fusion encoder (encoder.match),
     which looks at words and picture together; 0 leaves that out. Scores are then those of models.rerank.
     Raises ValueError when the column is missing, holds vectors of another width or was made by another encoder, and for
@@ -96,6 +96,18 @@ def search(
     """
     if hasattr(table, "search"):
         return table.search(query, k=k, where=where, rerank=rerank)
+    if getattr(table, "kind", "") == "papers":
+        from omma.retrieval.papers import search_papers  # it builds on this module
+
+        if rerank:
+            raise ValueError("the fusion encoder looks at words and a picture, and papers have none; leave rerank out")
+        return search_papers(table, query, encoder=encoder, k=k, where=where, column=column)  # type: ignore[arg-type]
+    return nearest(table, query, encoder=encoder, k=k, where=where, column=column, rerank=rerank)
+
+
+def nearest(table: Any, query: str | Image.Image, *, encoder: Any, k: int, where: Any = None,
+            column: str | None = None, rerank: int = 0) -> list[Hit]:
+    """As `search`, of a table with a column of vectors."""
     if encoder is None:
         raise ValueError("a table is searched with the encoder that embedded it: encoder=load_encoder(...)")
     check_query(query, k)
