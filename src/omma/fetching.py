@@ -7,10 +7,12 @@ means another machine a moment later gets nowhere. Each redirect is looked at in
 import contextlib
 import http.client
 import ipaddress
+import queue
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
@@ -48,6 +50,8 @@ def public(address: str) -> bool:
             within = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if within is not None:
             return public(str(within))
+        if found not in ipaddress.ip_network("2000::/3"):  # of all others some are wrapped in ways of their own
+            return False
     return found.is_global and not found.is_multicast
 
 
@@ -72,15 +76,16 @@ def get(url: str, *, accept: str = "*/*", agent: str = "omma", most: int = 16 <<
     end = time.monotonic() + seconds
     for _ in range(REDIRECTS + 1):
         port, host = _checked(url, schemes, ports)
-        address = _looked_up(host, port, may, where, look_up or socket.getaddrinfo)
         try:
+            address = _looked_up(host, port, may, where, look_up or socket.getaddrinfo, end)
             connection = socket.create_connection((address, port), timeout=left(end))
         except TimeoutError as error:
             raise Unanswered(f"{host[:80]!r} gave nothing: {type(error).__name__} {error}") from None
         except OSError as error:
             raise Unreachable(f"nobody answers at {host[:80]!r} ({error.strerror or error})") from None
         try:
-            reply = _asked(connection, url, host, {"Accept": accept, "User-Agent": agent}, most, end)
+            with _ended(connection, end):
+                reply = _asked(connection, url, host, {"Accept": accept, "User-Agent": agent}, most, end)
         except (OSError, http.client.HTTPException) as error:
             raise Unanswered(f"{host[:80]!r} gave nothing: {type(error).__name__} {error}".rstrip()) from None
         if reply.status not in (301, 302, 303, 307, 308):
@@ -104,14 +109,46 @@ def _checked(url: str, schemes: Sequence[str], ports: Sequence[int] | None) -> t
     return port, host
 
 
-def _looked_up(host: str, port: int, may: Callable[[str], bool], where: str, look_up: Callable) -> str:
+def _looked_up(host: str, port: int, may: Callable[[str], bool], where: str, look_up: Callable, end: float) -> str:
+    told: queue.SimpleQueue[list[str] | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            told.put([entry[4][0] for entry in look_up(host, port, type=socket.SOCK_STREAM)])
+        except (OSError, UnicodeError) as error:
+            told.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()     # a look-up has no time limit of its own
     try:
-        found = [entry[4][0] for entry in look_up(host, port, type=socket.SOCK_STREAM)]
-    except (OSError, UnicodeError) as error:
-        raise Unreachable(f"{host[:80]!r} is not known ({error})") from None
+        found = told.get(timeout=left(end))
+    except queue.Empty:
+        raise TimeoutError("its name is still being looked up") from None
+    if isinstance(found, Exception):
+        raise Unreachable(f"{host[:80]!r} is not known ({found})")
     if not found or not all(may(address) for address in found):
         raise ValueError(f"{host[:80]!r} is not on {where}, and nothing else is fetched")
     return found[0]
+
+
+@contextlib.contextmanager
+def _ended(connection: socket.socket, end: float) -> Iterator[None]:
+    """The connection is shut when time is up, however little of a reply drips in until then."""
+    twin = connection.dup()                               # of the same connection, and not TLS's to look at
+
+    def shut() -> None:
+        with contextlib.suppress(OSError):
+            twin.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(left(end), shut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+        left(end)                                         # what was shut may look like the reply's end
+    finally:
+        timer.cancel()
+        timer.join()
+        twin.close()
 
 
 def _asked(connection: socket.socket, url: str, host: str, headers: dict[str, str], most: int, end: float) -> Reply:
