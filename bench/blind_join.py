@@ -1,10 +1,12 @@
 """Blind pairs of 20,000 rows against FAISS's exact range search, in one run: CPU seconds, the same pairs, memory.
 
-    python bench/blind_join.py [--peers FOLDER] [--rows 20000] [--growth]
+    python bench/blind_join.py [--peers FOLDER] [--rows 20000] [--growth] [--large 200000] [--only flat]
 
 FAISS (faiss-cpu, from FOLDER if it is not installed) searches the eye's space alone, with the norms, the check of every
 pair and the reference left out of its time; omma's time holds all of that. Each runs in a process of its own on one
-thread, in turns. --growth prints the time at a quarter, a half, once and twice the rows.
+thread, in turns. --growth prints omma's time at a quarter, a half, once and twice the rows. --large: so many rows once,
+with FAISS given a twentieth of them to ask with, whose counts of pairs must be the same, and its time taken twenty
+times (it would take a quarter of an hour for all).
 """
 
 import argparse
@@ -18,6 +20,8 @@ import tempfile
 import time
 
 ABOVE, BELOW, WIDTH, WIDTH2, CLUSTERS, TURNS = 0.95, 0.6, 768, 1024, 400, 3
+SHARE, BLOCK = 20, 20_000
+SPECTRA = (("k^-0.6", False, 4.0), ("flat", True, 2.0))
 
 
 def eyes(n, flat):
@@ -32,14 +36,27 @@ def eyes(n, flat):
     mean /= np.linalg.norm(mean)
     which = rng.integers(CLUSTERS, size=n)
     spread = np.exp(rng.normal(-1.0 if flat else -0.72, 0.2, size=(n, 1)))
-    x = (rng.standard_normal((CLUSTERS, WIDTH)) * spectrum)[which] + spread * rng.standard_normal((n, WIDTH)) * spectrum
-    x = x @ turn.T + (0.65 if flat else 1.1) * mean
-    y = 1.15 * rng.standard_normal((CLUSTERS, WIDTH2))[which] + rng.standard_normal((n, WIDTH2))
-    return [(v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32) for v in (x, y)]
+    blocks = [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)]
+    centres = rng.standard_normal((CLUSTERS, WIDTH)) * spectrum
+    x, y = np.empty((n, WIDTH), np.float32), np.empty((n, WIDTH2), np.float32)
+    for part in blocks:
+        noise = spread[part] * rng.standard_normal((part.stop - part.start, WIDTH)) * spectrum
+        x[part] = unit((centres[which[part]] + noise) @ turn.T + (0.65 if flat else 1.1) * mean)
+    centres = 1.15 * rng.standard_normal((CLUSTERS, WIDTH2))
+    for part in blocks:
+        y[part] = unit(centres[which[part]] + rng.standard_normal((part.stop - part.start, WIDTH2)))
+    return x, y
 
 
-def measure(who):
-    """One search of what lies in this folder; prints its CPU seconds, pairs and memory."""
+def unit(rows):
+    import numpy as np
+
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def measure(who, asking):
+    """One search of what lies in this folder; prints its CPU seconds, pairs and memory. asking: how many rows FAISS
+    asks with, 0 for all; of these the pairs are counted by row, of all they are listed."""
     import numpy as np
 
     from omma.eval.blind import mine_blind_pairs
@@ -50,8 +67,8 @@ def measure(who):
         before = memory()
         start = time.process_time()
         found = mine_blind_pairs(x, y, ABOVE, BELOW, near=None)
-        spent, pairs = time.process_time() - start, found.pairs
-        told = {"directions": found.work["directions"], "left": found.work["left"], "similar": found.counts["similar"]}
+        spent, pairs, counts = time.process_time() - start, found.pairs, found.row_counts
+        told = {"directions": found.work["directions"], "left": found.work["left"], "pairs": found.counts["blind"]}
     else:
         import faiss  # type: ignore
 
@@ -61,19 +78,20 @@ def measure(who):
         start = time.process_time()
         index = faiss.IndexFlatIP(WIDTH)
         index.add(c)
-        limits, _, j = index.range_search(c, ABOVE - 2e-6)
+        limits, _, j = index.range_search(c[: asking or None], ABOVE - 2e-6)
         spent = time.process_time() - start
-        i = np.repeat(np.arange(len(x)), np.diff(limits.astype(np.int64)))
-        kept = i < j
+        i = np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(np.int64)))
+        kept = i != j if asking else i < j
         i, j = i[kept], j[kept]
         kept = cosines(c[i], c[j], ABOVE) > ABOVE
         i, j = i[kept], j[kept]
-        told = {"similar": len(i)}
         kept = cosines(r[i], r[j], BELOW) < BELOW
         pairs = np.stack([i[kept], j[kept]], axis=1)
-        pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-    digest = hashlib.sha256(pairs.astype(np.int64).tobytes()).hexdigest()[:12]
-    print(json.dumps({"cpu": spent, "pairs": len(pairs), "hash": digest, "mb": memory(), "mb_data": before, **told}))
+        pairs, counts = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))], np.bincount(i[kept], minlength=len(x))
+        told = {"pairs": len(pairs)}
+    same = counts[:asking] if asking else pairs
+    digest = hashlib.sha256(same.astype(np.int64).tobytes()).hexdigest()[:12]
+    print(json.dumps({"cpu": spent, "hash": digest, "mb": memory(), "mb_data": before, **told}))
 
 
 def memory():
@@ -89,10 +107,10 @@ def prepare(n, flat, folder):
     subprocess.run([sys.executable, "-c", code, here, str(n), str(flat)], cwd=folder, check=True)
 
 
-def run(who, folder, peers=""):
+def run(who, folder, peers="", asking=0):
     env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH", ""), peers]))
-    command = [sys.executable, os.path.abspath(__file__), "--measure", who]
+    command = [sys.executable, os.path.abspath(__file__), "--measure", who, "--asking", str(asking)]
     return json.loads(subprocess.run(command, env=env, cwd=folder, check=True, stdout=subprocess.PIPE).stdout)
 
 
@@ -101,33 +119,54 @@ def main():
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--peers", default="")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--large", type=int, default=0)
+    parser.add_argument("--only", choices=[name for name, *_ in SPECTRA])
+    parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--measure", choices=("omma", "faiss"))
+    parser.add_argument("--asking", type=int, default=0)
     args = parser.parse_args()
     if args.measure:
-        measure(args.measure)
+        measure(args.measure, args.asking)
         return
     claims = []
-    for flat, goal in ((False, 4.0), (True, 2.0)):
-        with tempfile.TemporaryDirectory() as folder:
-            prepare(args.rows, flat, folder)
-            turns = [(run("faiss", folder, args.peers), run("omma", folder)) for _ in range(TURNS)]
-        best = [min((turn[who] for turn in turns), key=lambda one: one["cpu"]) for who in (0, 1)]
-        ratio, name = best[0]["cpu"] / best[1]["cpu"], "flat" if flat else "k^-0.6"
-        for who, one in zip(("faiss", "omma"), best, strict=True):
-            print(f"{name:7} {who:6} {one['cpu']:6.2f} CPU s  {one['pairs']:7} pairs  hash {one['hash']}  "
-                  f"{one['mb']:5.0f} MB at most, {one['mb_data']:.0f} before the search")  # fmt: skip
-        same = len({one["hash"] for turn in turns for one in turn}) == 1
-        claims += [(f"blind pairs, {name}: times FAISS's speed", round(ratio, 2), goal, ratio >= goal),
-                   (f"blind pairs, {name}: the same pairs", same, True, same),
-                   (f"blind pairs, {name}: GB at most", round(best[1]["mb"] / 1000, 3), 0.5, best[1]["mb"] < 500)]
-    if args.growth:
-        for n in (args.rows // 4, args.rows // 2, args.rows, 2 * args.rows):
-            with tempfile.TemporaryDirectory() as folder:
-                prepare(n, False, folder)
-                one = run("omma", folder)
-            print(f"{n:8} rows {one['cpu']:7.2f} CPU s  {one['cpu'] / n**2 * 1e9:6.2f} ns a pair of rows, squared")
+    for name, flat, goal in SPECTRA:
+        if args.only not in (None, name):
+            continue
+        claims += side_by_side(name, flat, goal, args.rows, args.peers, args.turns)
+        if args.growth:
+            growth(name, flat, args.rows)
+        if args.large:
+            claims += side_by_side(name, flat, goal, args.large, args.peers, 1, args.large // SHARE)
     for name, value, goal, ok in claims:
         print(json.dumps({"name": name, "value": value, "goal": goal, "ok": bool(ok)}))
+
+
+def side_by_side(name, flat, goal, n, peers, turns, asking=0):
+    """Prints both sides' best; the claims that follow."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(n, flat, folder)
+        taken = [(run("faiss", folder, peers, asking), run("omma", folder, asking=asking)) for _ in range(turns)]
+    best = [min((turn[who] for turn in taken), key=lambda one: one["cpu"]) for who in (0, 1)]
+    best[0]["cpu"] *= n / asking if asking else 1
+    for who, one in zip(("faiss", "omma"), best, strict=True):
+        of = f"{n / asking:.0f} times what {asking:,} rows took" if asking and who == "faiss" else ""
+        print(f"{name:7} {n:7} {who:6} {one['cpu']:7.2f} CPU s  {one['pairs']:7} pairs  hash {one['hash']}  "
+              f"{one['mb']:5.0f} MB at most, {one['mb_data']:.0f} before the search  {of}", flush=True)  # fmt: skip
+    ratio, same = best[0]["cpu"] / best[1]["cpu"], len({one["hash"] for turn in taken for one in turn}) == 1
+    said = [(f"blind pairs, {name}, {n}: times FAISS's speed", round(ratio, 2), goal, ratio >= goal),
+            (f"blind pairs, {name}, {n}: the same pairs", same, True, same)]
+    if not asking:
+        said += [(f"blind pairs, {name}, {n}: GB at most", round(best[1]["mb"] / 1000, 3), 0.5, best[1]["mb"] < 500)]
+    return said
+
+
+def growth(name, flat, rows):
+    for n in (rows // 4, rows // 2, rows, 2 * rows):
+        with tempfile.TemporaryDirectory() as folder:
+            prepare(n, flat, folder)
+            one = run("omma", folder)
+        print(f"{name:7} {n:7} omma   {one['cpu']:7.2f} CPU s  {one['cpu'] / n**2 * 1e9:6.2f} ns for rows squared  "
+              f"{one['mb']:5.0f} MB at most", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import time
 import numpy as np
 
 
-def clustered(n, width, seed=0):
-    """Rows and 20 queries near some of them."""
+def clustered(n, width, seed=0, queries=20):
+    """Rows, and so many queries near some of them."""
     rng = np.random.default_rng(seed)
     push = rng.standard_normal((64, width)).astype(np.float32) / 8
     centres = rng.standard_normal((n // 100, 64)).astype(np.float32)
@@ -26,8 +26,8 @@ def clustered(n, width, seed=0):
     latent = centres[rng.integers(len(centres), size=n)] + 0.7 * rng.standard_normal((n, 64), dtype=np.float32)
     x = latent @ push + 0.3 * rng.standard_normal((n, width), dtype=np.float32) + common
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    queries = x[rng.integers(n, size=20)] + 0.02 * rng.standard_normal((20, width), dtype=np.float32)
-    return x, queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    asked = x[rng.integers(n, size=queries)] + 0.02 * rng.standard_normal((queries, width), dtype=np.float32)
+    return x, asked / np.linalg.norm(asked, axis=1, keepdims=True)
 
 
 def fastest(turns, **works):

@@ -18,7 +18,7 @@ def says(capsys, *args) -> tuple[int, str, str]:
 @pytest.fixture
 def photos(tmp_path, monkeypatch, colour_encoder):
     for module in ("build", "find"):
-        monkeypatch.setattr(f"omma.retrieval.{module}.load_encoder", lambda name, device="auto": colour_encoder)
+        monkeypatch.setattr(f"omma.retrieval.{module}.load_encoder", lambda name, **_: colour_encoder)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import omma
-from omma.cli_parts import Batch, Device, Json, On, Where, working
+from omma.cli_parts import Batch, Device, Json, On, Precision, Where, working
 from omma.views import answer
 
 
@@ -18,12 +18,6 @@ class What(StrEnum):
 class Controls(StrEnum):
     dense = "dense"
     all = "all"
-
-
-class Precision(StrEnum):
-    auto = "auto"
-    bf16 = "bf16"
-    fp32 = "fp32"
 
 
 def bench(

@@ -17,6 +17,12 @@ class Device(StrEnum):
     mps = "mps"
 
 
+class Precision(StrEnum):
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout; all else on stderr.")]
 On = Annotated[Device, typer.Option("--device", help="Where the model runs.", show_default=True)]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Pictures or texts at a time.")]

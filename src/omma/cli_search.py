@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import omma
-from omma.cli_parts import Device, Json, On, Where, read_picture, working
+from omma.cli_parts import Device, Json, On, Precision, Where, read_picture, working
 from omma.views import (
     answer,
     facts_table,
@@ -44,6 +44,8 @@ def index(
     ocr: Annotated[Words, typer.Option(help="What tesseract reads: pages without text, pictures too.")] = Words.pages,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures at a time.")] = 32,
     device: On = Device.auto,
+    precision: Annotated[Precision | None, typer.Option(help="Of the eye: as before, else auto (bf16 where it is "
+                                                        "fast).")] = None,
     vectors: Vectors = None,
     as_json: Json = False,
 ) -> None:
@@ -83,7 +85,7 @@ def index(
     with working(as_json):
         places: Any = folders or None
         with omma.build_index(places, at, encoder=encoder, ocr=ocr.value, batch_size=batch_size, device=device.value,
-                              progress=True) as opened:  # fmt: skip
+                              precision=precision.value if precision else None, progress=True) as opened:  # fmt: skip
             whole = opened.status()
             runs = [whole["folders"][str(folder.expanduser().resolve())] for folder in folders or ()] or list(
                 whole["folders"].values())

@@ -202,6 +202,26 @@ def test_another_eye_adds_its_vectors_and_both_can_search(photos, eye, colour_en
         names(photos, stranger, "red")
 
 
+def test_an_eye_keeps_the_precision_that_it_began_with(photos, eye, monkeypatch):
+    asked = []
+
+    def load(place, device, precision):
+        asked.append(precision)
+        eye.precision, eye.fingerprint = precision, f"colours {precision}"
+        return eye
+
+    for module in ("build", "find"):
+        monkeypatch.setattr(f"omma.retrieval.{module}.load_encoder", load)
+    path = photos.parent / "index.db"
+    build_index(photos, path, encoder="colours", precision="fp32").close()
+    build_index(photos, path).close()
+    with Index.open(path) as index, Index.open(path, encoder="colours") as named:
+        assert index.search("red", k=1)[0].row["path"] == named.search("red", k=1)[0].row["path"]
+        assert index.status()["eyes"] == {"colours": 3}
+    build_index(photos, path, encoder="other colours").close()
+    assert asked == ["fp32", "fp32", "fp32", "fp32", "auto"]
+
+
 def test_an_indexing_that_was_interrupted_goes_on_where_it_stopped(photos, eye):
     for i in range(6):
         picture(photos / f"more{i}.png", (40 * i, 255 - 40 * i, 90))
@@ -265,10 +285,12 @@ def test_pages_and_moments_are_found_by_look_and_text_and_shown_again_in_full(ph
         (page,) = index.search("kettles", by="words")
         assert page.place == f"{photos / 'report.pdf'} p.2"
         assert index.picture(int(page.id)).size == (834, 556)              # 300 x 200 points at 200 dpi
+        reader = index._media._child
         assert [word for word, _ in index.boxes(int(page.id))][4:6] == ["kettles", "we"]
         frames = index.search("red", by="look", where="kind == 'frame' and end > 1.5")
         assert [frame.place for frame in frames] == [f"{photos / 'walk.mp4'} 00:01-00:02"]
         assert index.picture(int(frames[0].id)).getpixel((80, 60))[0] > 180
+        assert index._media._child is reader, "one process reads them all"
         assert index.unreadable()[0]["status"] == "encrypted"
     assert counts(index_of(photos, eye), "same", "pictures_seen") == (7, 0)
 
@@ -295,6 +317,20 @@ def test_words_in_pictures_are_read_once_tesseract_is_there_and_asked_for(photos
         assert index.boxes(int(hit.id)) == [("boarding", (0.1, 0.1, 0.5, 0.2))]
     assert index_of(photos, eye, ocr="all")["same"] == 4
     assert index_of(photos, eye)["same"] == 4, "and what was read stays"
+
+
+def test_a_page_of_a_few_words_keeps_them_unless_more_is_read_on_it(photos, eye, monkeypatch):
+    pytest.importorskip("pypdfium2")
+    (photos / "cover.pdf").write_bytes(pdf("kettles 2024"))
+    monkeypatch.setattr("omma.retrieval.build.tesseract", lambda: "tesseract")
+    for read, word in (("", "kettles"), ("all the kettles of a year", "year")):
+        monkeypatch.setattr("omma.retrieval.build.read_words", lambda image, read=read: (read, [[read, 0, 0, 1, 1]]))
+        os.utime(photos / "cover.pdf", (0, 0))
+        (photos / "cover.pdf").write_bytes((photos / "cover.pdf").read_bytes() + b"\n")
+        index_of(photos, eye)
+        with Index.open(photos.parent / "index.db", encoder=eye) as index:
+            (hit,) = index.search(word, by="words", where="kind == 'page'")
+            assert [said for said, _ in index.boxes(int(hit.id))] == (["kettles", "2024"] if not read else [read])
 
 
 def test_a_reader_that_is_not_installed_is_named_and_its_files_are_read_once_it_is(photos, eye, monkeypatch):

@@ -121,7 +121,7 @@ def test_a_query_that_cannot_be_is_told(index):
 
 def test_other_weights_at_the_same_place_are_refused(index, tmp_path, monkeypatch, colour_encoder):
     colour_encoder.fingerprint = "colours-9"
-    monkeypatch.setattr("omma.retrieval.find.load_encoder", lambda place, device: colour_encoder)
+    monkeypatch.setattr("omma.retrieval.find.load_encoder", lambda place, device, precision: colour_encoder)
     with (Index.open(tmp_path / "index.db") as opened,
           pytest.raises(ValueError, match=r"made by 'colours' as it was.*colours-9 now.*omma index --encoder colours")):
         opened.search("red")

@@ -46,8 +46,10 @@ def nearest(store, query, k=3, **more):
 
 def test_what_was_put_in_is_found_and_got_and_counted(store):
     items, rows = add_items(store, 20), vectors(20)
+    assert not store.holds("eye-1")
     store.upsert("eye-1", items, rows)
     assert store.count("eye-1") == 20
+    assert store.holds("eye-1")
     assert nearest(store, rows[4])[0] == items[4]
     np.testing.assert_array_equal(store.get("eye-1", items[3:5]), rows[3:5].astype(np.float16).astype(np.float32))
     assert np.isnan(store.get("eye-1", [999])).all()

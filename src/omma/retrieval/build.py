@@ -27,8 +27,9 @@ from omma.data.split import SIDE, near_duplicates
 from omma.decode import DEFAULT_LIMITS
 from omma.jobs import progress_bar
 from omma.models.pretrained import load_encoder
-from omma.retrieval.find import Index, default_index
-from omma.retrieval.media import SCARCE
+from omma.models.weights import shipped
+from omma.retrieval.find import Index, default_index, place_of
+from omma.retrieval.media import scarce
 from omma.retrieval.ocr import read_words, tesseract
 from omma.retrieval.process import MediaProcess
 from omma.retrieval.reading import (
@@ -57,6 +58,7 @@ DEFAULT_EYE = "vlmo-nano"
 OCR = {"none": 0, "pages": 1, "all": 2}
 PRINT = 1600           # pixels of the short side of a picture whose words are read
 Ocr = Literal["none", "pages", "all"]
+Precision = Literal["auto", "bf16", "fp32"]
 BATCH = 32             # pictures that an eye takes at a time
 TOGETHER = 64          # files written at a time, at most
 ITEM = ("kind", "part", "page", "line", "start", "end", "moment", "width", "height", "date", "caption", "text", "boxes")
@@ -65,12 +67,14 @@ CELLS = ", ".join(f'"{name}"' for name in ITEM)
 
 def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: str | Path | None = None, *,
                 encoder: Any = None, ocr: Ocr = "pages", batch_size: int = BATCH, device: str = "auto",
-                progress: bool = False) -> Index:
+                precision: Precision | None = None, progress: bool = False) -> Index:
     """Makes or brings up to date the index of one or several folders, and returns it opened.
 
     folder: None for all that are in it already. index: its file; None for this person's own (`default_index`).
     encoder: an `Encoder` or what `load_encoder` takes; None for the eye that indexed last, at first the one that comes
-    with omma. Another one than before adds its vectors beside those of the others.
+    with omma. Another one than before adds its vectors beside those of the others. precision: what the eye computes in,
+    of an eye by its name: auto (bf16 where the processor is fast in it), bf16 or fp32; None for what it had before
+    here, at first auto, and fp32 of the eyes that come with omma.
 
     Pictures get a vector, a thumbnail, and the captions beside them (as `omma.ingest` reads them), pages of PDF files a
     vector, a thumbnail and their text, videos the same for a frame of each shot; texts are found by their words. ocr:
@@ -94,10 +98,14 @@ def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: 
                 raise ValueError(f"{path} knows no folder yet. Give one: omma index FOLDER")
         spaces = store.spaces()
         wanted = encoder if encoder is not None else spaces[0].place if spaces else DEFAULT_EYE
-        eye = load_encoder(wanted, device=device) if isinstance(wanted, str | Path) else wanted
-        place = str(Path(wanted).resolve()) if isinstance(wanted, str | Path) and Path(wanted).is_dir() else (
-            str(wanted) if isinstance(wanted, str | Path) else eye.name)
-        space = store.add_space(eye.fingerprint, eye.name, place, eye.embed_dim)
+        if isinstance(wanted, str | Path):
+            place = place_of(wanted)
+            # the eyes that come with omma gain an eighth by bf16, and should find the same on every machine
+            first = "fp32" if place in shipped() else "auto"
+            eye = load_encoder(wanted, device=device, precision=precision or store.precision_of(place, first))
+        else:
+            eye, place = wanted, wanted.name
+        space = store.add_space(eye.fingerprint, eye.name, place, eye.embed_dim, getattr(eye, "precision", "fp32"))
         opened = Index(store, eye)
         for source in sources:
             with MediaProcess() as media:
@@ -220,10 +228,11 @@ class Filling:
                 self.problems.note("pages can't be read", f"{found.path} {item}")
                 continue
             item.date = item.date or day(found)
-            if wanted and len(item.text) <= SCARCE and item.image is not None:
+            if wanted and scarce(item.text) and item.image is not None:
                 try:
-                    item.text, boxes = read_words(item.image)
-                    item.boxes = zlib.compress(json.dumps(boxes).encode()) if boxes else None
+                    text, boxes = read_words(item.image)
+                    if len(text) > len(item.text) or (text and "\ufffd" in item.text):
+                        item.text, item.boxes = text, zlib.compress(json.dumps(boxes).encode())
                 except (TimeoutError, ValueError) as error:
                     self.problems.note("pictures whose words can't be read", f"{found.path}: {error}")
             yield item

@@ -11,6 +11,7 @@ one by reciprocal rank fusion: an item earns 1 / (60 + its place) from each list
 import contextlib
 import json
 import os
+import threading
 import zlib
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +43,11 @@ def default_index() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "omma" / "index.db"
 
 
+def place_of(encoder: str | Path) -> str:
+    """How an index remembers an eye: by its name, or by where its folder is from any place."""
+    return str(Path(encoder).resolve()) if Path(encoder).is_dir() else str(encoder)
+
+
 class Index:
     """Folders that can be searched: a file of `omma.build_index`. last: what the last indexing met, in counts."""
 
@@ -49,6 +55,7 @@ class Index:
         self.store, self._encoder, self._device = store, encoder, device
         self.vectors = store if vectors is None else Mirror(store, engine_at(vectors))
         self.last: dict[str, Any] = {}
+        self._media, self._reading = MediaProcess(), threading.Lock()
 
     @classmethod
     def open(cls, path: str | Path | None = None, *, encoder: Any = None, device: str = "auto",
@@ -57,12 +64,13 @@ class Index:
         indexed last; an `Encoder` or its name. vectors: search by an approximate index instead of the exact scan: a
         folder for qdrant-edge, or the address of a Qdrant server; it is brought up to date first. ValueError when the
         index isn't there or is none."""
-        store = Store(default_index() if path is None else path)
-        if isinstance(encoder, str | Path):
-            encoder = load_encoder(encoder, device=device)
-        return cls(store, encoder, device, vectors)
+        opened = cls(Store(default_index() if path is None else path), None, device, vectors)
+        opened._encoder = opened.eye(encoder) if isinstance(encoder, str | Path) else encoder
+        return opened
 
     def close(self) -> None:
+        with self._reading:
+            self._media.end()
         self.store.close()
         if isinstance(self.vectors, Mirror):
             self.vectors.engine.close()
@@ -88,12 +96,16 @@ class Index:
         raise ValueError(f"no vectors of {self._encoder.name!r} in {self.store.path}; it has those of {has}. "
                          f"Add them: omma index --encoder {self._encoder.name}")  # fmt: skip
 
+    def eye(self, name: str | Path) -> Any:
+        """An eye by what `load_encoder` takes, in the precision of its vectors here."""
+        return load_encoder(name, device=self._device, precision=self.store.precision_of(place_of(name)))
+
     @property
     def encoder(self) -> Any:
         """The eye that made the vectors. ValueError when what lies at its place are other weights now."""
         if self._encoder is None:
             space = self.space
-            eye = load_encoder(space.place, device=self._device)
+            eye = self.eye(space.place)
             if eye.fingerprint != space.fingerprint:
                 raise ValueError(f"the vectors in {self.store.path} were made by {space.name!r} as it was: with "
                                  f"fingerprint {space.fingerprint}, and {space.place} has {eye.fingerprint} now. "
@@ -173,7 +185,7 @@ class Index:
 
     def _vectors(self, query: str, image: Image.Image | None) -> dict[str, np.ndarray]:
         """"look": of the words, "like": of the picture, (E,); none in an index without vectors."""
-        if not self.store.count(self.space.fingerprint):
+        if not self.store.holds(self.space.fingerprint):
             return {}
         vectors = {}
         if query.strip():
@@ -275,9 +287,9 @@ class Index:
                 seen = decode(read_bounded(Path(path))).image
             else:
                 asked = {"read": "pdf", "only": [page]} if kind == "page" else {"read": "frame", "at": moment}
-                with MediaProcess() as media:
-                    seen = next((found.image for found in media.items(Path(path), **asked)
-                                 if not isinstance(found, str)), None)
+                with self._reading:                       # one process for all threads, which reads to the end
+                    found = list(self._media.items(Path(path), **asked))
+                seen = next((item.image for item in found if not isinstance(item, str)), None)
         seen = seen or decode(small).image
         assert seen is not None, "it was made here"
         return seen

@@ -73,15 +73,19 @@ def page_of(page: Any, number: int, scans: bool, large: bool) -> dict[str, Any]:
     text, boxes = "", []
     with contextlib.closing(page.get_textpage()) as layer:
         text = layer.get_text_bounded().replace("\r\n", "\n").replace("\ufffe", "")
-        if len(text.strip()) > SCARCE and "\ufffd" not in text:
+        if "\ufffd" not in text:
             boxes = word_boxes(layer, width, height)
-        elif scans:
-            large = True
+        large = large or (scans and scarce(text))
     scale = PRINT_DPI / 72 if large else SIDE / max(min(width, height), 1)
     scale = min(scale, math.sqrt(MOST_PIXELS / max(width * height, 1)), DEFAULT_LIMITS.max_side / max(width, height, 1))
     image = page.render(scale=scale, fill_color=(255, 255, 255, 255)).to_pil().convert("RGB")
     page.close()
     return {"kind": "page", "page": number, "image": image, "text": text.strip(), "boxes": boxes}
+
+
+def scarce(text: str) -> bool:
+    """Whether a page's own text is too little, or too broken, to be all that can be read on it."""
+    return len(text.strip()) <= SCARCE or "\ufffd" in text
 
 
 def word_boxes(layer: Any, width: float, height: float) -> list[list[Any]]:

@@ -6,15 +6,20 @@ It runs as a process with a time limit; English and Korean are read where its da
 import functools
 import io
 import os
+import re
 import shutil
 import subprocess
+from typing import NamedTuple
 
 from PIL import Image
+
+from omma.retrieval.tokens import CJK
 
 LANGUAGES = ("kor", "eng")
 LIMIT = 60.0           # seconds a picture
 LAYOUT = "4"           # one column of text of any sizes: the default tears lines of tables apart
 SURE = 30.0            # per cent, of a word
+GAP = 0.15             # of its height: a space of Korean print is twice as wide
 
 
 def tesseract() -> str | None:
@@ -57,14 +62,36 @@ def read_words(image: Image.Image, limit: float = LIMIT) -> tuple[str, list[list
 def words_of(table: str, width: int, height: int) -> tuple[str, list[list]]:
     """What a table of tesseract's says. Its columns: level, page, block, paragraph, line, word, left, top, width,
     height, confidence, text; level 5 is a word."""
-    lines: dict[tuple[str, ...], list[str]] = {}
-    boxes = []
+    lines: dict[tuple[str, ...], list[Word]] = {}
     for row in table.splitlines():
         cells = row.split("\t")
         if len(cells) != 12 or cells[0] != "5" or float(cells[10]) < SURE or not cells[11].strip():
             continue
         left, top, wide, high = (int(cell) for cell in cells[6:10])
-        lines.setdefault(tuple(cells[1:5]), []).append(cells[11].strip())
-        place = (left / width, top / height, (left + wide) / width, (top + high) / height)
-        boxes.append([cells[11].strip(), *(round(share, 4) for share in place)])
-    return "\n".join(" ".join(line) for line in lines.values()), boxes
+        word = Word(cells[11].strip(), left, top, left + wide, top + high)
+        line = lines.setdefault(tuple(cells[1:5]), [])
+        if line and line[-1].goes_on(word):
+            word = line.pop().joined(word)
+        line.append(word)
+    boxes = [[word.text, *(round(pixels / side, 4) for pixels, side in zip(word[1:], (width, height) * 2, strict=True))]
+             for line in lines.values() for word in line]
+    return "\n".join(" ".join(word.text for word in line) for line in lines.values()), boxes
+
+
+class Word(NamedTuple):
+    """A word and its place in pixels."""
+
+    text: str
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    def goes_on(self, other: "Word") -> bool:
+        """Whether the next one is the rest of this: tesseract cuts Korean words into syllables."""
+        gap, high = other.x0 - self.x1, min(self.y1 - self.y0, other.y1 - other.y0)
+        return gap < GAP * high and re.search(f"[{CJK}]", self.text[-1] + other.text[0]) is not None
+
+    def joined(self, other: "Word") -> "Word":
+        return Word(self.text + other.text, min(self.x0, other.x0), min(self.y0, other.y0), max(self.x1, other.x1),
+                    max(self.y1, other.y1))

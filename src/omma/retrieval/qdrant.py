@@ -232,7 +232,7 @@ class Mirror:
         if exact:
             return self.store.search(space, queries, k, among)
         self.sync(space)
-        if not self.store.count(space):
+        if not self.store.holds(space):
             return [(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in queries]
         found = []
         for query, (ids, _) in zip(queries, self.engine.search(space, queries, SURPLUS * k, among), strict=True):

@@ -58,6 +58,7 @@ CREATE TRIGGER item_went AFTER DELETE ON item BEGIN DELETE FROM words WHERE rowi
 CREATE TABLE run (id INTEGER PRIMARY KEY, source TEXT, started REAL, ended REAL, counts TEXT);
 CREATE VIRTUAL TABLE words USING fts5(name, caption, text, tokenize = "unicode61 remove_diacritics 0");
 """
+SPACE = "id, fingerprint, name, place, width, coalesce(info, 'fp32')"  # info: the precision
 # What `where` can ask for, and where it stands.
 COLUMNS = {"source": "file.source", "path": "file.source || '/' || file.path", "folder": "file.path",
            "name": "file.path", "kind": "kind", "date": "date", "size": "file.size", "page": "page", "line": "line",
@@ -97,13 +98,14 @@ class VectorStore(Protocol):
 
 @dataclass(frozen=True)
 class Space:
-    """One eye's vectors. place: what `load_encoder` takes; name: the encoder's own."""
+    """One eye's vectors. place, precision: what `load_encoder` takes; name: the encoder's own."""
 
     id: int
     fingerprint: str
     name: str
     place: str
     width: int
+    precision: str = "fp32"
 
 
 class Store:
@@ -193,20 +195,24 @@ class Store:
 
     # ---- spaces and vectors
     def space(self, fingerprint: str) -> Space | None:
-        found = self.rows("SELECT id, fingerprint, name, place, width FROM space WHERE fingerprint = ?", fingerprint)
+        found = self.rows(f"SELECT {SPACE} FROM space WHERE fingerprint = ?", fingerprint)
         return Space(*found[0]) if found else None
 
     def spaces(self) -> list[Space]:
         """The one that was indexed with last comes first."""
         return [Space(*row) for row in self.rows(
-            "SELECT id, fingerprint, name, place, width FROM space ORDER BY id = (SELECT value FROM meta WHERE "
-            "key = 'space') DESC, id DESC")]
+            f"SELECT {SPACE} FROM space ORDER BY id = (SELECT value FROM meta WHERE key = 'space') DESC, id DESC")]
 
-    def add_space(self, fingerprint: str, name: str, place: str, width: int) -> Space:
+    def precision_of(self, place: str, otherwise: str = "fp32") -> str:
+        """In what precision the eye at this place indexed last, here."""
+        return next((space.precision for space in self.spaces() if space.place == place), otherwise)
+
+    def add_space(self, fingerprint: str, name: str, place: str, width: int, precision: str = "fp32") -> Space:
         """The space of an eye, which is made where it isn't there, and is now the one that was indexed with last."""
         with self.writing() as con:
-            con.execute("INSERT INTO space (fingerprint, name, place, width) VALUES (?, ?, ?, ?) ON CONFLICT "
-                        "(fingerprint) DO UPDATE SET place = excluded.place", (fingerprint, name, place, width))
+            con.execute("INSERT INTO space (fingerprint, name, place, width, info) VALUES (?, ?, ?, ?, ?) ON CONFLICT "
+                        "(fingerprint) DO UPDATE SET place = excluded.place",
+                        (fingerprint, name, place, width, precision))
             found = self.space(fingerprint)
             assert found is not None
             con.execute("INSERT OR REPLACE INTO meta VALUES ('space', ?)", (found.id,))
@@ -242,6 +248,10 @@ class Store:
 
     def count(self, space: str) -> int:
         return self.rows("SELECT count(*) FROM vector WHERE space = ?", self._known(space).id)[0][0]
+
+    def holds(self, space: str) -> bool:
+        """Whether a space has any vector at all; to count them takes as long as a search."""
+        return bool(self.rows("SELECT 1 FROM vector WHERE space = ? LIMIT 1", self._known(space).id))
 
     def _known(self, fingerprint: str) -> Space:
         found = self.space(fingerprint)

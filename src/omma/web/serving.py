@@ -58,7 +58,7 @@ def serve(
     try:
         port = listening.getsockname()[1]
         with omma.Index.open(index, encoder=encoders[0] if encoders else None, device=device) as opened:
-            others = [omma.load_encoder(name, device=device) for name in encoders[1:]]
+            others = [opened.eye(name) for name in encoders[1:]]
             loaded = omma.load_vlm(vlm, device=device) if isinstance(vlm, str | Path) else vlm
             site = Site(opened, others, loaded, fetch, waiting)
             app = make_app(site, token, port)
