@@ -5,9 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from media_files import pdf, video
 from PIL import Image
 
+from media_files import pdf, video
 from omma.retrieval.build import build_index, filling
 from omma.retrieval.find import Index
 from omma.retrieval.reading import Unreadable, passages

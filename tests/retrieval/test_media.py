@@ -9,9 +9,9 @@ import zlib
 
 import numpy as np
 import pytest
-from media_files import pdf, scan, video
 from PIL import Image
 
+from media_files import pdf, scan, video
 from omma.retrieval import media as reading
 from omma.retrieval import ocr
 from omma.retrieval.process import MediaProcess

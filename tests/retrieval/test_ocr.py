@@ -5,9 +5,9 @@ import zlib
 from pathlib import Path
 
 import pytest
-from media_files import scan
 from PIL import Image, ImageDraw, ImageFont
 
+from media_files import scan
 from omma.retrieval import ocr
 from omma.retrieval.build import build_index
 
