@@ -46,15 +46,16 @@ MAY_IMPORT: dict[str, tuple[set[str], set[str]]] = {
     "cli_compare": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_blind": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_data": ({"public", "cli_parts", "views"}, {"typer"}),
-    "cli_search": ({"public", "cli_parts", "views"}, {"typer"}),
+    "cli_search": ({"public", "cli_parts", "terminal", "views"}, {"typer"}),
     "cli_ask": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_serve": ({"public", "cli_parts", "views"}, {"typer"}),
     "cli_parts": (set(), {"typer"}),
+    "terminal": (set(), {"numpy", "PIL"}),
     "views": ({"public"}, {"rich"}),
     "failures": (set(), set()),
     "demo": ({"public"}, {"rich"}),
     "folder": ({"public"}, PLAIN | {"rich"}),
-    "show": ({"public"}, set()),
+    "show": ({"public"}, {"pyarrow"}),
     "web": ({"public"}, {"fastapi", "starlette", "pydantic", "uvicorn", "numpy", "PIL"}),
 }
 BESIDE_PUBLIC = {
@@ -63,6 +64,7 @@ BESIDE_PUBLIC = {
         "omma.decode",
         "omma.models.official",
         "omma.training.recipes",
+        "omma.eval.blind_page",
         "omma.eval.report",
         "omma.data.papers.bibtex",
     },
@@ -71,6 +73,7 @@ BESIDE_PUBLIC = {
         *("omma.eval.annotate.benchmark", "omma.eval.annotate.pairs", "omma.eval.annotate.store"),
     },
     "cli_compare": {"omma.eval.paired"},
+    "cli_search": {"omma.decode"},
     "cli_parts": {"omma.decode"},
     "cli_data": {
         "omma.data.ingest",
@@ -98,7 +101,10 @@ BESIDE_PUBLIC = {
         "omma.retrieval.index",
     },
 }
-BESIDE_PUBLIC["web"] = {"omma.decode", "omma.fetching", "omma.models.saying"} | {
+BESIDE_PUBLIC["web"] = {
+    *("omma.decode", "omma.fetching", "omma.models.saying", "omma.retrieval.store"),
+    *("omma.eval.report", "omma.eval.blind_page"),
+} | {
     f"omma.eval.annotate.{name}"
     for name in ("agreement", "benchmark", "pairs", "person", "propose", "store")
 }

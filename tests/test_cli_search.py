@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from omma import cli
+from omma.data.ingest import ingest
+from omma.embedding import embed
 
 
 def says(capsys, *args) -> tuple[int, str, str]:
@@ -90,3 +92,34 @@ def test_what_cannot_be_done_is_one_line_and_exit_2(capsys, photos, args, told):
     assert (code, out) == (2, "")
     assert err.startswith(f"omma: {told}")
     assert len(err.splitlines()) == 1
+
+
+def test_hits_in_a_table_are_drawn_too_but_for_those_whose_file_is_gone(capsys, photos, monkeypatch, colour_encoder):
+    monkeypatch.setattr("omma.load_encoder", lambda name, device="auto": colour_encoder, raising=False)
+    table = ingest(photos, photos.parent / "table", store="reference")
+    embed(table, colour_encoder)
+    for gone, numbers in ((None, ["1", "2"]), ("cup.png", ["2"])):
+        if gone:
+            (photos / gone).unlink()
+        _, out, _ = says(capsys, "search", "table", "red", "--encoder", "colours", "--thumbnails", "blocks",
+                         "--where", "status == 'ok'")  # fmt: skip
+        assert out.split("hits for")[0].splitlines()[-1].split() == numbers
+
+
+def test_thumbnails_come_when_asked_for_or_in_a_terminal_and_never_into_json(capsys, photos, monkeypatch):
+    says(capsys, "index", "photos")
+    for name in ("TERM", "TERM_PROGRAM", "COLORTERM", "TMUX", "STY", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-kitty")
+    assert "\x1b" not in says(capsys, "search", "red")[1]  # a pipe
+    _, out, _ = says(capsys, "search", "red", "--thumbnails", "blocks")
+    head, table = out.split("hits for", 1)
+    assert head.count("▀") > 50
+    assert "#" in table
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert says(capsys, "search", "red", "-k", 1)[1].startswith("\x1b_Ga=T,f=100,")
+    assert "\x1b_G" not in says(capsys, "search", "red", "--thumbnails", "none")[1]
+    assert len(json.loads(says(capsys, "search", "red", "--json")[1])["hits"]) == 2
+    code, out, err = says(capsys, "search", "red", "--json", "--thumbnails", "sixel")
+    assert (code, out) == (2, "")
+    assert "leave out --thumbnails" in err

@@ -374,9 +374,9 @@ def deploy(
 
 @app.command()
 def show(
-    thing: Annotated[Path, typer.Argument(help="Folder of a table, a run, a checkpoint or a report.")],
+    thing: Annotated[Path, typer.Argument(help="Folder of a table, a run, a checkpoint, a report or blind pairs.")],
     other: Annotated[Path | None, typer.Argument(help="With --html: a second report, to stand beside.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report's answers as a page, one file, here.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report's answers, or pairs, as a page, here.")] = None,
     data: Annotated[Path | None, typer.Option(help="With --html: folder of its pictures and items.")] = None,
     bibtex: Annotated[bool, typer.Option("--bibtex", help="Print a table of papers as BibTeX.")] = False,
     where: Where = None,
@@ -391,6 +391,7 @@ def show(
     omma show runs/vl
     omma show reports/eye reports/vlm --html answers.html
     omma show tables/tokens --bibtex --where "published >= '2024'" > tokens.bib
+    omma show blind --html blind.html
     """
     from omma.show import describe
 
@@ -407,10 +408,14 @@ def show(
     if html is None and (other or data):
         raise ValueError(f"{other or '--data'} is for a page; say where to write it: --html PAGE.html")
     if html is not None:
+        from omma.eval.blind_page import page_of_pairs
         from omma.eval.report import page_of
 
         with working(as_json):
-            page = page_of([thing, *([other] if other else [])], html, data=data)
+            if other is None and (thing / "pairs.parquet").is_file():
+                page = page_of_pairs(thing, html, data=data)
+            else:
+                page = page_of([thing, *([other] if other else [])], html, data=data)
         answer(as_json, page, lambda: facts_table("page", page))
         return
     with working(as_json):

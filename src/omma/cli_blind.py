@@ -83,7 +83,7 @@ def blind(
         )  # fmt: skip
         told = missed(pictures, found, seed)
         if out is not None and told is not None:
-            found.write(out, differences=told["differences"])
+            found.write(out, {"missed": told["patterns"]}, differences=told["differences"])
         suggested = suggest_thresholds(*(column(pictures, name) for name in names), seed=seed)
     result: dict[str, Any] = {"table": str(table), "eye": names[0], "reference": names[1], **found.to_json()}
     pairs = found.rows(limit)

@@ -1,5 +1,10 @@
 """The verbs that find pictures again: omma index, omma search."""
 
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,12 +31,23 @@ class Words(StrEnum):
     none = "none"
 
 
+class Thumbnails(StrEnum):
+    auto = "auto"
+    kitty = "kitty"
+    iterm = "iterm"
+    sixel = "sixel"
+    blocks = "blocks"
+    none = "none"
+
+
 class By(StrEnum):
     both = "both"
     look = "look"
     words = "words"
 
 
+MOST_DRAWN = 24
+SMALL = 192              # pixels of the short side
 At = Annotated[Path | None, typer.Option("--index", help="The index's file (default: this person's own).")]
 Vectors = Annotated[str | None, typer.Option("--vectors", help="An approximate index: a folder, or Qdrant's URL.")]
 Eye = Annotated[str | None, typer.Option("--encoder", "-e", help="An eye: a name, a run, a model folder.")]
@@ -106,6 +122,8 @@ def search(
     rerank: Annotated[int, typer.Option(min=0, help="Let the fusion head put so many first hits in order.")] = 0,
     diverse: Annotated[float, typer.Option(min=0, max=1, help="Fewer hits that look like one before.")] = 0.0,
     vectors: Vectors = None,
+    thumbnails: Annotated[Thumbnails, typer.Option(help="Draw small pictures of the hits in the terminal, in the way "
+                                                   "it is known for; or in this way.")] = Thumbnails.auto,
     device: On = Device.auto,
     as_json: Json = False,
 ) -> None:
@@ -121,6 +139,8 @@ def search(
     omma search tables/holiday "two red cups" --encoder runs/vl --rerank 32
     omma search tables/tokens "pruning without training" --where "published >= '2024'"
     """
+    if as_json and thumbnails not in (Thumbnails.auto, Thumbnails.none):
+        raise typer.BadParameter("--json prints one object; leave out --thumbnails")
     given = list(words or ())
     if len(given) > 2:
         quoted = " ".join(given)
@@ -131,7 +151,7 @@ def search(
     if not query and image is None:
         raise typer.BadParameter("give words to look for, --image FILE, or both")
     if place is not None and is_table(place):
-        search_table(place, query, image, encoder, k, where, rerank, device, as_json)
+        search_table(place, query, image, encoder, k, where, rerank, device, thumbnails, as_json)
         return
     with working(as_json):
         if place is not None and not place.exists():
@@ -144,11 +164,27 @@ def search(
     rows = [{"id": hit.id, "score": hit.score, "place": hit.place, "scores": hit.scores, "also": hit.also,
              "row": jsonable(hit.row)} for hit in hits]  # fmt: skip
     asked_for = " + ".join(str(part) for part in (query, image) if part)
-    answer(as_json, {"query": asked_for, "hits": rows}, lambda: found_tables(asked_for, rows))
+    drawn = draw((hit.thumbnail for hit in hits), thumbnails, as_json)
+    answer(as_json, {"query": asked_for, "hits": rows}, lambda: found_tables(asked_for, rows, drawn))
+
+
+def draw(pictures: Iterator[Any], asked: Thumbnails, as_json: bool) -> bool:
+    """Writes the first pictures; False where no way is asked for or known, or none has a look."""
+    if as_json or asked is Thumbnails.none:
+        return False
+    from omma.terminal import cell_of, drawn, way_of
+
+    way = way_of(os.environ, sys.stdout.isatty(), sys.stdout.encoding) if asked is Thumbnails.auto else asked.value
+    if way is None:
+        return False
+    seen = list(itertools.islice(pictures, MOST_DRAWN))
+    written = drawn(seen, way, shutil.get_terminal_size().columns, cell_of(sys.stdout))
+    sys.stdout.write(written)
+    return bool(written)
 
 
 def search_table(place: Path, query: str, image: Path | None, encoder: str | None, k: int, where: str | None,
-                 rerank: int, device: Device, as_json: bool) -> None:
+                 rerank: int, device: Device, thumbnails: Thumbnails, as_json: bool) -> None:
     if (not query) == (image is None):
         raise typer.BadParameter("a table is searched by words or by --image FILE, one of them")
     with working(as_json):
@@ -166,7 +202,18 @@ def search_table(place: Path, query: str, image: Path | None, encoder: str | Non
     rows = [{"id": hit.id, "score": float(hit.score), "row": without_bytes(hit.row)} for hit in hits]
     result = {"query": query or str(image), "hits": rows}
     found = [(hit.id, hit.score, "; ".join(c["text"] for c in (hit.row.get("captions") or [])[:2])) for hit in hits]
-    answer(as_json, result, lambda: hits_table(result["query"], found))
+    drawn = draw((look(hit.row, table.uri) for hit in hits), thumbnails, as_json)
+    answer(as_json, result, lambda: hits_table(result["query"], found, drawn))
+
+
+def look(row: dict[str, Any], root: Path) -> Any:
+    """A small picture of a table's row, None where there is none or its file is gone."""
+    from omma.decode import open_picture
+
+    try:
+        return open_picture(row, root, target=SMALL).image
+    except ValueError:
+        return None
 
 
 def is_table(place: Path) -> bool:

@@ -20,6 +20,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the address; 0: a free one.")] = 8000,
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch pictures from public addresses when asked.")] = False,
     waiting: Annotated[int, typer.Option(min=1, help="Calls that may wait; more are told to come again.")] = 64,
+    reports: Annotated[
+        list[Path] | None, typer.Option(help="A folder whose reports the page shows; again for another.")
+    ] = None,
     device: On = Device.auto,
     as_json: Json = False,
 ) -> None:
@@ -31,11 +34,13 @@ def serve(
     \b
     omma serve
     omma serve --encoder vlmo-nano --encoder openai/clip-vit-base-patch32
+    omma serve --reports reports
     omma serve --host 0.0.0.0
     """
     with working(as_json):
         result = omma.serve(at, encoders=encoder or (), vlm=vlm, host=host, port=port, fetch=fetch, waiting=waiting,
-                            device=device.value, ready=lambda line: print(line, flush=True))  # fmt: skip
+                            reports=reports or (), device=device.value,
+                            ready=lambda line: print(line, flush=True))  # fmt: skip
     answer(as_json, result, lambda: [f"ended; {result['requests']} requests were answered"])
 
 

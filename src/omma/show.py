@@ -13,7 +13,7 @@ LONGEST_TEXT = 120  # characters of a sample's cell
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """A JSON-able summary; "kind" says of what: table, run, checkpoint, report or folder.
+    """A JSON-able summary; "kind" says of what: table, run, checkpoint, report, pairs or folder.
 
     Raises ValueError with what was seen when the path is none of these.
     """
@@ -97,17 +97,28 @@ def describe_report(folder: Path) -> dict[str, Any]:
     return {"report": omma.Report.load(folder).to_json()}
 
 
+def describe_pairs(folder: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    about = pq.read_schema(folder / "pairs.parquet").metadata or {}
+    told = json.loads(about.get(b"omma", b"{}"))
+    rows = pq.read_metadata(folder / "pairs.parquet").num_rows
+    return {"pairs": rows, **{name: told[name] for name in ("of", "above", "below", "counts") if name in told}}
+
+
 DESCRIBE = {
     "table": describe_table,
     "run": describe_run,
     "checkpoint": describe_checkpoint,
     "report": describe_report,
+    "pairs": describe_pairs,
 }
 MARKS = {
     "table": "manifest.json",
     "run": "metrics.jsonl",
     "checkpoint": "model.safetensors",
     "report": "report.json",
+    "pairs": "pairs.parquet",
 }
 
 

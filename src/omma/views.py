@@ -62,33 +62,34 @@ def demo_tables(result: dict[str, Any]) -> list[Any]:
     return [*grids.values(), hits_table(result["query"], result["hits"]), facts_table("done", facts)]
 
 
-def hits_table(query: str, hits: list[tuple[str, float, str]]) -> Any:
-    """One line a hit; hits: (id, score, caption)."""
+def hits_table(query: str, hits: list[tuple[str, float, str]], numbered: bool = False) -> Any:
+    """One line a hit; hits: (id, score, caption). numbered: with the numbers that stand below its pictures."""
     from rich.table import Table as Grid
 
-    grid = Grid("score", "id", "caption", title=f"hits for {query!r}", title_justify="left")
-    for id_, score, caption in hits:
-        grid.add_row(f"{score:.3f}", id_, caption)
+    grid = Grid(*["#"] * numbered, "score", "id", "caption", title=f"hits for {query!r}", title_justify="left")
+    for number, (id_, score, caption) in enumerate(hits, 1):
+        grid.add_row(*[str(number)] * numbered, f"{score:.3f}", id_, caption)
     return grid
 
 
-def found_tables(query: str, rows: list[dict[str, Any]]) -> list[Any]:
-    """One line a hit in an index: the numbers behind its place, where it is, and what is said of it."""
+def found_tables(query: str, rows: list[dict[str, Any]], numbered: bool = False) -> list[Any]:
+    """One line a hit in an index: the numbers behind its place, where it is, and what is said of it. numbered: with the
+    numbers that stand below its pictures."""
     from rich.table import Table as Grid
 
     if not rows:
         return [f"nothing found for {query!r}"]
     kinds = [name for name in ("match", "look", "like", "words") if any(name in row["scores"] for row in rows)]
     grid = Grid(title=f"hits for {query!r}", title_justify="left")
-    for name in (*kinds, "kind"):
+    for name in (*["#"] * numbered, *kinds, "kind"):
         grid.add_column(name, no_wrap=True)
     grid.add_column("where", overflow="fold", min_width=24)
     grid.add_column("what", overflow="ellipsis", no_wrap=True)
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         numbers = (f"{row['scores'][name]:.3f}" if name in row["scores"] else "" for name in kinds)
         said = " ".join((row["row"]["caption"] or row["row"]["text"] or "").split())
         copies = f" (+{len(row['also'])} like it)" if row["also"] else ""
-        grid.add_row(*numbers, row["row"]["kind"], from_here(row["place"]) + copies, said)
+        grid.add_row(*[str(number)] * numbered, *numbers, row["row"]["kind"], from_here(row["place"]) + copies, said)
     return [grid]
 
 

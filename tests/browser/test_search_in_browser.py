@@ -51,9 +51,9 @@ class Inverted(ColourEncoder):
 
 
 @contextlib.contextmanager
-def served(index, token=None, others=(), vlm=None):
+def served(index, token=None, others=(), vlm=None, reports=()):
     listening = listen("127.0.0.1", 0)
-    site = Site(index, others, vlm)
+    site = Site(index, others, vlm, reports=reports)
     app = make_app(site, token, listening.getsockname()[1])
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", loop="asyncio"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -113,6 +113,7 @@ def test_a_search_by_keys_alone_a_pictures_page_and_back(index, tmp_path):
         assert page.value(UNLABELLED) == ""
         page.press("Escape")
         page.wait("!document.querySelector('#found').hidden && document.querySelector('#item').hidden")
+        page.wait("document.activeElement.textContent.startsWith('Pictures/fire.png')")  # where the keys were before
         assert page.value("location.search") == "?q=red"
         for scheme in ("light", "dark"):
             for width in (1280, 360):
@@ -129,15 +130,46 @@ def test_filters_stand_in_the_address_and_what_finds_nothing_says_so(index, tmp_
         assert page.value("document.querySelector('#kind').value") == "text"
         page.open(f"{url}?q=red&until=1999-01-01")
         page.wait("document.querySelector('#told').textContent.startsWith('Nothing fits')")
+        page.open(f"{url}?q=red&where=width+%3E%3D+1+and+folder+%3D%3D+%27sea%27")
+        page.wait(f"{NAMES} === 'Pictures/sea/water.png'")
+        assert page.value("document.querySelector('#narrowed').textContent") == "(1)"
+        page.open(f"{url}?q=red&where=open%28%27x%27%29")
+        page.wait("document.querySelector('#told.bad')?.textContent.includes('a column is expected')")
         page.open(f"{url}?q=red&item=99")
         page.wait("document.querySelector('#told').textContent.startsWith('no item 99 here')")
         page.problems.clear()                              # the browser itself notes the 404
 
 
+def test_reports_are_listed_and_a_page_of_anybody_can_do_nothing(index, tmp_path):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "bad.html").write_text(
+        "<!doctype html><title>Numbers</title><body><p id=p>as written</p><script>p.textContent = 'changed'</script>"
+        "<img src=thumbnail/1><form action=/search><button>go</button></form>")  # fmt: skip
+    with served(index, reports=[tmp_path / "reports"]) as url, Chromium(tmp_path) as page:
+        page.open(url)
+        page.wait("!document.querySelector('#to-reports').hidden")
+        page.value("document.querySelector('#to-reports').focus()")
+        page.press("Enter")
+        page.wait("document.querySelector('#reports tbody a')?.textContent === 'Numbers'")
+        assert page.value("document.activeElement.id") == "reports-head"
+        assert page.value(UNLABELLED) == ""
+        assert page.problems == []
+        page.value("document.querySelector('#reports tbody a').focus()")
+        page.press("Enter")
+        page.wait("document.title === 'Numbers'")
+        assert page.value("document.querySelector('#p').textContent") == "as written"
+        assert page.value("document.querySelector('img').naturalWidth") == 0
+        assert page.value("self.origin") == "null"
+        page.value("document.querySelector('button').click()")
+        assert page.value("document.title") == "Numbers"
+        assert all("blocked" in problem.lower() or "violates" in problem for problem in page.problems), page.problems
+
+
 class Speaker:
-    name = "speaker"
+    name, asked = "speaker", 0
 
     def generate(self, images, prompt, max_new_tokens=64):
+        Speaker.asked += 1
         return "By the sea [1]. <img src=//evil.example/a.png> [9]"
 
 
@@ -149,7 +181,7 @@ def test_an_answer_is_text_in_which_only_its_sources_are_links(index, tmp_path):
         page.write("where does the red house stand?")
         page.value("document.querySelector('#answer').focus()")
         page.press("Enter")
-        page.wait("document.querySelector('#told').textContent.startsWith('answered')")
+        page.wait("document.querySelector('#told').textContent.startsWith('Answered')")
         assert page.value("document.querySelector('#said').textContent").startswith("By the sea [1].")
         assert page.value("document.querySelectorAll('#said img').length") == 0
         assert page.value("[...document.querySelectorAll('#said a')].map(mark => mark.textContent).join()") == "[1]"
@@ -159,6 +191,8 @@ def test_an_answer_is_text_in_which_only_its_sources_are_links(index, tmp_path):
             page.value("document.querySelector('#place').textContent"))  # fmt: skip
         page.press("Escape")
         page.wait("document.querySelector('#item').hidden && !document.querySelector('#answered').hidden")
+        page.wait("document.querySelector('#cited a')")
+        assert Speaker.asked == 1                          # the answer was kept
         assert page.value(UNLABELLED) == ""
         assert page.problems == []
 
@@ -190,6 +224,8 @@ def test_two_eyes_stand_side_by_side_and_a_token_opens_the_page_once(index, tmp_
         page.open(url)
         page.wait("document.querySelector('input[type=password]')")
         page.problems.clear()                              # the browser itself notes the 401
+        assert page.value("getComputedStyle(document.querySelector('.card')).borderRadius") == "12px"
+        assert page.value(UNLABELLED) == ""
         page.open(f"{url}?token={TOKEN}")
         page.wait("document.querySelector('#holds').textContent.includes('colours and inverted')")
         assert TOKEN not in page.value("location.href")
@@ -198,5 +234,5 @@ def test_two_eyes_stand_side_by_side_and_a_token_opens_the_page_once(index, tmp_
         firsts = "[...document.querySelectorAll('.sides .grid')].map(side => side.querySelector('.name').textContent)"
         first = page.value(firsts)
         assert first[0] == "Pictures/fire.png" != first[1]
-        assert "by inverted" in page.value("document.querySelector('.sides .scored').textContent")
+        assert "for inverted" in page.value("document.querySelector('.sides .scored').textContent")
         assert page.problems == []

@@ -1,108 +1,35 @@
 """omma serve over HTTP: what it finds, whom it lets in, what it turns down, how it ends."""
 
 import asyncio
-import base64
 import contextlib
-import http.client
 import io
 import json
 import re
 import socket
-import subprocess
-import sys
 import threading
-import time
-from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import openai
 import pytest
-import uvicorn
 from PIL import Image
 
 from conftest import ColourEncoder
 from omma.retrieval.build import build_index
 from omma.web.gate import Refused
 from omma.web.outside import fetched, picture_of, public
-from omma.web.server import make_app
 from omma.web.serving import checked, greeting, is_loopback, listen
 from omma.web.site import Site
 from omma.web.work import Work
+from served import Speaker, data_url, running, write_pictures
 
 RED = Image.new("RGB", (16, 16), (250, 0, 0))
 TOKEN = "a-token-of-many-letters"
 
 
-class Speaker:
-    """A VLM that repeats what it was shown, and answers what is asked of sources."""
-
-    name = "speaker"
-
-    def generate(self, images, prompt, max_new_tokens=64):
-        return "".join(self.stream(images, prompt, max_new_tokens))
-
-    def stream(self, images, prompt, max_new_tokens):
-        if "<source" in prompt:
-            yield from ("By the sea ", "[1], not [9]. ", "<img src=//evil.example>")
-            return
-        yield from (f"{len(images)} pictures", "; ", prompt)
-
-
-def data_url(colour=(250, 0, 0), size=(16, 16)):
-    out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, "PNG")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-@contextlib.contextmanager
-def running(site, token=None, **limits):
-    listening = listen("127.0.0.1", 0)
-    app = make_app(site, token, listening.getsockname()[1])
-    vars(app).update(limits)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", loop="asyncio"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield Client(app.port)
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-class Client:
-    def __init__(self, port):
-        self.port = port
-
-    def raw(self, method, path, body=None, **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            connection.request(method, path, body, headers)
-            reply = connection.getresponse()
-            return reply.status, dict(reply.getheaders()), reply.read()
-        finally:
-            connection.close()
-
-    def get(self, path, **headers):
-        status, _, data = self.raw("GET", path, **headers)
-        return status, json.loads(data)
-
-    def post(self, path, said, **headers):
-        status, _, data = self.raw("POST", path, json.dumps(said), **{"Content-Type": "application/json", **headers})
-        return status, json.loads(data)
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served") / "Pictures"
-    (folder / "old").mkdir(parents=True)
-    colours = {"fire": (250, 0, 0), "rose": (220, 40, 20), "old/sea": (0, 0, 250), "grass": (0, 250, 0)}
-    for name, colour in colours.items():
-        pixels = np.full((40, 60, 3), colour, np.uint8)
-        pixels[:, : 6 * len(name)] //= 2
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-    (folder / "story.txt").write_text("The red house stands by the sea.")
+    folder = write_pictures(tmp_path_factory.mktemp("served") / "Pictures")
     with build_index(folder, folder.parent / "index.db", encoder=ColourEncoder()) as index:
         made = Site(index, vlm=Speaker())
         yield made
@@ -132,6 +59,44 @@ def test_a_search_tells_folders_by_name_and_never_where_they_lie(web, site):
     assert [hit["path"] for hit in told["hits"]] == ["Pictures/story.txt"]
     status, told = web.get("/search?q=red&folder=Elsewhere")
     assert (status, told["error"]["message"]) == (400, "no folder 'Elsewhere' here; there are Pictures")
+
+
+@pytest.mark.parametrize(("where", "found"), [
+    ("folder == 'old'", {"Pictures/old/sea.png"}),
+    ("source == 'Pictures' and kind == 'text'", {"Pictures/story.txt"}),
+    ("path in ('Pictures/fire.png', 'Pictures/old/sea.png')", {"Pictures/fire.png", "Pictures/old/sea.png"}),
+    ("60 <= width < 61 and not name == 'rose.png' and folder == ''", {"Pictures/fire.png", "Pictures/grass.png"}),
+    ("path >= '/' and path < '0'", set()),                # where the folder lies can't be guessed by comparing
+    ("", {f"Pictures/{name}" for name in ("fire.png", "rose.png", "old/sea.png", "grass.png", "story.txt")}),
+])  # fmt: skip
+def test_where_narrows_what_is_searched_by_columns_as_they_are_told(web, where, found):
+    for status, told in (web.post("/search", {"query": "red house", "where": where}),
+                         web.get(f"/search?{urlencode({'q': 'red house', 'where': where})}")):  # fmt: skip
+        assert status == 200
+        assert {hit["path"] for hit in told["hits"]} == found
+    _, told = web.post("/ask", {"question": "red house", "where": where, "k": 8, "stream": False})
+    assert {hit["path"] for hit in told["hits"]} == found
+    fire = web.get("/search?q=red&k=1&by=look")[1]["hits"][0]["id"]
+    _, told = web.get(f"/similar?{urlencode({'id': fire, 'where': where})}")
+    assert {hit["path"] for hit in told["hits"]} == found - {"Pictures/fire.png", "Pictures/story.txt"}
+
+
+@pytest.mark.parametrize(("where", "told"), [
+    ("colour == 'red'", "no column 'colour' in the index; it has source, path, folder"),
+    ("__import__('os').getcwd() == 'x'", "a column is expected"),
+    ("open('/etc/passwd')", "a column is expected"),
+    ("width == 'wide'", "does not fit the index"),
+    ("width >", "cannot read where="),
+    ("(" * 3000 + "width == 1" + ")" * 3000, "cannot read where="),
+    ("not " * 2000 + "width == 1", "nested too deeply"),
+    ("x" * 10_001, "at most 10000 characters"),
+])  # fmt: skip
+def test_a_where_that_cannot_be_read_is_answered_in_words_and_never_run(web, site, where, told):
+    for status, said in (web.post("/search", {"query": "red", "where": where}),
+                         web.post("/ask", {"question": "red", "where": where}),
+                         web.get(f"/similar?{urlencode({'id': 1, 'where': where})}")):  # fmt: skip
+        assert (status, told in said["error"]["message"]) == (400, True), said
+        assert str(site.index.store.path.parent) not in str(said)
 
 
 def test_a_picture_that_is_sent_finds_what_is_like_it(web):
@@ -452,39 +417,3 @@ def test_an_address_for_others_takes_a_token_and_says_what_they_see():
         listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(ValueError, match="no address of this machine"):
         listen("no.such.name.invalid", 0)
-
-
-def test_a_process_that_is_told_to_stop_finishes_what_it_does_and_ends_well(site, tmp_path):
-    """A call is under way when SIGTERM comes: it is answered, and a new one finds nobody."""
-    code = f"""
-import sys, time, omma
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from conftest import ColourEncoder
-class Slow(ColourEncoder):
-    def encode_text(self, texts):
-        print("seeing", flush=True)
-        time.sleep(1.0)
-        return super().encode_text(texts)
-omma.load_encoder = lambda *_, **__: Slow()
-import omma.retrieval.find
-omma.retrieval.find.load_encoder = omma.load_encoder
-print(omma.serve({str(site.index.store.path)!r}, port=0, ready=lambda line: print(line, flush=True)))
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            line = process.stdout.readline()
-            client = Client(int(re.search(r"http://127.0.0.1:([0-9]+)/ to this machine alone", line)[1]))
-            answers = []
-            calling = threading.Thread(target=lambda: answers.append(client.get("/search?q=red&k=1")))
-            calling.start()
-            assert process.stdout.readline() == "seeing\n"
-            process.terminate()
-            calling.join()
-            assert answers[0][0] == 200
-            assert answers[0][1]["hits"][0]["path"] == "Pictures/fire.png"
-            assert "'requests': 1" in process.stdout.read()
-            assert process.wait(30) == 0
-            with pytest.raises(ConnectionRefusedError):
-                client.get("/healthz")
-        finally:
-            process.kill()

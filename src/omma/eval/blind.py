@@ -55,6 +55,7 @@ class BlindPairs:
     eye), blind (and below in the reference), near (near duplicates among the similar), then of the blind pairs those
     not listed: over_cap, repeated (the same two groups of near duplicates as a listed pair); listed. All counts are
     exact for what was compared. row_counts: (rows,) blind pairs of each row, before anything was left out of the list.
+    of: the names of the two eyes and the place of the table, where they have one.
     """
 
     pairs: np.ndarray
@@ -69,6 +70,7 @@ class BlindPairs:
     rate: dict[str, Any] | None = None
     ids: list[str] | None = None
     work: dict[str, Any] = field(default_factory=dict)
+    of: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -98,10 +100,11 @@ class BlindPairs:
     def to_json(self) -> dict[str, Any]:
         """All but the pairs themselves."""
         return {"above": self.above, "below": self.below, "asked": self.asked, "exact": self.exact,
-                "counts": self.counts, "rate": self.rate, "work": self.work}  # fmt: skip
+                "counts": self.counts, "rate": self.rate, "work": self.work, "of": self.of}  # fmt: skip
 
-    def write(self, out: str | Path, **columns: Sequence[Any]) -> Path:
-        """out/pairs.parquet, strongest first, with what `to_json` gives as its metadata. columns: more, by position."""
+    def write(self, out: str | Path, about: dict[str, Any] | None = None, **columns: Sequence[Any]) -> Path:
+        """out/pairs.parquet, strongest first, with what `to_json` gives, and about, as its metadata. columns: more, by
+        position."""
         order = self.strongest()
         names = [self.names(k) for k in order.tolist()]
         made = {
@@ -112,8 +115,8 @@ class BlindPairs:
         }  # fmt: skip
         made |= {name: pa.array([values[k] for k in order.tolist()]) for name, values in columns.items()}
         sink = pa.BufferOutputStream()
-        about = {"omma": json.dumps(self.to_json())}
-        pq.write_table(pa.table(made).replace_schema_metadata(about), sink, compression="zstd")
+        told = {"omma": json.dumps(self.to_json() | (about or {}))}
+        pq.write_table(pa.table(made).replace_schema_metadata(told), sink, compression="zstd")
         make_folder(Path(out))
         publish(Path(out) / "pairs.parquet", sink.getvalue())
         return Path(out) / "pairs.parquet"
@@ -162,7 +165,8 @@ def mine_blind_pairs(
     >>> mine_blind_pairs(eye, np.array([[1, 0], [0, 1], [0, 1]])).pairs.tolist()
     [[0, 1]]
     """
-    if isinstance(eye, str) or isinstance(reference, str):
+    of = {name: given for name, given in (("eye", eye), ("reference", reference)) if isinstance(given, str)}
+    if of:
         if table is None:
             raise ValueError(f"eye={eye!r}: a name is that of a column; give its table too, or arrays")
         eye, reference = (column(table, name) if isinstance(name, str) else name for name in (eye, reference))
@@ -222,6 +226,7 @@ def mine_blind_pairs(
         rate=None if queries is None else rate(part, queries, len(kept)), ids=ids,
         work={"directions": head.shape[1] - (directions is not None), "left": part.left, "tasks": len(join.tasks),
               "reused": reused},
+        of=of | ({} if table is None else {"table": str(Path(table.uri).resolve())}),
     )  # fmt: skip
     if out is not None:
         found.write(out)

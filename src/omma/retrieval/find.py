@@ -120,10 +120,10 @@ class Index:
 
         query: words, or a picture; image: a picture beside the words. where: an expression over source, path, folder,
         name, kind (picture, page, frame, text), date, size (bytes), page, line, start, end (seconds), width, height,
-        caption, text. under: only what lies in this folder. by: look takes the eye alone, words takes BM25 alone.
-        rerank: so many first hits are put in order by the fusion encoder, those that have a picture among themselves.
-        diverse: 0..1, how much a hit loses for looking like one before it (maximal marginal relevance, Carbonell &
-        Goldstein 1998).
+        caption, text; or an array of the numbers of items. under: only what lies in this folder. by: look takes the eye
+        alone, words takes BM25 alone. rerank: so many first hits are put in order by the fusion encoder, those that
+        have a picture among themselves. diverse: 0..1, how much a hit loses for looking like one before it (maximal
+        marginal relevance, Carbonell & Goldstein 1998).
 
         Raises ValueError for an empty query, a `where` that can't be read, and for what the eye can't do.
         """

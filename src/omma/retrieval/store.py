@@ -15,7 +15,7 @@ import errno
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -308,17 +308,21 @@ class Store:
             ids, scores = ids[kept], scores[kept]
         return ids[:k], scores[:k]
 
-    def ids(self, where: Any = None, under: str | Path | None = None) -> np.ndarray | None:
-        """The items that `where` keeps, None for all. where: as in `Table.select`, over the columns of COLUMNS; under:
-        only what lies in this folder. ValueError for a folder of which nothing is known."""
+    def ids(self, where: Any = None, under: str | Path | None = None, names: Mapping[str, str] | None = None
+            ) -> np.ndarray | None:
+        """The items that `where` keeps, None for all. where: as in `Table.select`, over the columns of COLUMNS, or the
+        numbers of items; under: only what lies in this folder; names: source -> what it is called in `source` and at
+        the beginning of `path`. ValueError for a folder of which nothing is known."""
         inside = None if under is None else self._under(Path(under).expanduser().resolve())
         if where is None:
             return inside
+        if isinstance(where, np.ndarray):
+            return np.unique(where) if inside is None else np.intersect1d(where, inside)
         condition = parse(where, TYPES, self.path, "An index has these columns and no others")
         picked = ", ".join(f"{COLUMNS[name]} AS {name!r}" for name in condition.columns)
         found = self.rows(f"SELECT item.id, {picked} FROM item JOIN file ON file.id = item.file ORDER BY item.id")
         columns: list[Any] = list(zip(*found, strict=True)) or [()] * (1 + len(condition.columns))
-        values = {name: [seen_as(name, value) for value in column]
+        values = {name: [seen_as(name, value, names or {}) for value in column]
                   for name, column in zip(condition.columns, columns[1:], strict=True)}
         table = pa.table({"id": pa.array(columns[0], pa.int64()),
                           **{name: pa.array(column, TYPES.field(name).type) for name, column in values.items()}})
@@ -335,11 +339,22 @@ class Store:
         return np.array([row[0] for row in found], np.int64)
 
 
-def seen_as(name: str, value: Any) -> Any:
-    """A file's path as the folder it lies in, or as its name alone."""
+def seen_as(name: str, value: Any, names: Mapping[str, str]) -> Any:
+    """A file's path as the folder it lies in, or as its name alone; a source by what it is called."""
     if name == "folder":
         return value.rpartition("/")[0]
+    if name == "source":
+        return names.get(value, value)
+    if name == "path" and names:
+        return called(value, names)
     return value.rpartition("/")[2] if name == "name" else value
+
+
+def called(path: str, names: Mapping[str, str]) -> str:
+    """A path with the name of the innermost source that it lies in, instead of where that lies."""
+    inside = [source for source in names if path.startswith(source.rstrip("/") + "/")]
+    source = max(inside, key=len, default=None)
+    return path if source is None else f"{names[source]}/{path[len(source.rstrip('/')) + 1 :]}"
 
 
 @contextlib.contextmanager

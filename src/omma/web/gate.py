@@ -2,7 +2,7 @@
 
     Host        without a token, the address has to be this machine's own, so that no other name can be pointed here
     Origin      other sites can't ask in a browser's name
-    token       as a bearer, or as a cookie that a browser gets for it; /healthz alone does without
+    token       as a bearer, or as a cookie that a browser gets for it; /healthz and the style of pages do without
     body        counted while it arrives: too much, too slow or too many at once is refused before anybody reads it
 
 What it turns down has the same shape as all other errors: {"error": {"message", "type", "code"}}.
@@ -24,7 +24,7 @@ MAX_BODY = 24 << 20      # bytes of one request
 MAX_HELD = 192 << 20     # bytes of all requests that are being read
 SECONDS = 30.0           # for a body to arrive
 COOKIE_DAYS = 30
-OPEN = {"/healthz"}
+OPEN = {"/healthz", "/annotate.css"}  # the page that asks for the token has a style
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -36,9 +36,11 @@ HEADERS = {
 ALWAYS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 SIGN_IN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>omma: sign in</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,"></head><body><main><h1>omma</h1><form method="post" action="/enter">
-<p>{why}</p><p><label>Token, as printed where omma runs<br><input type="password" name="token" autofocus required
-autocomplete="current-password"></label> <button>Enter</button></p></form></main></body></html>"""
+<link rel="icon" href="data:,"><link rel="stylesheet" href="/annotate.css"></head><body><header><h1>omma</h1></header>
+<main><form class="card" method="post" action="/enter"><p role="alert">{why}</p>
+<p class="row"><label>Token <input type="password" name="token" autofocus required autocomplete="current-password">
+</label><button class="main">Enter</button></p><p class="soft">It was printed where omma runs.</p></form></main></body>
+</html>"""
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -131,7 +133,7 @@ class Gate:
         if same(cookies.get(self.cookie, ""), self._cookie_value()):
             return True
         if scope["method"] == "GET" and "text/html" in said.get("accept", ""):
-            await self._sign_in(send, "This omma is someone's own. It takes its token.")
+            await self._sign_in(send, "This omma is someone's own, and takes its token.")
             return False
         why = "the token is wrong" if bearer or self.cookie in cookies else "a token is needed"
         raise Refused(401, f"{why}: send 'Authorization: Bearer TOKEN' with the one that omma printed when it started",
@@ -139,7 +141,7 @@ class Gate:
 
     async def _welcome(self, send: Send, given: str) -> None:
         if not self.token or not same(given, self.token):
-            return await self._sign_in(send, "That is not the token, which was printed where omma runs.")
+            return await self._sign_in(send, "That is not the token.")
         kept = f"{self.cookie}={self._cookie_value()}; Path=/; HttpOnly; SameSite=Strict; Max-Age={COOKIE_DAYS * 86400}"
         await reply(send, 303, b"", "text/plain", location="/", **{"set-cookie": kept})
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 
 from omma.models.saying import Saying
 from omma.web.gate import Refused, as_error
-from omma.web.outside import picture_of
+from omma.web.outside import FOR_EYE, FOR_VLM
 from omma.web.site import LONGEST, MOST_AT_ONCE, NO_VLM, Site
 
 MOST_TOKENS = 2048
@@ -85,7 +85,7 @@ def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
             raise ValueError(f"dimensions={asked.dimensions}; {asked.model} makes {eye.space.width}, leave it out")
         given = [asked.input] if isinstance(asked.input, str) else asked.input
         places = [place for place, one in enumerate(given) if one[:11].lower() == "data:image/"]
-        images = [await site.opening.run(picture_of, given[place], who=who(request)) for place in places]
+        images = [await site.opening.run(site.given, given[place], FOR_EYE, who=who(request)) for place in places]
         texts = [one for place, one in enumerate(given) if place not in places]
         if any(not text.strip() or len(text) > LONGEST for text in texts):
             raise ValueError(f"an input is a text of 1 to {LONGEST} characters, or a picture as a data URL")
@@ -105,7 +105,7 @@ def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
         if asked.model != site.vlm.name:
             raise Refused(404, f"no VLM {asked.model[:80]!r} here; there is {site.vlm.name}")
         prompt, addresses = written(asked.messages)
-        images = [await site.opening.run(picture_of, one, site.fetch, who=who(request)) for one in addresses]
+        images = [await site.opening.run(site.given, one, FOR_VLM, who=who(request)) for one in addresses]
         most = asked.max_completion_tokens or asked.max_tokens or 256
         if most > MOST_TOKENS:
             raise ValueError(f"max_tokens={most}; at most {MOST_TOKENS} are made")

@@ -19,7 +19,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from omma.web import openai_paths
 from omma.web.gate import Gate, Refused, as_error
-from omma.web.outside import picture_of
+from omma.web.outside import FOR_EYE, FOR_VLM
+from omma.web.reports import POLICY
 from omma.web.site import LONGEST, MOST, MOST_AT_ONCE, Site
 
 PAGE = Path(__file__).parent / "page"
@@ -118,11 +119,11 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
         traceback.print_exception(raised)
         return error(500, f"this was not expected: {type(raised).__name__}; see where omma runs")
 
-    async def picture(text: str, request: Request) -> Image.Image:
-        return await site.opening.run(picture_of, text, site.fetch, who=who(request))
+    async def picture(text: str, sides: tuple[int, int], request: Request) -> Image.Image:
+        return await site.opening.run(site.given, text, sides, who=who(request))
 
     async def found(asked: Search, request: Request) -> dict[str, Any]:
-        image = None if asked.image is None else await picture(asked.image, request)
+        image = None if asked.image is None else await picture(asked.image, FOR_EYE, request)
         rest = asked.model_dump(exclude={"query", "image"})
         return await site.seeing.run(site.search, asked.query, image, rest, who=who(request))
 
@@ -150,8 +151,8 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
 
     @app.get("/similar")
     async def similar(request: Request, id: Number, k: Annotated[int, Field(ge=1, le=MOST)] = 12,
-                      eye: Text | None = None) -> Any:
-        return await site.seeing.run(site.similar, id, k, eye, who=who(request))
+                      where: Text | None = None, folder: Text | None = None, eye: Text | None = None) -> Any:
+        return await site.seeing.run(site.similar, id, k, where, folder, eye, who=who(request))
 
     @app.get("/why")
     async def why(request: Request, id: Number, q: Annotated[str, Field(min_length=1, max_length=LONGEST)],
@@ -160,7 +161,7 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
 
     @app.post("/ask")
     async def ask(asked: Question, request: Request) -> Any:
-        images = [await picture(one, request) for one in asked.images]
+        images = [await picture(one, FOR_VLM, request) for one in asked.images]
         rest = asked.model_dump(exclude={"question", "images", "stream"})
         said = site.talking.stream(lambda: site.answer(asked.question, images, rest), who(request))
         first = await anext(said, None)                    # an error is an answer of its own, as nothing was sent yet
@@ -181,7 +182,7 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
 
     @app.post("/embed")
     async def embed(asked: Embed, request: Request) -> Any:
-        images = [await picture(one, request) for one in asked.images]
+        images = [await picture(one, FOR_EYE, request) for one in asked.images]
         words, looks = await site.seeing.run(site.vectors, asked.texts, images, asked.eye, who=who(request))
         return {"eye": site.eye(asked.eye).space.name, "texts": words.tolist(), "images": looks.tolist()}
 
@@ -198,6 +199,15 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
     async def whole(item: Number, request: Request) -> Response:
         data = await site.opening.run(site.jpeg, item, who=who(request))
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=600"})
+
+    @app.get("/reports")
+    async def reports(request: Request) -> Any:
+        return {"reports": await site.opening.run(site.reports.listed, who=who(request))}
+
+    @app.get("/report/{number}")
+    async def report(number: str, request: Request) -> Response:
+        page = await site.laying.run(site.reports.page, number, who=who(request))
+        return Response(page, media_type="text/html; charset=utf-8", headers={"content-security-policy": POLICY})
 
     openai_paths.add(app, site, who)
 

@@ -32,6 +32,7 @@ def serve(
     token: str | None = None,
     fetch: bool = False,
     waiting: int = 64,
+    reports: Sequence[str | Path] = (),
     device: str = "auto",
     ready: Callable[[str], None] = print,
 ) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def serve(
     the page shows two side by side. vlm: a name or a loaded VLM, for /v1/chat/completions. host: loopback needs no
     token; for any other address one is demanded: token, else OMMA_TOKEN, else a new one. port: 0 takes a free one.
     fetch: whether pictures may be fetched from public addresses. waiting: calls that may wait before others are turned
-    down. ready: is given what to open, line by line.
+    down. reports: folders whose reports the page shows. ready: is given what to open, line by line.
 
     When it is told to stop, what is under way is finished and new calls are refused. Returns the address and how many
     requests were answered. Raises ValueError where fastapi isn't installed, and for an index, an eye, an address or a
@@ -60,7 +61,7 @@ def serve(
         with omma.Index.open(index, encoder=encoders[0] if encoders else None, device=device) as opened:
             others = [opened.eye(name) for name in encoders[1:]]
             loaded = omma.load_vlm(vlm, device=device) if isinstance(vlm, str | Path) else vlm
-            site = Site(opened, others, loaded, fetch, waiting)
+            site = Site(opened, others, loaded, fetch, waiting, reports)
             app = make_app(site, token, port)
             for line in greeting(host, port, token, site.state()["folders"]):
                 ready(line)

@@ -15,8 +15,11 @@ import numpy as np
 from PIL import Image
 
 import omma
+from omma.retrieval.store import called
 from omma.web.gate import Refused
 from omma.web.metrics import Metrics
+from omma.web.outside import Opened, picture_of
+from omma.web.reports import Reports
 from omma.web.work import Work
 
 MOST = 200               # hits of one search
@@ -34,9 +37,10 @@ class Site:
     """
 
     def __init__(self, index: Any, others: Sequence[Any] = (), vlm: Any = None, fetch: bool = False,
-                 waiting: int = 64):
+                 waiting: int = 64, reports: Sequence[str | Path] = ()):
         """index: an open `omma.Index`; others: more eyes to search with; fetch: whether pictures may be fetched from
-        addresses; waiting: calls that may wait. ValueError when an eye has no vectors here."""
+        addresses; waiting: calls that may wait; reports: folders whose reports are shown. ValueError when an eye has no
+        vectors here, and for a folder that is none."""
         self.index, self.vlm, self.fetch = index, vlm, fetch
         eyes = [index, *(omma.Index(index.store, eye) for eye in others)]
         self.eyes = {eye.space.name: eye for eye in eyes}
@@ -45,15 +49,19 @@ class Site:
         self.metrics = Metrics()
         self.seeing = Work("eye", waiting=waiting, seconds=30)
         self.talking = Work("vlm", waiting=max(1, waiting // 4), each=4, seconds=300)
+        self.reports = Reports(reports)
+        self.laying = Work("report", waiting=8, each=4, seconds=120)
         self.opening = Work("open", threads=2, waiting=4 * waiting, each=64, seconds=30)
         for work in self.works:
             self.metrics.gauges["omma_calls_under_way", f'{{queue="{work.name}"}}'] = lambda work=work: work.under_way
+        self.opened = Opened()
+        self.metrics.gauges["omma_picture_bytes", ""] = lambda: self.opened.bytes
         self.metrics.gauges["omma_items", ""] = lambda: self.items
         self._lock = threading.Lock()
 
     @property
     def works(self) -> tuple[Work, ...]:
-        return self.seeing, self.talking, self.opening
+        return self.seeing, self.talking, self.opening, self.laying
 
     @property
     def items(self) -> int:
@@ -76,14 +84,15 @@ class Site:
     def search(self, query: str, image: Image.Image | None, asked: dict[str, Any]) -> dict[str, Any]:
         """The hits for words, a picture or both; asked: k, where, folder, by, rerank, diverse, eye."""
         eye = self.eye(asked.pop("eye", None))
-        under = self.folder(asked.pop("folder", None))
-        hits = eye.search(query, image=image, under=under, **asked)
+        among = self.among(asked.pop("where", None), asked.pop("folder", None))
+        hits = eye.search(query, image=image, where=among, **asked)
         return {"query": query, "eye": eye.space.name, "hits": self.told(hits)}
 
-    def similar(self, item: int, k: int, name: str | None) -> dict[str, Any]:
+    def similar(self, item: int, k: int, where: str | None, folder: str | None, name: str | None) -> dict[str, Any]:
         eye = self.eye(name)
         self.known(item)
-        return {"item": item, "eye": eye.space.name, "hits": self.told(eye.similar(item, k=k))}
+        hits = eye.similar(item, k=k, where=self.among(where, folder))
+        return {"item": item, "eye": eye.space.name, "hits": self.told(hits)}
 
     def why(self, item: int, query: str, name: str | None) -> dict[str, Any]:
         """Which patches of a picture a query's score came from: rows of shares 0..1 of the strongest."""
@@ -101,8 +110,8 @@ class Site:
         """{"text": a piece} as they come, then {"answer": all of it, with its citations and hits as of a search}."""
         if self.vlm is None:
             raise Refused(404, NO_VLM)
-        under = self.folder(asked.pop("folder", None))
-        pieces = omma.ask_stream(self.index, question, vlm=self.vlm, images=images, under=under, **asked)
+        among = self.among(asked.pop("where", None), asked.pop("folder", None))
+        pieces = omma.ask_stream(self.index, question, vlm=self.vlm, images=images, where=among, **asked)
         with contextlib.closing(pieces):  # type: ignore[type-var]
             for piece in pieces:
                 if isinstance(piece, str):
@@ -119,6 +128,10 @@ class Site:
         none = np.zeros((0, self.eye(name).space.width), np.float32)
         return (np.asarray(encoder.encode_text(texts), np.float32) if texts else none,
                 np.asarray(encoder.encode_image(images), np.float32) if images else none)
+
+    def given(self, text: str, sides: tuple[int, int]) -> Image.Image:
+        """The picture that a request sent, checked and counted; sides: how large it is kept."""
+        return self.opened.kept(picture_of(text, self.fetch, sides))
 
     # ---- what may be told
     def labels(self) -> dict[str, str]:
@@ -140,16 +153,15 @@ class Site:
                 return source
         raise ValueError(f"no folder {label[:80]!r} here; there are {', '.join(labels.values())}")
 
+    def among(self, where: str | None, folder: str | None) -> np.ndarray | None:
+        """The items that are searched, None for all. In `where`, source and path are as they are told: by names."""
+        return self.index.store.ids(where or None, self.folder(folder), self.labels())
+
     def told(self, hits: Sequence[Any]) -> list[dict[str, Any]]:
         labels = self.labels()
-
-        def named(place: str) -> str:
-            inside = [source for source in labels if place.startswith(source.rstrip("/") + "/")]
-            source = max(inside, key=len, default=None)
-            return place if source is None else f"{labels[source]}/{place[len(source.rstrip('/')) + 1 :]}"
-
-        return [{"id": int(hit.id), "score": hit.score, "scores": hit.scores, "place": named(hit.place),
-                 "path": named(hit.path), "folder": labels.get(hit.row["source"]), "also": [named(p) for p in hit.also],
+        return [{"id": int(hit.id), "score": hit.score, "scores": hit.scores, "place": called(hit.place, labels),
+                 "path": called(hit.path, labels), "folder": labels.get(hit.row["source"]),
+                 "also": [called(place, labels) for place in hit.also],
                  **{name: hit.row.get(name) for name in TOLD},
                  "picture": hit.row.get("thumbnail") is not None} for hit in hits]  # fmt: skip
 
@@ -163,7 +175,7 @@ class Site:
                 "explains": [name for name, eye in self.eyes.items() if hasattr(eye.encoder, "explain")],
                 "reranks": [name for name, eye in self.eyes.items() if hasattr(eye.encoder, "match")],
                 "unreadable": len(status["unreadable"]), "vlm": getattr(self.vlm, "name", None),
-                "fetches": self.fetch}  # fmt: skip
+                "fetches": self.fetch, "reports": [folder.name for folder in self.reports.folders]}  # fmt: skip
 
     # ---- pictures
     def known(self, item: int) -> tuple[str, str]:
@@ -202,7 +214,7 @@ class Site:
 
     def hidden(self, text: str) -> str:
         """A message without the places of this machine's folders."""
-        text = text.replace(str(self.index.store.path), "the index")
+        text = self.reports.hidden(text.replace(str(self.index.store.path), "the index"))
         for source, label in sorted(self.labels().items(), key=lambda pair: -len(pair[0])):
             text = text.replace(source, label)
         return text

@@ -1,11 +1,13 @@
 // The page of `omma serve`. The address holds what is asked, so that it can be kept and sent; nothing comes from elsewhere.
 const at = (id) => document.getElementById(id);
-const FIELDS = ["kind", "folder", "since", "until", "by", "k", "eye"];
+const FIELDS = ["kind", "folder", "since", "until", "where", "by", "k", "eye"];
 const BOTH = "side by side";
 let state = { eyes: [], folders: [], items: {}, explains: [] };
 let picture = null;      // the data URL that is searched by, which no address can hold
 let asked = 0;           // answers to older questions are dropped
 let heat = null;
+let left = null;         // the item whose page was left, to which the keys go back
+let kept = {};           // the last answer, so that going back to it asks nobody again
 
 function make(tag, said = {}, ...inside) {
   const made = document.createElement(tag);
@@ -55,14 +57,19 @@ function fill(given) {
   at("narrowed").textContent = narrowed ? `(${narrowed})` : "";
 }
 
-function question(eye) {
-  const where = [];
+function filters() {
+  const where = [], said = {};
   if (at("kind").value) where.push(`kind == '${at("kind").value}'`);
   if (at("since").value) where.push(`date >= '${at("since").value}'`);
   if (at("until").value) where.push(`date <= '${at("until").value}T23:59:59'`);
-  const said = { query: at("query").value.trim(), k: Number(at("k").value), by: at("by").value };
+  if (at("where").value.trim()) where.push(`(${at("where").value.trim()})`);
   if (where.length) said.where = where.join(" and ");
   if (at("folder").value) said.folder = at("folder").value;
+  return said;
+}
+
+function question(eye) {
+  const said = { query: at("query").value.trim(), k: Number(at("k").value), by: at("by").value, ...filters() };
   if (picture) said.image = picture;
   if (eye) said.eye = eye;
   return said;
@@ -78,17 +85,23 @@ async function show() {
   const given = new URLSearchParams(location.search);
   const mine = ++asked;
   fill(given);
+  document.title = [given.get("q"), "omma: search"].filter(Boolean).join(" – ");
   const item = given.get("item");
   at("item").hidden = true;
   at("found").hidden = Boolean(item);
   at("answered").hidden = true;
+  const reports = given.has("reports");
+  at("reports").hidden = !reports;
   const nothing = !item && !given.get("q") && !picture;
-  at("start").hidden = !nothing;
+  at("start").hidden = !nothing || reports;
   say("");
+  if (reports) return showReports(mine).catch((error) => say(error.message, true));
   if (nothing) return at("found").replaceChildren();
   try {
     if (item) return await showItem(item, given, mine);
     await (given.get("ask") && state.vlm ? answer(mine) : search(mine));
+    if (mine === asked && left) document.querySelector(`a.hit[data-id="${left}"]`)?.focus();
+    left = null;
   } catch (error) {
     if (mine === asked) say(error.message, true);
   }
@@ -118,20 +131,28 @@ async function search(mine) {
 
 // ---- an answer, as it comes: text alone, in which only the marks of its sources are links
 async function answer(mine) {
-  const wanted = question();
-  const body = { question: wanted.query, k: 4, images: picture ? [picture] : [] };
-  for (const name of ["where", "folder"]) if (wanted[name]) body[name] = wanted[name];
-  at("asked-for").textContent = wanted.query;
+  const body = { question: at("query").value.trim(), k: 4, images: picture ? [picture] : [], ...filters() };
+  const key = JSON.stringify(body);
+  at("asked-for").textContent = body.question;
   at("said").textContent = at("support").textContent = "";
   at("cited").replaceChildren();
   at("found").replaceChildren();
   at("answered").hidden = false;
+  if (kept.key === key) return answered(kept.told);
   say("Looking and answering …");
-  for await (const part of parts("ask", body)) {
-    if (mine !== asked) return;
-    if (part.error) throw new Error(part.error.message);
-    if (part.text) at("said").textContent += part.text;
-    if (part.answer) answered(part.answer);
+  at("said").setAttribute("aria-busy", "true");            // it is read out once it is whole
+  try {
+    for await (const part of parts("ask", body)) {
+      if (mine !== asked) return;
+      if (part.error) throw new Error(part.error.message);
+      if (part.text) at("said").textContent += part.text;
+      if (part.answer) {
+        kept = { key, told: part.answer };
+        answered(part.answer);
+      }
+    }
+  } finally {
+    at("said").removeAttribute("aria-busy");
   }
 }
 
@@ -139,13 +160,16 @@ async function* parts(path, body) {
   const reply = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
   if (!reply.ok) throw new Error((await reply.json()).error.message);
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let kept = ""; ;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    kept += value;
-    const events = kept.split("\n\n");
-    kept = events.pop();
-    for (const event of events) yield JSON.parse(event.slice(6));
+  try {
+    for (let rest = ""; ;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const events = (rest + value).split("\n\n");
+      rest = events.pop();
+      for (const event of events) yield JSON.parse(event.slice(6));
+    }
+  } finally {
+    reader.cancel().catch(() => {});                       // whoever asked something else stops the model
   }
 }
 
@@ -157,9 +181,9 @@ function answered(told) {
     return /^\[[0-9]+\]$/.test(piece) && one ? make("a", { href: link(one), title: one.place }, piece) : piece;
   }));
   at("cited").replaceChildren(...told.citations.map((one) => make("li", {}, make("a", { href: link(one) }, `[${one.number}] ${one.place}`))));
-  at("support").textContent = told.abstained ? "Nothing that was found supports an answer." : `By ${told.model}; the best source supports it with ${told.support.toFixed(2)} of 1.`;
+  at("support").textContent = told.abstained ? `The best source supports an answer with ${told.support.toFixed(2)} of 1, which is too little.` : `By ${told.model}; the best source supports it with ${told.support.toFixed(2)} of 1.`;
   at("found").replaceChildren(grid(told.hits, link));
-  say(`answered; ${told.hits.length} sources were looked at`);
+  say(`${told.abstained ? "Not answered" : "Answered"}: ${told.hits.length} ${told.hits.length === 1 ? "source was" : "sources were"} looked at`);
 }
 
 function grid(hits, link, others, other) {
@@ -170,7 +194,7 @@ function moved(hit, place, others, other) {
   if (!others) return "";
   const there = others.get(hit.id);
   if (there === undefined) return ` · not found by ${other}`;
-  return there === place ? " · same place" : ` · ${there > place ? "▲" : "▼"} ${there + 1} by ${other}`;
+  return there === place ? ` · also there for ${other}` : ` · place ${there + 1} for ${other}`;
 }
 
 function card(hit, href, more = "") {
@@ -179,7 +203,7 @@ function card(hit, href, more = "") {
   const look = hit.picture
     ? make("img", { class: "seen", src: `thumbnail/${hit.id}`, alt: hit.caption || "", loading: "lazy", decoding: "async" })
     : make("span", { class: "read" }, (hit.text || hit.caption || "").slice(0, 260));
-  return make("a", { class: "hit", href }, look, make("span", { class: "under" },
+  return make("a", { class: "hit", href, "data-id": hit.id }, look, make("span", { class: "under" },
     make("span", { class: "name", title: hit.place }, make("bdi", {}, hit.place)),
     make("span", { class: "scored" }, scores + copies + more)));
 }
@@ -191,6 +215,8 @@ async function showItem(number, given, mine) {
   at("back").href = "?" + back;
   const hit = await ask(`item/${encodeURIComponent(number)}`);
   if (mine !== asked) return;
+  left = hit.id;
+  document.title = `${hit.place} – omma: search`;
   at("place").textContent = hit.place;
   at("caption").textContent = hit.caption || "";
   at("shown").hidden = !hit.picture;
@@ -206,7 +232,9 @@ async function showItem(number, given, mine) {
   const eye = given.get("eye") && given.get("eye") !== BOTH ? given.get("eye") : state.eyes[0];
   unheat();
   const sides = (given.get("box") || "").split(" ").map(Number);
-  at("box").hidden = sides.length !== 4 || !sides.every((side) => side >= 0 && side <= 1);
+  const framed = sides.length === 4 && sides.every((side) => side >= 0 && side <= 1);
+  at("box").hidden = !framed;
+  if (framed) at("words").textContent = "Framed: what the answer came from";
   ["left", "top", "right", "bottom"].forEach((name, n) => { at("box").style[name] = `${100 * (n < 2 ? sides[n] : 1 - sides[n])}%`; });
   at("why").hidden = !(words && hit.picture && state.explains.includes(eye));
   at("why").onclick = () => (heat ? unheat() : explain(hit.id, words, eye));
@@ -215,10 +243,24 @@ async function showItem(number, given, mine) {
   scrollTo(0, 0);
   at("alike").hidden = true;
   if (!hit.picture) return;
-  const alike = await ask(`similar?${new URLSearchParams({ id: hit.id, k: 12, eye })}`).catch(() => ({ hits: [] }));
+  const alike = await ask(`similar?${new URLSearchParams({ id: hit.id, k: 12, eye, ...filters() })}`).catch(() => ({ hits: [] }));
   if (mine !== asked) return;
   at("alike").hidden = !alike.hits.length;
   at("alike").querySelector("ul").replaceWith(grid(alike.hits, (one) => "?" + new URLSearchParams([...back, ["item", one.id]])));
+}
+
+// ---- reports: each opens as a page of its own, in a sandbox
+const KINDS = { page: "page", eval: "omma eval", blind: "omma blind" };
+
+async function showReports(mine) {
+  at("found").replaceChildren();
+  const { reports } = await ask("reports");
+  if (mine !== asked) return;
+  at("reports").querySelector("tbody").replaceChildren(...reports.map((one) => make("tr", {},
+    make("th", { scope: "row" }, make("a", { href: `report/${one.id}` }, one.title)), make("td", {}, KINDS[one.kind]),
+    make("td", {}, one.place), make("td", {}, make("time", { datetime: one.date }, new Date(one.date).toLocaleString())))));
+  say(reports.length ? `${reports.length} ${reports.length === 1 ? "report" : "reports, the newest first"}` : `No report in ${state.reports.join(", ")}.`);
+  at("reports-head").focus({ preventScroll: true });
 }
 
 async function explain(id, words, eye) {
@@ -235,7 +277,8 @@ async function explain(id, words, eye) {
     at("why").setAttribute("aria-pressed", "true");
     const top = [...told.words].sort((a, b) => b[1] - a[1]).slice(0, 3).map(([word]) => word);
     at("words").replaceChildren("Words that counted: ", make("b", {}, top.join(", ")));
-    say("Red patches counted most");
+    const most = told.patches.flat().reduce((best, share, n, all) => (share > all[best] ? n : best), 0);
+    say(`Red patches counted most, above all row ${Math.floor(most / canvas.width) + 1} of ${canvas.height}, column ${most % canvas.width + 1} of ${canvas.width}`);
   } catch (error) {
     say(error.message, true);
   }
@@ -271,7 +314,7 @@ function drop() {
 }
 
 // ---- hands
-at("ask").addEventListener("submit", (event) => { event.preventDefault(); go(parameters()); });
+at("ask").addEventListener("submit", (event) => { event.preventDefault(); left = null; go(parameters()); });
 at("answer").addEventListener("click", () => at("query").value.trim() && go(new URLSearchParams([...parameters(), ["ask", "1"]])));
 at("filters").addEventListener("change", () => (at("query").value.trim() || picture) && go(parameters()));
 at("file").addEventListener("change", () => take(at("file").files[0]));
@@ -308,6 +351,7 @@ try {
   if (state.eyes.length > 1) at("eye").append(make("option", {}, BOTH));
   at("eyes").hidden = state.eyes.length < 2;
   at("answer").hidden = !state.vlm;
+  at("to-reports").hidden = !state.reports.length;
   const counts = Object.entries(state.items).map(([kind, count]) => `${count.toLocaleString()} ${kind}${count === 1 ? "" : "s"}`);
   at("holds").textContent = `${counts.join(", ")} in ${state.folders.join(", ")}, seen by ${state.eyes.join(" and ")}.`;
   await show();
