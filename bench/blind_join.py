@@ -62,7 +62,7 @@ def measure(who, asking):
     from omma.eval.blind import mine_blind_pairs
     from omma.eval.join import canonical, cosines
 
-    x, y = np.load("eye.npy"), np.load("reference.npy")
+    x, y = (np.load(f"{name}.npy", mmap_mode="r") for name in ("eye", "reference"))
     if who == "omma":
         before = memory()
         start = time.process_time()

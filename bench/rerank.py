@@ -38,7 +38,7 @@ def main() -> None:
     omma.embed(table, eye)
     view = table.select(args.where) if args.where else table
     rows = view.read(["id", "captions"]).to_pylist()
-    said = {row["id"]: [c["text"] for c in row["captions"] if args.language in (None, c["lang"])] for row in rows}
+    said = {row["id"]: [c["text"] for c in row["captions"] if args.language in (None, c["language"])] for row in rows}
     whole = {max(texts, key=len): name for name, texts in said.items() if texts}
     drawn = np.random.default_rng(0).permutation(len(whole))[: args.queries]
     queries = {query: name for i, (query, name) in enumerate(whole.items()) if i in set(drawn.tolist())}
