@@ -13,11 +13,12 @@ NOUNS = ["patches", "tokens", "captions", "pictures", "towers", "losses", "masks
 
 def paper(number: int, version: int = 1, **changes) -> dict:
     """The fields of a paper: number i came i days after 1 January 2024."""
+    noun, other = NOUNS[number % 10], NOUNS[number // 10 % 10]
     day = f"2024-{1 + number // 28 % 12:02}-{1 + number % 28:02}T10:00:00Z"
-    plain = {"id": f"2413.{number:05}", "version": version, "title": f"On {NOUNS[number % 10]}, part {number}",
-             "abstract": f"We look at {NOUNS[number % 10]} for the {number}. time. They are {NOUNS[number // 10]}.",
+    plain = {"id": f"2413.{number:05}", "version": version, "title": f"On {noun}, part {number}",
+             "abstract": f"We look at {noun} for the {number}. time. They are {other}.",
              "authors": [f"Ada Number{number}", "Jürgen Groß"], "categories": ["cs.CV", "cs.LG"], "published": day,
-             "updated": day, "comment": "", "journal_ref": "", "doi": ""}
+             "updated": day, "comment": "", "journal_ref": "", "doi": ""}  # fmt: skip
     return {**plain, **changes}
 
 

@@ -1,18 +1,21 @@
 """What is fetched comes whole, in time, from an address that may be asked, and from no other."""
 
+import contextlib
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
-from contextlib import contextmanager
 
 import pytest
 
 from omma.fetching import Unanswered, Unreachable, get, loopback, public
 
-HERE = {"may": loopback, "ports": None, "where": "this machine"}
+HERE = {"may": loopback, "ports": None, "where": "this machine", "seconds": 60.0}
 
 
-@contextmanager
-def saying(*replies: bytes, drip: float | None = None):
+@contextlib.contextmanager
+def saying(*replies: bytes, drip: float | None = None, tls: ssl.SSLContext | None = None):
     """A server on the loopback that sends these bytes, one reply a connection, or a byte every `drip` seconds."""
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -23,15 +26,17 @@ def saying(*replies: bytes, drip: float | None = None):
                     connection, _ = listening.accept()
                 except OSError:
                     return
-                with connection:
-                    connection.recv(1 << 16)
+                with connection, contextlib.ExitStack() as secure:
                     try:
+                        if tls is not None:
+                            connection = secure.enter_context(tls.wrap_socket(connection, server_side=True))
+                        connection.recv(1 << 16)
                         for piece in [reply] if drip is None else [bytes([byte]) for byte in reply]:
                             connection.sendall(piece)
                             if drip is not None and stop.wait(drip):
                                 return
                     except OSError:
-                        return
+                        continue
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
@@ -71,12 +76,12 @@ def test_a_reply_has_its_status_headers_and_bytes_whatever_the_status():
 ])  # fmt: skip
 def test_a_reply_that_drips_is_broken_off_when_time_is_up(reply):
     with saying(reply, drip=0.02) as url, pytest.raises(Unanswered, match="gave nothing"):
-        get(url, seconds=0.3, **HERE)
+        get(url, **HERE | {"seconds": 0.3})
 
 
 def test_a_name_whose_look_up_hangs_is_given_up_when_time_is_up():
     let_go = threading.Event()
-    with pytest.raises(Unanswered, match="still being looked up"):
+    with pytest.raises(Unanswered, match="gave nothing"):
         get("http://a.example/", seconds=0.05, look_up=lambda *_, **__: [let_go.wait(30)][:0])
     let_go.set()
 
@@ -106,6 +111,36 @@ def test_nobody_at_an_address_is_unreachable():
 def test_more_bytes_than_allowed_are_refused_while_they_come():
     with saying(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 2000) as url, pytest.raises(ValueError, match="than 1000 bytes"):
         get(url, most=1000, **HERE)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Of localhost, signed by itself: files of the certificate and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    place = tmp_path_factory.mktemp("tls")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-keyout", place / "key", "-out", place / "cert", "-days", "2", "-subj", "/CN=localhost", "-addext",
+                    "subjectAltName=DNS:localhost"], check=True, capture_output=True)  # fmt: skip
+    return place / "cert", place / "key"
+
+
+def test_https_is_for_who_has_the_certificate_of_the_name_that_was_asked_for(certificate, monkeypatch):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*certificate)
+    reply = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+    with saying(*[reply] * 3, tls=tls) as url:
+        named = url.replace("http://127.0.0.1", "https://localhost")
+        with pytest.raises(Unanswered, match="self-signed"):
+            get(named, **HERE)
+        trusting = ssl.create_default_context(cafile=certificate[0])
+        monkeypatch.setattr(ssl, "create_default_context", lambda: trusting)
+        assert get(named, **HERE).data == b"hello"
+        with pytest.raises(Unanswered, match=r"127\.0\.0\.1"):
+            get(named.replace("localhost", "127.0.0.1"), **HERE)
+    with saying(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1000, drip=0.02, tls=tls) as url, \
+            pytest.raises(Unanswered, match="gave nothing"):
+        get(url.replace("http://127.0.0.1", "https://localhost"), **HERE | {"seconds": 0.4})
 
 
 def test_a_server_without_a_certificate_is_no_https():

@@ -34,7 +34,7 @@ def test_what_a_paper_does_not_have_is_null():
 def test_text_is_one_line_that_commands_no_terminal():
     assert words(" a\n  b\tc ") == "a b c"
     assert words("red\x9b31m \x85 cup\u0007") == "red31m cup"
-    assert words("e\u0301") == "é"
+    assert words("e\u0301 \u202egnp.exe") == "é gnp.exe"
     text = feed([paper(3, title="a form\x0cfeed \x1b[31m red")])
     assert read_feed(text.encode()).papers[0]["title"] == "a formfeed [31m red"
 

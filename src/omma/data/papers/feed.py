@@ -22,6 +22,7 @@ DEEPEST = 16
 PIECE = 1 << 16                                           # characters that the parser is given at a time
 ABSTRACT = re.compile(rf"https?://(?:\w+\.)?arxiv\.org/abs/({ID})(?:v([1-9]\d*))?")
 PLACE = re.compile(r"https?://((?:\w+\.)?arxiv\.org/\S+)")
+TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"             # these turn what follows round
 NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # some abstracts hold form feeds
 
 
@@ -132,7 +133,7 @@ def _paper(entry: ElementTree.Element) -> dict[str, Any] | str:
 def words(text: str | None) -> str:
     """On one line, in composed letters, without what a terminal would take for a command."""
     plain = " ".join(unicodedata.normalize("NFC", text or "").split())
-    return "".join(letter for letter in plain if unicodedata.category(letter) not in ("Cc", "Cs", "Co"))
+    return "".join(one for one in plain if unicodedata.category(one) not in ("Cc", "Cs", "Co") and one not in TURNS)
 
 
 def moment(text: str | None) -> str | None:
