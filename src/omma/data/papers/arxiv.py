@@ -218,7 +218,8 @@ def ingest_papers(query: str, out: str | Path, *, most: int = MOST, page: int = 
 
 def summary(table: Table) -> dict[str, Any]:
     """What the last ingest met: its question, total = how many papers arXiv has, read = new + versions (new ones of
-    known papers) + known + left out by reason; and how many rows and papers the table has."""
+    known papers) + known + left out by reason, missing = ids that arXiv does not have; and how many rows and papers
+    the table has."""
     papers = set(table.read(["paper"])["paper"].to_pylist())
     return {**table.info.get("papers", {}), "rows": table.num_rows, "papers": len(papers)}
 
@@ -234,6 +235,7 @@ class _Run:
         self.known: dict[str, str] = {}                   # id -> mark of its fields
         self.papers: set[str] = set()
         self.first_seen = 0                               # papers of the last page that were not in the table at all
+        self.missing: list[str] = []                      # ids that were asked for and that arXiv does not have
         self.table: Table | None = None
         if (out / "manifest.json").is_file():
             self.table = self._alone(Table.open(out))
@@ -262,9 +264,7 @@ class _Run:
         """Papers by their ids come in one page; arXiv counts those that it does not have, too."""
         page = self.client.page(self.question, 0, len(self.question.ids), False)
         there = {name for row in page.papers for name in (row["paper"], row["id"])}
-        for name in self.question.ids:
-            if name not in there:
-                self.left_out[f"no paper {name}"] += 1
+        self.missing = [name for name in self.question.ids if name not in there]
         if not page.papers:
             raise ValueError(f"arXiv knows none of {str(self.question)!r}")
         state.next, state.total, state.whole = page.entries, page.entries, True
@@ -338,7 +338,8 @@ class _Run:
         notes = {**self.table.info.get("arxiv", {}), str(self.question): vars(state)}
         counts = {name: self.counts[name] for name in ("read", "new", "versions", "known")}
         told = {"question": str(self.question), "total": state.total, **counts, "left_out": dict(self.left_out),
-                "reached": state.next, "whole": state.whole, "requests": self.client.requests}  # fmt: skip
+                "reached": state.next, "whole": state.whole, "requests": self.client.requests,
+                **({"missing": self.missing} if self.missing else {})}  # fmt: skip
         self.table.append(new, info={"arxiv": notes, "papers": told})
         self.advance(state.next, min(state.total, self.most))
 
