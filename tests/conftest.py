@@ -111,3 +111,21 @@ def tiny_run(coloured_table, tmp_path) -> Callable:
         return replace(base, **changes)
 
     return config
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A folder of pairs as `omma blind --out` writes one; see pair_folders.py."""
+    from pair_folders import make_pairs
+
+    return make_pairs(tmp_path)
+
+
+@pytest.fixture
+def store(pairs):
+    """What people wrote about those pairs."""
+    from omma.eval.annotate.store import open_store
+
+    opened = open_store(pairs.folder)
+    yield opened
+    opened.close()

@@ -6,10 +6,10 @@ import pytest
 from chromium import ALT, CTRL, Chromium
 
 from omma.eval.annotate.benchmark import choose, questions
-from omma.eval.annotate.store import Annotation, open_store
+from omma.eval.annotate.store import Annotation
 from omma.web.annotate import Annotating
 from omma.web.loopback import Loopback
-from pair_folders import make_pairs, said
+from pair_folders import said
 
 pytestmark = pytest.mark.browser
 SAVED = "document.querySelector('#saved').textContent === 'saved'"
@@ -26,18 +26,6 @@ class Writer:
 
     def generate(self, images, prompt, max_new_tokens=64):
         return "Question: Is it lit?\nLeft answer: yes\nRight answer: no\nPattern: state"
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    return make_pairs(tmp_path)
-
-
-@pytest.fixture
-def store(pairs):
-    opened = open_store(pairs.folder)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -13,12 +13,19 @@ from PIL import Image
 class Server:
     """reply(prompt, pictures, number of the request) -> the words, or (status, message) of a failure.
 
-    asked: the prompts with their pictures' bytes, in the order they came.
+    likely(prompt, pictures) -> {token: log-probability} of the first token, None where the server tells none. models:
+    what its list of models holds, none without a list. version: its system_fingerprint. refuses: what it says to who
+    asks for log-probabilities.
+    asked: the prompts with their pictures' bytes, in the order they came; bodies: the whole requests; short questions
+    for log-probabilities without a picture, by which a client finds out whether there are any, are not among them.
     """
 
-    def __init__(self, reply: Callable):
+    def __init__(self, reply: Callable, likely: Callable = lambda prompt, images: None,
+                 models: list[dict] | None = None, version: str | None = None,
+                 refuses: tuple[int, str] | None = None):  # fmt: skip
         self.asked: list[tuple[str, tuple[bytes, ...]]] = []
         self.bodies: list[dict] = []
+        self.models, self.version = models, version
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -27,13 +34,30 @@ class Server:
                 parts = body["messages"][0]["content"]
                 urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
                 files = tuple(base64.b64decode(url.partition("base64,")[2]) for url in urls)
-                outer.asked.append((parts[-1]["text"], files))
-                outer.bodies.append(body)
-                said = reply(parts[-1]["text"], [Image.open(io.BytesIO(file)) for file in files], len(outer.asked))
+                prompt, images = parts[-1]["text"], [Image.open(io.BytesIO(file)) for file in files]
+                told = likely(prompt, images) if body.get("logprobs") else None
+                if body.get("logprobs") and refuses:
+                    said = refuses
+                elif body.get("logprobs") and not images:
+                    said = "A"
+                else:
+                    outer.asked.append((prompt, files))
+                    outer.bodies.append(body)
+                    said = "A" if told else reply(prompt, images, len(outer.asked))
                 status, content = said if isinstance(said, tuple) else (200, None)
                 choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
-                told = {"error": {"message": content}} if content else {
-                    "id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+                if told:
+                    top = [{"token": token, "logprob": value, "bytes": None} for token, value in told.items()]
+                    choice["logprobs"] = {"content": [top[0] | {"top_logprobs": top[: body["top_logprobs"]]}]}
+                self.answer(status, {"error": {"message": content}} if content else {
+                    "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
+                    "system_fingerprint": outer.version, "choices": [choice]})  # fmt: skip
+
+            def do_GET(self):
+                listed = outer.models is not None and self.path.endswith("/models")
+                self.answer(200 if listed else 404, {"object": "list", "data": outer.models})
+
+            def answer(self, status, told):
                 data = json.dumps(told).encode()
                 self.send_response(status)
                 self.send_header("content-type", "application/json")

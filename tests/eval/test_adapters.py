@@ -5,6 +5,7 @@ import sys
 from abc import ABC, abstractmethod
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 from fakes import number_in, picture
 
@@ -89,6 +90,27 @@ def test_lmms_eval_gets_one_reply_a_request_in_their_order_with_their_settings(t
     film = SimpleNamespace(args=("q", {}, lambda doc: ["film.mp4"], 0, "t", "test"))
     with pytest.raises(ValueError, match="t shows a str"):
         model.generate_until([film])
+
+
+def test_lmms_eval_gets_the_loss_of_each_answer_after_its_prompt_and_pictures(theirs):
+    class Weighs(Counts):
+        def answer_loss(self, images, prompts, answers, batch_size=8):
+            self.asked.append((list(prompts), list(answers), batch_size))
+            seen = [number_in(shown[0]) if shown else 0 for shown in images]
+            return np.array([n + len(answer) for n, answer in zip(seen, answers, strict=True)]), np.array(seen) > 1
+
+    vlm = Weighs()
+    model = adapters.lmms_eval_model(vlm, batch_size=4)
+    model.task_dict["t"] = {"test": [{"image": picture(n), "right": "xyz"} for n in (3, 1)]}
+    shown = lambda doc: [doc["image"]]
+    requests = [("<image>\nq", " cat", shown, 0, "t", "test"), ("q", " a", shown, 1, "t", "test"), ("", "cat"),
+                ("q", lambda doc: doc["right"], shown, 1, "t", "test")]  # fmt: skip
+    found = model.loglikelihood([SimpleNamespace(args=args) for args in requests])
+    assert found == [(6.0, True), (2.0, False), (3.0, False), (4.0, False)]
+    assert [type(value) for value in found[0]] == [float, bool]
+    assert vlm.asked == [(["q", "q", "", "q"], ["cat", "a", "cat", "xyz"], 4)]
+    with pytest.raises(NotImplementedError, match="'counts' does not tell how likely"):
+        adapters.lmms_eval_model(Counts()).loglikelihood([])
 
 
 def test_lmms_eval_finds_the_class_by_the_path_that_the_entry_point_gives(theirs):

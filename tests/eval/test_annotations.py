@@ -18,19 +18,6 @@ from omma.eval.run import evaluate
 from omma.table import Table
 from pair_folders import make_pairs, said
 
-
-@pytest.fixture
-def pairs(tmp_path):
-    return make_pairs(tmp_path)
-
-
-@pytest.fixture
-def store(pairs):
-    opened = open_store(pairs.folder)
-    yield opened
-    opened.close()
-
-
 # ---- the store
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from test_report import Page
 
 from omma.eval.audit import calibrated, calibrations, different, parser_audit, probabilities
-from omma.eval.knobs import KNOBS, knob_curves, knobs_of, varying
+from omma.eval.knobs import KNOBS, knob_curves, knobs_of, units_of, unread, varying
 from omma.eval.paired import pearson
 from omma.eval.plots import bars, scatter, ticks_of
 from omma.eval.protocols.calibration import ece, temperature
@@ -259,7 +259,7 @@ class Sized:
         self.report = type("R", (), {"metrics": {"credits": ["accuracy", "guess"]}})
         self.groups = {
             f"g{k}": [{"item": f"g{k}-{j}", "pattern": "orientation",
-                       "credits": [float(rng.random() < 0.5 + s / 2), 0.5]} for j in range(2)]
+                       "credits": [float(rng.random() < 0.5 + s / 2), 0.5], "unparsed": False} for j in range(2)]
             for k, s in enumerate(sure)
         }  # fmt: skip
 
@@ -279,8 +279,22 @@ def test_a_pattern_that_is_lost_below_a_size_is_told_in_words(tmp_path):
     assert re.fullmatch(r"it loses orientation below (1[6-9]|2\d)(\.\d)? px \(size of the thing; 95 %: \S+ to \S+\)",
                         curve["told"][0])  # fmt: skip
     assert {one["knob"] for one in found["tested"]} == {"thing_px", "odd"}  # the area says what the size said
-    assert knob_curves([side], None) == {"curves": [], "lost": [], "tested": [], "knobs": False}
+    assert knob_curves([side], None) == {"curves": [], "lost": [], "tested": [], "knobs": False,
+                                         "unparsed": []}
     assert found["lost"] == curve["told"]
+
+
+def test_replies_that_could_not_be_read_stand_in_no_curve_and_are_counted():
+    side, knobs = Sized(), {f"group g{k}": {"thing_px": size} for k, size in enumerate(Sized().size)}
+    read = units_of(side, knobs)["orientation"]
+    for k in range(50):  # one reply of each of fifty pairs, and both of one pair
+        side.groups[f"g{k}"][0] |= {"unparsed": True, "credits": [0.0, 0.5]}
+    side.groups["g50"] = [row | {"unparsed": True} for row in side.groups["g50"]]
+    left = units_of(side, knobs)["orientation"]
+    assert len(left) == len(read) - 1
+    assert [asked for _, _, asked, _ in left] == [1.0] * 50 + [2.0] * 149
+    assert left[50:] == read[51:]
+    assert unread(side, knobs) == (52, 400)
 
 
 def test_knobs_are_found_by_item_and_by_group_and_height_is_twice_the_radius(world):

@@ -1,5 +1,7 @@
 """How benchmarks ask in words, letter by letter, and what is done with rows that can't be asked."""
 
+import re
+
 import pytest
 from fakes_vlm import Knows, make_questions, rows_of
 
@@ -39,6 +41,17 @@ def test_the_letters_that_count_are_those_of_the_prompt_and_move_with_the_option
     assert (asked.parse("A", ITEM).value, asked.parse("A", turned).value) == ("Open", "Closed")
     yes = Item("i", "g", "", ("p",), ("Is it?",), "no", options=("yes", "no"))
     assert TASKS["pope"].modes["strict"].spellings(yes) == (("yes", "Yes", " yes", " Yes"), ("no", "No", " no", " No"))
+
+
+def test_options_have_letters_where_the_prompt_gives_them_some_and_words_elsewhere():
+    closed = Item("i", "g", "", ("p",), ("Is it?",), "no", options=("yes", "no"))
+    assert TASKS["mmvp"].modes["official"].spellings(closed) == (("a", " a"), ("b", " b"))
+    for name, task in TASKS.items():
+        for mode in task.modes.values():
+            told = set(re.findall(r"(?<!\w)([A-Za-z])[.)] (?:yes|no)\b", mode.prompt(closed)))
+            assert told == ({mode.letters, chr(ord(mode.letters) + 1)} if mode.letters else set()), name
+    letter = Item("i", "g", "", ("p",), ("Which? Option: A: red; Option: B: blue;",), "A", options=("A", "B"))
+    assert TASKS["naturalbench"].modes["strict"].spellings(letter) == (("A", " A"), ("B", " B"))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from answering_server import Server
 from fakes_vlm import Judge, Knows, make_questions, rows_of
 
+import omma
 from omma.eval.protocols import judge
 from omma.eval.run import Report, evaluate
 from omma.eval.tasks import judged
@@ -114,6 +115,10 @@ def test_who_graded_stands_in_the_rows_and_in_the_report_and_other_words_are_ano
     assert other.metrics["judge"]["prompt"] == "words.txt"
     assert other.metrics["judge"]["prompt_hash"] != told["prompt_hash"]
     assert other.metrics["run_id"] != first.metrics["run_id"]
+    (note,) = omma.compare(first, other).benchmarks[0]["notes"]
+    assert note.startswith("the replies were graded by different judges")
+    assert f"A by some/judge (some/judge), told mm-vet 1 ({told['prompt_hash']}); B by some/judge" in note
+    assert omma.compare(first, first).benchmarks[0]["notes"] == []
     lines = [str(part) for part in first.__rich__().renderables]
     assert f"graded by some/judge (some/judge), told mm-vet 1 ({told['prompt_hash']})" in lines
 

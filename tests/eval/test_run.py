@@ -54,10 +54,24 @@ def test_a_derangement_moves_every_picture_to_another_group_and_is_one_to_one():
         assert sorted(exchange) == sorted(exchange.values()) == sorted(p for item in items for p in item.pictures)
         for old, new in exchange.items():
             assert old[:2] != new[:2]
-            assert old[2:] == new[2:]                                      # the first of a pair becomes a first
+        assert all(len({exchange[picture][:2] for picture in item.pictures}) == 1 for item in items)  # pairs stay pairs
     assert derangement(items, 0) != derangement(items, 1)
     assert derangement(items[::-1], 0) == derangement(items, 0)
     assert derangement(items[:1], 0) == {}
+
+
+def test_the_wrong_image_of_a_first_picture_is_as_often_a_second_one():
+    items = [Item(f"i{g}-{k}", f"g{g}", "", (f"g{g}p{k}",), (), "") for g in range(200) for k in range(2)]
+    kept = sum(old[-1] == new[-1] for old, new in derangement(items, 0).items())
+    assert 145 <= kept <= 255                                              # of 400; 4 standard deviations of pairs
+
+
+def test_wrong_pictures_give_nobody_a_first_picture_s_answer_back():
+    """A model that sees which of its pair a picture is: with every first answer "a", it must be at chance."""
+    items = [Item(f"i{g}-{k}", f"g{g}", "", (f"g{g}p{k}",), (), "ab"[k]) for g in range(200) for k in range(2)]
+    exchange = derangement(items, 3)
+    right = sum("ab"[int(exchange[item.pictures[0]][-1])] == item.answer for item in items)
+    assert 145 <= right <= 255
 
 
 def test_groups_of_unequal_size_are_exchanged_too():

@@ -2,8 +2,10 @@
 
 import io
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
@@ -94,3 +96,101 @@ def test_an_address_where_nobody_is_stops_the_run_and_says_so(tmp_path):
     refuses = Server(lambda *asked: (401, "who are you"))
     with refuses as server, pytest.raises(ValueError, match=r"OPENAI_API_KEY is not accepted: .*who are you"):
         evaluate(f"openai:m@{server.url}", "pope", data=data)
+
+
+# ---- the letters of options, by the log-probabilities that a server tells
+
+
+def letters(knows):
+    """What a server with log-probabilities makes of a VLM: its answer's letter is likely, in two spellings."""
+
+    def likely(prompt, images):
+        if not images:
+            return {"Sure": -0.5, "A": -1.0}
+        said = Knows.say(knows, knows.means(images, prompt), prompt)
+        other = {"A": "B", "B": "A", "a": "b", "b": "a"}[said]
+        return {"The": -1.0, said: -1.2, f" {said}": -1.2, other: -3.0, "C": -9.0}
+
+    return likely
+
+
+def test_the_first_token_of_an_endpoint_is_the_sum_over_an_options_spellings():
+    told = {"The": -0.7, "A": -2.0, " A": -2.5, "a": -0.1, "B": -3.0, "x": -8.0}
+    with Server(lambda *asked: "no", lambda prompt, images: told) as server:
+        vlm = Endpoint("m", server.url)
+        (row,) = vlm.first_token([[picture(1)]], ["Which?"], [("A", " A"), ("B", " B"), ("C", " C")])
+    np.testing.assert_allclose(row, [np.logaddexp(-2.0, -2.5), -3.0, -8.0])       # C: no more than the last one told
+    (body,) = server.bodies
+    assert (body["max_tokens"], body["logprobs"], body["top_logprobs"], body["temperature"]) == (1, True, 20, 0)
+
+
+def test_an_endpoint_that_tells_log_probabilities_is_measured_by_letters_too(tmp_path):
+    data, knows = make_questions(tmp_path / "data", "mmvp"), Knows(rows_of("mmvp"))
+    reply = lambda prompt, images, n: knows.generate_batch([images], [prompt])[0]
+    with Server(reply, letters(knows), version="fp_1") as server:
+        run = lambda: evaluate(f"openai:m@{server.url}", "mmvp", data=data, out=tmp_path / "out")
+        report = run()
+        asked = len(server.asked)
+        assert run().metrics == report.metrics
+        assert len(server.asked) == asked                                          # kept, letters too
+        server.version = "fp_2"
+        evaluate(f"openai:m@{server.url}", "mmvp", data=data, out=tmp_path / "out", reference="official")
+        both = evaluate(f"openai:m@{server.url}", "mmvp", data=data, cache=tmp_path / "out" / "replies.sqlite",
+                        limit=2)  # fmt: skip
+    assert {kind: head["value"] for kind, head in report.metrics["headline"].items()} == {
+        "generate": 1, "first_token": 1}  # fmt: skip
+    row = next(r for r in report.rows.to_pylist() if r["score_kind"] == "first_token" and r["variant"] == "model")
+    assert max(row["scores"]) == pytest.approx(1 / (1 + np.exp(-3.0 - np.logaddexp(-1.2, -1.2))))
+    assert report.metrics["served"] == both.metrics["served"] == ["m fp_1"]
+
+
+@pytest.mark.parametrize("answer", [None, (400, "logprobs are not supported")])
+def test_an_endpoint_without_log_probabilities_says_so_and_is_measured_by_its_replies(tmp_path, answer):
+    data, knows = make_questions(tmp_path / "data", "mmvp"), Knows(rows_of("mmvp"))
+    with Server(lambda prompt, images, n: knows.generate_batch([images], [prompt])[0], refuses=answer) as server:
+        report = evaluate(f"openai:m@{server.url}", "mmvp", data=data)
+        assert list(report.metrics["scores"]) == ["generate"]
+        why = report.metrics["not_asked"]["first_token"]
+        assert ("tells no log-probabilities" if answer is None else "logprobs are not supported") in why
+        assert f"not measured by first_token: {why}" in [str(part) for part in report.__rich__().renderables]
+        with pytest.raises(Failed, match=r"tells no log-probabilities|not supported"):
+            Endpoint("m", server.url).first_token([[]], ["Which?"], [("A",), ("B",)])
+
+
+def test_a_first_token_that_begins_no_option_is_a_failure_of_that_question_alone():
+    told = lambda prompt, images: {"<think>": -0.1, "Hm": -3.0} if "think" in prompt else {"A": -0.1, "B": -2.0}
+    with Server(lambda *asked: "A", told) as server:
+        lost, good = Endpoint("m", server.url).try_first_token([[], []], ["think", "say"], [[("A",), ("B",)]] * 2)
+    assert good == [-0.1, -2.0]
+    assert (lost.reason, lost.fatal) == ("endpoint_no_option", False)
+    assert "'<think>', 'Hm'" in str(lost)
+
+
+# ---- who answers there
+
+
+def test_the_fingerprint_of_an_endpoint_is_of_what_its_list_says_and_not_of_the_time_of_the_question():
+    listed = {"id": "m", "object": "model", "created": 1700000000, "owned_by": "me", "root": "/models/m-1"}
+    with Server(lambda *asked: "A", models=[listed, {"id": "n", "created": 5}]) as server:
+        mark = lambda: Endpoint("m", server.url).fingerprint
+        first = mark()
+        assert first == mark()
+        server.models[1]["created"] = 6                                            # another model's
+        assert first == mark()
+        for change in ({"root": "/models/m-2"}, {"created": 1700000001}):
+            server.models[0] = listed | change
+            assert first != mark()
+        server.models[0] = listed | {"created": int(time.time())}                  # as vLLM tells it
+        now = mark()
+        server.models[0] = listed | {"created": int(time.time()) - 7}
+        assert now == mark() != first
+        server.models = None
+        assert Endpoint("m", server.url).described == {}
+        assert mark() != first
+
+
+def test_a_reply_bears_what_the_server_calls_the_model_and_its_version():
+    with Server(lambda *asked: "A", version="b1-abc") as server:
+        vlm = Endpoint("m", server.url)
+        vlm.generate([], "hello")
+    assert vlm.served == "m b1-abc"

@@ -70,6 +70,34 @@ def test_how_likely_an_answer_begins_with_each_option_is_in_the_logits_of_the_pr
         vlm.first_token(SHOWN, ASKED, [("A",), ("A", "b")])
 
 
+def test_the_loss_of_an_answer_is_transformers_own_of_its_tokens_behind_the_prompt(family):
+    _, vlm = family
+    answers = ["A b", "a", "b a A"]
+    loss, greedy = vlm.answer_loss(SHOWN, ASKED, answers, batch_size=3)
+    for shown, words, answer, ours, likeliest in zip(SHOWN, ASKED, answers, loss, greedy, strict=True):
+        said = torch.tensor([vlm.processor.tokenizer.encode(answer, add_special_tokens=False)])
+        inputs = vlm.prompts([shown], [words])
+        length, more = inputs["input_ids"].shape[1], {"input_ids": said, "attention_mask": torch.ones_like(said)}
+        whole = {name: torch.cat((value, more.get(name, torch.zeros_like(said))), dim=1)
+                 if value.shape == (1, length) else value for name, value in inputs.items()}  # fmt: skip
+        with torch.inference_mode():
+            out = vlm.model(**whole, labels=torch.cat((torch.full((1, length), -100), said), dim=1))
+        assert ours == pytest.approx(float(out.loss), rel=1e-4)
+        assert likeliest == torch.equal(out.logits[0, length - 1 : -1].argmax(-1), said[0])
+
+
+def test_an_answer_of_nothing_has_no_loss_and_a_greedy_one_is_known_as_such(folders):
+    vlm = load(folders("llava"))
+    token = int(vlm.model(**vlm.prompts(SHOWN[:1], ASKED[:1])).logits[0, -1].argmax())
+    said = vlm.processor.tokenizer.convert_ids_to_tokens(token)
+    _, greedy = vlm.answer_loss(SHOWN[:1] * 2, ASKED[:1] * 2, [said, "A" if said != "A" else "b"])
+    assert greedy.tolist() == [True, False]
+    with pytest.raises(ValueError, match="has no token"):
+        vlm.answer_loss(SHOWN[:1], ASKED[:1], [""])
+    with pytest.raises(ValueError, match="1 prompts and 2 answers"):
+        vlm.answer_loss(SHOWN[:1], ASKED[:1], ["A", "b"])
+
+
 def test_an_answer_is_what_transformers_generates_and_a_batch_answers_what_each_prompt_does_alone(family):
     name, vlm = family
     assert isinstance(vlm, VLM)

@@ -79,6 +79,16 @@ def test_a_vlmo_is_an_encoder_and_a_matcher(folder):
         eye.match(pictures(2), CAPTIONS[:1])
 
 
+def test_a_picture_and_a_text_match_alike_whatever_stands_beside_them(folder):
+    eye, some = load_encoder(folder, device="cpu"), pictures(3)
+    texts = ["a", *CAPTIONS, "a " * 9]
+    shown, said = [some[k % 3] for k in range(2 * len(texts))], texts * 2
+    alone = [float(eye.match([image], [text])[0]) for image, text in zip(shown, said, strict=True)]
+    for batch_size in (1, 2, 64):
+        np.testing.assert_allclose(eye.match(shown, said, batch_size), alone, atol=1e-6)
+    assert len(set(np.round(alone, 4))) > len(texts)
+
+
 def test_the_fingerprint_follows_weights_and_preprocessing(model_and_processor):
     model, processor = model_and_processor
     first = VLMoEncoder(model, processor, "eye", "cpu").fingerprint

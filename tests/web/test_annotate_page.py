@@ -55,13 +55,6 @@ def pairs(tmp_path):
 
 
 @pytest.fixture
-def store(pairs):
-    opened = open_store(pairs.folder)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def page(pairs, store):
     def load(name):
         Writer.loaded += 1

@@ -6,7 +6,8 @@
     vlmeval.config.supported_VLM["omma"] = lambda **_: vlmevalkit_model("runs/vlm")   # then their run.py
 
 Neither is needed to import this file. Pictures come first in a prompt, in their order, then the words. What either
-writes is read by `omma compare`.
+writes is read by `omma compare`. lmms-eval's tasks of multiple choice by likelihood take the option of the least loss,
+the mean over its tokens, which is what its own models return there: so does this one.
 """
 
 from collections.abc import Sequence
@@ -83,7 +84,9 @@ def lmms_eval_class() -> type:
             return said
 
         def asked(self, request: Any) -> tuple[list[Image.Image], str]:
-            """The pictures and the words of a request."""
+            """The pictures and the words of a request; one of two arguments has no pictures."""
+            if len(request.args) == 2:
+                return [], request.args[0].replace(PLACE, "").strip()
             context, _, doc_to_visual, doc_id, task, split = request.args
             shown: list[Any] = list(doc_to_visual(self.task_dict[task][split][doc_id]) or ())
             if other := [thing for thing in shown if not isinstance(thing, Image.Image)]:
@@ -91,7 +94,23 @@ def lmms_eval_class() -> type:
             return shown, context.replace(PLACE, "").strip()
 
         def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-            raise NotImplementedError("tasks that want log-likelihoods of whole answers; choose one that generates")
+            """(the mean loss of the answer's tokens, whether a greedy answer begins with them) of each request; see
+            models/likelihood.py. An answer stands where a reply begins, so blanks before it are left out."""
+            if not hasattr(self.vlm, "answer_loss"):
+                raise NotImplementedError(f"{self.vlm.name!r} does not tell how likely an answer is; choose a task "
+                                          "that generates")  # fmt: skip
+            shown, prompts = zip(*(self.asked(request) for request in requests), strict=True)
+            answers = [self.answer(request).strip() for request in requests]
+            loss, greedy = self.vlm.answer_loss(list(shown), list(prompts), answers, batch_size=self.batch_size)
+            return list(zip(map(float, loss), map(bool, greedy), strict=True))
+
+        def answer(self, request: Any) -> str:
+            """The answer that a request is about: its second argument, or what that makes of the document."""
+            target = request.args[1]
+            if callable(target):
+                _, _, _, doc_id, task, split = request.args
+                target = target(self.task_dict[task][split][doc_id])
+            return str(target)
 
         def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
             raise NotImplementedError("tasks of several rounds; choose one that generates once")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from omma.eval.clusters import clustered, joined
 from omma.eval.protocols import exact, short
@@ -83,7 +83,8 @@ class Mode:
     """How one tool asks, reads and counts.
 
     prompt(item): what the model is asked. parse(reply, item): what was meant; None is unparsed and earns nothing.
-    earn(value, item): 0..1. max_new_tokens: of a reply. small: the options' letters stand in the prompt as (a), (b).
+    earn(value, item): 0..1. max_new_tokens: of a reply. letters: which letters stand before the options in the prompt,
+    "A" or "a" and so on; "" for none.
     protocol: the name of the mode in protocols/, for the metrics. judge: a language model grades the reply instead of
     parse and earn; judged_by(item, its prompt): what to tell it, the fields of Judging.template.
     """
@@ -92,19 +93,22 @@ class Mode:
     parse: Callable[[str, Item], Parsed] = short_answer
     earn: Callable[[str, Item], float] = equal
     max_new_tokens: int = 16
-    small: bool = False
+    letters: Literal["", "A", "a"] = ""
     protocol: str = STRICT
     judge: Judging | None = None
     judged_by: Callable[[Item, str], dict[str, str]] = lambda item, prompt: {
         "question": item.texts[0], "answer": item.answer}  # fmt: skip
 
     def spellings(self, item: Item) -> tuple[tuple[str, ...], ...]:
-        """How each option of an item may begin: yes, no, true and false as words, others by their letters."""
-        if {option.lower() for option in item.options} in CLOSED:
+        """How a reply that means an option may begin, for each option of an item: with its letter where the prompt has
+        letters, else with its words; yes, no, true and false small or capitalised."""
+        if self.letters:
+            letters = LETTERS if self.letters == "A" else LETTERS.lower()
+            words = [(letter,) for letter, _ in zip(letters, item.options, strict=False)]
+        elif {option.lower() for option in item.options} in CLOSED:
             words = [(option.lower(), option.capitalize()) for option in item.options]
         else:
-            letters = LETTERS.lower() if self.small else LETTERS
-            words = [(letter,) for letter, _ in zip(letters, item.options, strict=False)]
+            words = [(option,) for option in item.options]
         return tuple((*spelled, *(f" {word}" for word in spelled)) for spelled in words)
 
 
@@ -168,7 +172,7 @@ def asked(
         if templates:
             if len(templates) > 1 or "{}" not in templates[0]:
                 raise ValueError(f"templates={list(templates)}; give one sentence with {{}}, where the question goes")
-            chosen = replace(chosen, prompt=lambda item: templates[0].replace("{}", item.texts[0]))
+            chosen = replace(chosen, prompt=lambda item: templates[0].replace("{}", item.texts[0]), letters="")
         if chosen.judge is None and (judge is not None or judge_prompt):
             graded = ", ".join(each for each, one in modes.items() if one.judge)
             raise ValueError(f"replies are read by rules in the mode {wanted!r}; a judge is asked in {graded}")

@@ -32,7 +32,7 @@ class Verdict:
     Of each benchmark, and of each of its patterns: a, b (what either earned on the items of both), difference (b - a:
     value, low95, high95, n, clusters), groups (both, only_a, only_b, neither: groups whose every item is right), test,
     p, p_holm, shown (p_holm below alpha), detectable. Beside them: only_a_has, only_b_has, unscored (items left out),
-    unparsed (of either), phi, correlation over patterns, notes.
+    unparsed (of either), phi, correlation over patterns, judges (of either, "" without one), notes.
     """
 
     a: str
@@ -171,6 +171,11 @@ def _benchmark(x: Run, y: Run, seed: int, rounds: int, alpha: float) -> dict[str
     earned = [{p: [run.items[n].earned or 0.0 for n in rows] for p, rows in patterns.items()} for run in (x, y)]
     whole = [[run.items[n].earned == 1 for n in scored] for run in (x, y)]
     notes = [f"{side}: {run.note}" for side, run in (("A", x), ("B", y)) if run.note]
+    if x.judge != y.judge:
+        unknown = lambda run: "whom its file does not name" if run.note else "rules, and no judge"
+        graded = [run.judge or unknown(run) for run in (x, y)]
+        notes.append(f"the replies were graded by different judges, so the difference may be theirs: A by {graded[0]}; "
+                     f"B by {graded[1]}. Grade both by one")  # fmt: skip
     if len(shared) < max(len(x.items), len(y.items)):
         notes.append(
             f"{len(x.items) - len(shared)} items are in A alone, {len(y.items) - len(shared)} in B alone; left out"
@@ -188,6 +193,7 @@ def _benchmark(x: Run, y: Run, seed: int, rounds: int, alpha: float) -> dict[str
         "only_b_has": len(y.items) - len(shared),
         "unscored": len(shared) - len(scored),
         "unparsed": unparsed,
+        "judges": [x.judge, y.judge],
         "notes": notes,
     }
 

@@ -80,11 +80,13 @@ def units_of(side: Side, knobs: dict[str, dict[str, float]]) -> dict[str, list[t
     """{pattern: [(knobs, right, questions, chance of one), one a group]}, for groups that have knobs.
 
     Of pairs of statements each statement's choice is a question, so that who always chooses picture 1 is at chance.
+    Replies that could not be read say nothing about what was seen: they are no questions of a curve, see `unread`.
     """
     names, found = side.report.metrics["credits"], {}
-    for group, rows in side.groups.items():
-        mine = knobs.get(rows[0]["item"]) or knobs.get(f"group {group}")
-        if not mine:
+    for group, answered in side.groups.items():
+        rows = [row for row in answered if not row["unparsed"]]
+        mine = knobs.get(answered[0]["item"]) or knobs.get(f"group {group}")
+        if not mine or not rows:
             continue
         if "item" in names:  # the share of a pair's two choices that are right
             right, asked = sum(2 * row["credits"][names.index("item")] for row in rows), 2.0 * len(rows)
@@ -96,12 +98,20 @@ def units_of(side: Side, knobs: dict[str, dict[str, float]]) -> dict[str, list[t
     return found
 
 
+def unread(side: Side, knobs: dict[str, dict[str, float]]) -> tuple[int, int]:
+    """(replies that could not be read, replies) of the groups that have knobs."""
+    rows = [row for group, answered in side.groups.items() for row in answered
+            if knobs.get(row["item"]) or knobs.get(f"group {group}")]  # fmt: skip
+    return sum(bool(row["unparsed"]) for row in rows), len(rows)
+
+
 def knob_curves(shown: Sequence[Side], items: Any) -> dict[str, Any]:
     """Curves of the knobs that matter, the clearest first, and all that was looked at.
 
     lost: the sentences that say where something is lost.
     curves: [{"pattern", "knob", "words", "unit", "log", "chance", "sides": [(letter, Curve)], "told": [sentence]}].
     tested: [{"pattern", "words", "letter", "units", "p", "p_holm"}], every trend, corrected for their number by Holm.
+    unparsed: [(letter, n, of)] for each run some of whose replies could not be read; no curve counts them.
     A knob is looked at where it has FEWEST values in LEAST groups of a pattern.
     """
     knobs = knobs_of(items)
@@ -141,7 +151,9 @@ def knob_curves(shown: Sequence[Side], items: Any) -> dict[str, Any]:
             }
         )
     lost = [words for curve in curves for words, (_, c) in zip(curve["told"], curve["sides"], strict=True) if c.lost]
-    return {"curves": curves, "lost": lost, "tested": tested, "knobs": any(units.values())}
+    unparsed = [(side.letter, *unread(side, knobs)) for side in shown] if knobs else []
+    return {"curves": curves, "lost": lost, "tested": tested, "knobs": any(units.values()),
+            "unparsed": [one for one in unparsed if one[1]]}  # fmt: skip
 
 
 def varying(units: list[tuple[dict, float, float, float]]) -> list[tuple[str, list, np.ndarray]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from omma.eval.clusters import joined
 from omma.eval.protocols import choice, exact, pope
-from omma.eval.run import Report
+from omma.eval.run import Report, judged_by
 
 NOT_METRICS = {"doc_id", "doc", "doc_hash", "target", "input", "arguments", "resps", "filtered_resps", "prompt_hash",
                "target_hash", "filter", "metrics", "token_counts"}  # fmt: skip
@@ -40,7 +40,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """One benchmark of one model. credit: what `earned` counts. grouped: several items make one group somewhere."""
+    """One benchmark of one model. credit: what `earned` counts. judge: who graded the replies and by which words, ""
+    where rules read them or nobody knows. note: what a reader of the numbers should know of where they come from."""
 
     model: str
     task: str
@@ -48,6 +49,7 @@ class Run:
     credit: str
     items: dict[str, Outcome] = field(repr=False)
     note: str = ""
+    judge: str = ""
 
     @property
     def name(self) -> str:
@@ -122,7 +124,8 @@ def _report(report: Report, kind: str | None, credit: str | None, variant: str) 
             )
             for row in mine
         }
-        found.append(Run(metrics["model"], metrics["task"], each, names[at], items))
+        by = judged_by(metrics.get("judge")) if each == "generate" else ""
+        found.append(Run(metrics["model"], metrics["task"], each, names[at], items, judge=by))
     return found
 
 

@@ -78,6 +78,7 @@ class Replies:
         self.model, self.kept, self.hashes, self.open, self.what = model, kept, hashes, open, what
         self.batch_size, self.tick = batch_size, tick
         self.asked = 0  # questions that went to the model
+        self.served: set[str] = set()  # what a server called the model in its replies, those kept from before too
         self.failures: dict[str, str] = {}  # reason -> what the first one of them said in full
 
     def key(self, kind: str, asked: Question) -> str:
@@ -99,6 +100,7 @@ class Replies:
             fresh = dict(zip((key for key, _ in todo), self._batch(kind, [q for _, q in todo]), strict=True))
             self.kept.put({key: reply for key, reply in fresh.items() if not reply.problem})
             found |= known | fresh
+            self.served |= {reply.by for reply in (*known.values(), *fresh.values()) if reply.by}
             self.tick(self.what, start + len(part), len(distinct))
         return [found[key] for key in keys]
 
@@ -108,12 +110,17 @@ class Replies:
         self.asked += len(questions)
         opened = self.open({name for asked in questions for name in asked.pictures})
         shown = [[mirror(opened[name], asked.mirrored) for name in asked.pictures] for asked in questions]
-        if hasattr(self.model, "try_batch") and kind == "generate":
-            said = self.model.try_batch(shown, [q.prompt for q in questions], questions[0].max_new_tokens)
+        if hasattr(self.model, "try_batch"):  # each question fails by itself
+            prompts = [q.prompt for q in questions]
+            if kind == "first_token":
+                said = self.model.try_first_token(shown, prompts, [q.words for q in questions])
+            else:
+                said = self.model.try_batch(shown, prompts, questions[0].max_new_tokens)
             if all(getattr(s, "fatal", False) for s in said):  # nobody is there, or not for us: so it will go on
                 raise said[0]
             by = getattr(self.model, "served", "")
-            return [Reply(problem=self._failed(s)) if isinstance(s, Exception) else Reply(s, by=by) for s in said]
+            return [Reply(problem=self._failed(s)) if isinstance(s, Exception) else
+                    Reply(s, by=by) if isinstance(s, str) else Reply(scores=tuple(s), by=by) for s in said]  # fmt: skip
         try:
             return self._answers(kind, questions, shown)
         except ValueError as error:

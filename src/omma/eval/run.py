@@ -52,7 +52,7 @@ from omma.eval.tasks.segmentation import SEGMENTATION
 from omma.eval.tasks.short_answers import CHARTQA, DOCVQA, GQA, TEXTVQA, VIDEO_QA
 from omma.eval.tasks.statements import STATEMENTS
 from omma.eval.tasks.vqa import VQA
-from omma.eval.variants import further_controls, run_variant, variants_of, why_not
+from omma.eval.variants import further_controls, look_at_all, run_variant, variants_of, why_not
 from omma.table import Table
 
 TASKS: dict[str, Task] = {
@@ -190,9 +190,11 @@ class Report:
         lines = [f"{m['task']}: {m['model']} on {m['items']} items of {m['data']}", f"{m['sample']}; run {m['run_id']}"]
         lines += [f"{m['unscored']} items could not be scored: {unscored}"] if m["unscored"] else []
         lines += [f"{reason}: {said}" for reason, said in m.get("failures", {}).items()]
+        lines += [f"not measured by {kind}: {why}" for kind, why in m.get("not_asked", {}).items()]
+        if len(served := m.get("served", ())) > 1:
+            lines.append(f"the server called the model {', '.join(served)}: these replies may be of several models")
         if judge := m.get("judge"):
-            served = f" ({', '.join(judge['versions'])})" if judge["versions"] else ""
-            lines.append(f"graded by {judge['name']}{served}, told {judge['prompt']} ({judge['prompt_hash']})")
+            lines.append(f"graded by {judged_by(judge)}")
         return Group(*lines, *self.table())
 
 
@@ -267,6 +269,8 @@ def evaluate(
                          f"{' in ' + ', '.join(languages) if languages else ''}. Make some: {chosen.make}")  # fmt: skip
     encoder = load(model, device, chosen.kinds)
     kinds = [kind for kind in chosen.kinds if hasattr(encoder, METHODS[kind])]
+    lacking = {kind: why for kind in kinds if (why := getattr(encoder, "lacks", lambda method: "")(METHODS[kind]))}
+    kinds = [kind for kind in kinds if kind not in lacking]
     if len(kinds) > 1 and "classify" in kinds and not getattr(encoder, "classes", ()):
         kinds.remove("classify")  # it has the method, but was not trained with the head
     if not kinds:
@@ -291,6 +295,8 @@ def evaluate(
         unscored = {item.id: reason for item in items if (reason := why_not(item, scorer))}
         good = [item for item in items if item.id not in unscored]
         exchange = derangement(good, seed)
+        if "itm" in kinds:
+            look_at_all(good, exchange, scorer)
         results = [
             result
             for kind in kinds
@@ -298,6 +304,7 @@ def evaluate(
             for result in run_variant(chosen, items, unscored, exchange, scorer, kind, variant)
         ]
         failures = {} if scorer.words is None else dict(scorer.words.failures)
+        served = [] if scorer.words is None else sorted(scorer.words.served)
         if scorer.judge is not None:
             failures |= {f"judge_{reason}": said for reason, said in scorer.judge.failures.items()}
 
@@ -331,6 +338,8 @@ def evaluate(
         "reasons": dict(sorted(Counter(unscored.values()).items())),
         "failures": failures,
         **({"judge": judged} if judged else {}),
+        **({"served": served} if served else {}),
+        **({"not_asked": lacking} if lacking else {}),
         "detectable": smallest,
         "templates": list(templates),
         "credits": list(chosen.credits),
@@ -444,6 +453,14 @@ def load_judge(judge: Any) -> Any:
     from omma.models.endpoint import load_endpoint  # torch loads only for a model
 
     return load_endpoint(judge)
+
+
+def judged_by(judge: dict[str, Any] | None) -> str:
+    """A judge as a report names it: name, versions that its server told, and what it was told."""
+    if not judge:
+        return ""
+    served = f" ({', '.join(judge['versions'])})" if judge["versions"] else ""
+    return f"{judge['name']}{served}, told {judge['prompt']} ({judge['prompt_hash']})"
 
 
 def run_id(encoder: Any, task: str, items: list[Item], seed: int, mode: tuple[str, ...] = ()) -> str:

@@ -172,8 +172,9 @@ def derangement(items: Iterable[Item], seed: int) -> dict[str, str]:
     """{picture: another picture}, a seeded one-to-one exchange between groups; {} when there is only one group.
 
     Groups are put into a seeded circle and pictures move on by the size of the largest group, so each lands in another
-    group, and with groups of one size the first picture of a group becomes the first of another. A picture of several
-    groups counts to one of them: that of the item with the fewest pictures, then the first by name.
+    group. Within a group the pictures stand in a seeded order of their own: a benchmark whose first picture has mostly
+    the first answer must not get that answer back from a stranger. A picture of several groups counts to one of them:
+    that of the item with the fewest pictures, then the first by name.
     """
     groups: dict[str, list[str]] = {}
     taken: set[str] = set()
@@ -182,7 +183,7 @@ def derangement(items: Iterable[Item], seed: int) -> dict[str, str]:
         taken.update(fresh)
         groups.setdefault(item.group, []).extend(fresh)
     names = sorted((name for name in groups if groups[name]), key=lambda name: order_key(seed, name))
-    circle = [picture for name in names for picture in groups[name]]
+    circle = [p for name in names for p in sorted(groups[name], key=lambda p: order_key(seed, f"{name}\x00{p}"))]
     step = max((len(groups[name]) for name in names), default=0)
     if len(circle) < 2 * step:
         return {}

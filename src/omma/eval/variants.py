@@ -41,6 +41,23 @@ def asked_in(task: Task, items: list[Item], variant: str) -> list[Item]:
     return items
 
 
+def view_of(scorer: Scorer, kind: str, variant: str, exchange: dict[str, str]) -> View:
+    """The scorer as a variant sees it."""
+    if variant == "blind":
+        return View(scorer, kind, lambda name: GREY)
+    if variant == "wrong-image":
+        return View(scorer, kind, lambda name: exchange.get(name, name))
+    return View(scorer, kind, mirrored=variant == MIRRORED)
+
+
+def look_at_all(items: list[Item], exchange: dict[str, str], scorer: Scorer) -> None:
+    """Has an encoder match what all variants will ask about, so that each picture is opened and prepared once."""
+    left_out = {"blind": GREY in scorer.problems, "wrong-image": not exchange}
+    variants = [variant for variant in VARIANTS if not left_out.get(variant)]
+    shown = [(view_of(scorer, "itm", variant, exchange).shown, item) for variant in variants for item in items]
+    scorer.itm([(see(name), text) for see, item in shown for name in item.pictures for text in item.texts])
+
+
 def run_variant(
     task: Task,
     items: list[Item],
@@ -54,16 +71,11 @@ def run_variant(
     reasons = dict(unscored)
     items = asked_in(task, items, variant)
     good = [item for item in items if item.id not in reasons]
-    if variant == "blind":
-        view = View(scorer, kind, lambda name: GREY)
-        if GREY in scorer.problems:
-            reasons |= {item.id: scorer.problems[GREY] for item in good}
-    elif variant == "wrong-image":
-        view = View(scorer, kind, lambda name: exchange.get(name, name))
-        if not exchange:
-            reasons |= {item.id: "only_one_group" for item in good}
-    else:
-        view = View(scorer, kind, mirrored=variant == MIRRORED)
+    view = view_of(scorer, kind, variant, exchange)
+    if variant == "blind" and GREY in scorer.problems:
+        reasons |= {item.id: scorer.problems[GREY] for item in good}
+    if variant == "wrong-image" and not exchange:
+        reasons |= {item.id: "only_one_group" for item in good}
     good = [item for item in good if item.id not in reasons]
     if kind == "itm":
         matched = zip(good, view.matrices(good), strict=True)

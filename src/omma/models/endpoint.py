@@ -4,19 +4,26 @@
     vlm.generate([picture], "How many cups are there?")
 
 Pictures travel as PNG in data URLs. The key comes from OPENAI_API_KEY; a server of one's own needs none. Which weights
-are behind an address nobody can tell from here, so the fingerprint is of the model's name and the address alone.
+are behind an address nobody can tell from here, so the fingerprint is of the model's name, the address, and what the
+server's list of models says of it. What a server calls the model in its replies stands beside each of them.
 """
 
 import base64
 import contextlib
 import hashlib
 import io
+import json
+import math
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 try:
@@ -26,6 +33,10 @@ except ImportError:
 
 OPENAI = "https://api.openai.com/v1"
 WRITTEN = re.compile(r"openai:(?P<model>.+?)(?:@(?P<url>https?://\S+))?")
+LISTED = ("id", "root", "parent", "owned_by", "created", "max_model_len", "meta")  # what a list says of a model
+RECENT = 60  # seconds: vLLM and llama.cpp say of every model that it was created when they were asked
+TOP = 20  # of a first token's candidates, as many as OpenAI and vLLM tell
+UNABLE = (400, 404, 405, 422, 501)  # how a server says no to logprobs
 FATAL = {401: "the key in OPENAI_API_KEY is not accepted", 403: "this key may not use it", 404: "no such model or path"}
 
 
@@ -40,7 +51,8 @@ class Failed(ValueError):
 class Endpoint:
     """A model at an address, with the interface of a VLM. Greedy (temperature 0) unless the options say otherwise.
 
-    served: what the server called the model in its last reply, which may say more than the name it was asked by.
+    served: what the server called the model in its last reply, and its system_fingerprint where it tells one; this may
+    say more than the name it was asked by.
     retries: after a failure that may pass (time-outs, 408, 409, 429, 5xx), each waiting longer; seconds: for one reply.
     """
 
@@ -51,9 +63,33 @@ class Endpoint:
             raise ValueError("an endpoint is asked by the package openai; install it: pip install 'omma[client]'")
         self.model_name, self.url, self.name, self.served = model, url, model, ""
         self.options = {"temperature": 0, **options}
-        self.fingerprint = hashlib.blake2b(f"{model}@{url}".encode(), digest_size=8).hexdigest()
         key = os.environ.get("OPENAI_API_KEY") or "none"
         self.client = openai.OpenAI(base_url=url, api_key=key, max_retries=retries, timeout=seconds)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of name, address and `described`: another one is another model, the same one need not be the same."""
+        said = f"{self.model_name}@{self.url}" + (json.dumps(self.described, sort_keys=True) if self.described else "")
+        return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """What the server's list of models (/v1/models) says of this one, or of its only one; {} where it has no list.
+
+        created is left out where it is the time of the question itself.
+        """
+        try:
+            told = self.client.with_options(max_retries=0, timeout=10).models.with_raw_response.list().http_response
+            listed = [entry for entry in told.json()["data"] if isinstance(entry, dict)]
+        except (openai.OpenAIError, OSError, ValueError, KeyError, TypeError):
+            return {}
+        mine = [entry for entry in listed if entry.get("id") == self.model_name] or (listed if len(listed) == 1 else [])
+        if not mine:
+            return {}
+        found = {name: mine[0][name] for name in LISTED if mine[0].get(name) is not None}
+        if abs(_clock(told.headers.get("date")) - float(found.get("created", 0))) < RECENT:
+            del found["created"]
+        return found
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -86,6 +122,43 @@ class Endpoint:
         with ThreadPoolExecutor(max(1, len(prompts))) as pool:
             return list(pool.map(self._try, images, prompts, [max_new_tokens] * len(prompts)))
 
+    def first_token(
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], words: Sequence[Sequence[str]],
+        batch_size: int = 8,
+    ) -> np.ndarray:  # fmt: skip
+        """(n, C) float32: the log-probability that the answer to prompt i begins with option c, over its spellings, as
+        the server tells them of its TOP likeliest tokens (logprobs). An option that isn't among those gets what the
+        last of them has: it is less likely than that. Raises the first failure."""
+        rows: list[list[float]] = []
+        for start in range(0, len(prompts), batch_size):
+            part = slice(start, start + batch_size)
+            for one in self.try_first_token(images[part], prompts[part], [words] * len(prompts[part])):
+                if isinstance(one, Failed):
+                    raise one
+                rows.append(one)
+        return np.array(rows, dtype=np.float32).reshape(len(rows), len(words))
+
+    def try_first_token(
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], words: Sequence[Sequence[Sequence[str]]]
+    ) -> list[list[float] | Failed]:
+        """`first_token` or a failure for each prompt, all of them under way at once. words: of each prompt."""
+        with ThreadPoolExecutor(max(1, len(prompts))) as pool:
+            return list(pool.map(self._try_first, images, prompts, words))
+
+    def lacks(self, method: str) -> str:
+        """Why a method can't be used here, "" where it can: a server that tells no log-probabilities has no
+        `first_token`, which one short question without a picture finds out. Raises `Failed` when nobody is there."""
+        return self._no_logprobs if method == "first_token" else ""
+
+    @cached_property
+    def _no_logprobs(self) -> str:
+        told = self._try_first([], "Say A.", [["A"]])
+        if not isinstance(told, Failed) or told.reason == "endpoint_no_option":
+            return ""
+        if told.reason == "endpoint_no_logprobs" or told.reason in {f"endpoint_http_{code}" for code in UNABLE}:
+            return str(told)
+        raise told
+
     def stream(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int = 64) -> Iterator[str]:
         """The answer in pieces, as the server sends them. Raises `Failed` when there is none."""
         told = self._try(images, prompt, max_new_tokens, stream=True)
@@ -101,14 +174,36 @@ class Endpoint:
                 raise Failed(f"{self.url} broke off: {error}", "endpoint_broke_off") from error
 
     def _try(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int, stream: bool = False) -> Any:
+        found = self._completion(images, prompt, max_new_tokens, **({"stream": True} if stream else {}))
+        return found if stream or isinstance(found, Failed) else (found.message.content or "").strip()
+
+    def _try_first(self, images: Sequence[Image.Image], prompt: str, words: Sequence[Sequence[str]]) -> Any:
+        found = self._completion(images, prompt, 1, logprobs=True, top_logprobs=TOP)
+        if isinstance(found, Failed):
+            return found
+        tokens = getattr(found.logprobs, "content", None) or []
+        top = {(one.token, one.logprob) for one in (getattr(tokens[0], "top_logprobs", None) or ())} if tokens else ()
+        if not top:
+            return Failed(f"{self.url} tells no log-probabilities of what it says (logprobs, top_logprobs), so it is "
+                          "measured by its replies alone", "endpoint_no_logprobs")  # fmt: skip
+        least = min(logprob for _, logprob in top)
+        scores = [[logprob for token, logprob in top if token in spelled] for spelled in words]
+        if not any(scores):
+            likely = ", ".join(repr(token) for token, _ in sorted(top, key=lambda one: -one[1])[:5])
+            return Failed(f"none of the options is among the {len(top)} likeliest first tokens ({likely}, ...); ask in "
+                          "words", "endpoint_no_option")  # fmt: skip
+        return [max(some) + math.log(sum(math.exp(one - max(some)) for one in some)) if some else least
+                for some in scores]  # fmt: skip
+
+    def _completion(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int, **told: Any) -> Any:
+        """The first choice of a completion, the stream where one is asked for, or `Failed`."""
         seen = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
         talk: Any = [{"role": "user", "content": [*seen, {"type": "text", "text": prompt}]}]
-        told = {"stream": True} if stream else {}
         try:
             found = self.client.chat.completions.create(
-                model=self.model_name, messages=talk, max_tokens=max_new_tokens, **self.options, **told
+                model=self.model_name, messages=talk, max_tokens=max_new_tokens, **{**self.options, **told}
             )
-            if stream:
+            if told.get("stream"):
                 return found
         except openai.APITimeoutError:
             return Failed(f"{self.url} gave no reply in time", "endpoint_timeout")
@@ -125,11 +220,19 @@ class Endpoint:
         if not choices:
             return Failed(f"{self.url} gave no choices; is it an address of chat completions?",
                           "endpoint_no_completion")  # fmt: skip
-        self.served = str(getattr(found, "model", None) or "")
-        said = choices[0].message.content
+        names = (getattr(found, "model", None), getattr(found, "system_fingerprint", None))
+        self.served = " ".join(str(name) for name in names if name)
         if choices[0].finish_reason == "content_filter" or getattr(choices[0].message, "refusal", None):
             return Failed(f"refused: {choices[0].message.refusal or 'content filter'}", "endpoint_refused")
-        return (said or "").strip()
+        return choices[0]
+
+
+def _clock(told: str | None) -> float:
+    """The server's time, by the header of its reply; this machine's where there is none."""
+    try:
+        return parsedate_to_datetime(told or "").timestamp()
+    except ValueError:
+        return time.time()
 
 
 def data_url(image: Image.Image) -> str:

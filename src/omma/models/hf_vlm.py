@@ -26,6 +26,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImage
 from omma.models.first_token import first_token
 from omma.models.hf import load_model, local, read_config
 from omma.models.hf_processor import load_vlm_processor, tells_words_from_tokens
+from omma.models.likelihood import answer_loss
 from omma.models.one_picture import ask
 from omma.models.pretrained import has_fast_bf16, pick_device
 from omma.models.quantize import quantize_linears
@@ -128,6 +129,15 @@ class HFVLM:
         """How likely each answer begins with each option: (n, C) float32 log-probabilities; see first_token.py."""
         encode = lambda text: self.processor.tokenizer.encode(text, add_special_tokens=False)
         return first_token(self, images, prompts, words, encode, batch_size)
+
+    def answer_loss(
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], answers: Sequence[str],
+        batch_size: int = 8,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """How unlikely each answer is, mean of its tokens, and whether it is the greedy one: (n,) float32, (n,) bool;
+        see likelihood.py."""
+        encode = lambda text: self.processor.tokenizer.encode(text, add_special_tokens=False)
+        return answer_loss(self, images, prompts, answers, encode, batch_size)
 
     def generation(self, max_new_tokens: int, options: dict[str, Any]) -> dict[str, Any]:
         """What transformers' `generate` is told: no sampling, unless the options ask for it."""

@@ -236,13 +236,14 @@ class Processor:
         """How many of the texts are longer than max_text_len tokens, and lose their ends."""
         return self.encode(texts)[1]
 
-    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Rows of `text_ids` -> input_ids, attention_mask (B, T), padded as the model wants it."""
+    def pad(self, rows: Sequence[Sequence[int]], tight: bool = False) -> tuple[Tensor, Tensor]:
+        """Rows of `text_ids` -> input_ids, attention_mask (B, T), padded as the model wants it. tight: T is the longest
+        row, not rounded up, so that rows of one length have no padding."""
         if self.read_padding:
             full = [[self.pad_id] * self.max_text_len]  # a row that makes the others as long as it is
             ids, mask = pad([*rows, *full], self.max_text_len, self.pad_id, self.pad_left)
             return ids[:-1], mask[-1:].expand(len(rows), -1).clone()
-        return pad(rows, self.max_text_len, self.pad_id, self.pad_left)
+        return pad(rows, 0 if tight else self.max_text_len, self.pad_id, self.pad_left)
 
     def texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> input_ids, attention_mask (B, T), padded to the longest one, rounded up to a multiple of 8."""

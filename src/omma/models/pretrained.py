@@ -23,6 +23,8 @@ from omma.models.towers import TextConfig, VisionConfig
 from omma.models.vlmo import VLMo
 from omma.models.weights import from_pretrained, model_folder, model_kind, shipped, weights_hash
 
+AT_ONCE = 4  # batches of pictures and texts whose pictures are embedded together
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -170,23 +172,32 @@ class VLMoEncoder(TwoTower):
     def match(self, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
         """The fusion encoder's probability (n,) float32 that text i belongs to picture i.
 
-        Raises ValueError when the lists differ in length.
+        A picture with many texts near each other is prepared and embedded once; texts of one length go together, so
+        that hardly any padding is computed. Raises ValueError when the lists differ in length.
         """
 
         self._refuse_panels("can't match one picture with a text")
+        size, at_once = same_number(images, texts), AT_ONCE * batch_size
+        return self._batched(size, at_once, lambda part: self._matched(images[part], texts[part], batch_size), ())
 
-        def step(part: slice) -> Tensor:
-            model, some = self.model, list(images[part])
-            ids, mask = (t.to(self.device) for t in self.processor.texts(texts[part]))
-            first = {id(image): image for image in some}  # a picture with many texts is prepared and embedded once
-            pixel_values = self.processor.images(list(first.values())).to(self.device)
-            place = {key: row for row, key in enumerate(first)}
-            rows = torch.tensor([place[id(image)] for image in some], device=self.device)
-            image = model.embed_image(pixel_values).index_select(0, rows)
-            pooled = model.encode(model.embed_text(ids), mask, image, model.grid_of(pixel_values)).pooled
-            return model.itm_head(pooled).float().softmax(dim=-1)[:, 1]
-
-        return self._batched(same_number(images, texts), batch_size, step, ())
+    def _matched(self, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int) -> Tensor:
+        """`match` of a few batches, (n,)."""
+        model, out = self.model, torch.empty(len(texts), device=self.device)
+        place = {key: row for row, key in enumerate(dict.fromkeys(map(id, images)))}
+        distinct, embedded, grid = list({id(image): image for image in images}.values()), [], None
+        for start in range(0, len(distinct), batch_size):
+            pixel_values = self.processor.images(distinct[start : start + batch_size]).to(self.device)
+            grid = model.grid_of(pixel_values)
+            embedded.append(model.embed_image(pixel_values))
+        image, rows = torch.cat(embedded), self.processor.text_ids(texts)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for start in range(0, len(order), batch_size):
+            some = order[start : start + batch_size]
+            ids, mask = (t.to(self.device) for t in self.processor.pad([rows[i] for i in some], tight=True))
+            shown = image.index_select(0, torch.tensor([place[id(images[i])] for i in some], device=self.device))
+            pooled = model.encode(model.embed_text(ids), mask, shown, grid).pooled
+            out[some] = model.itm_head(pooled).float().softmax(dim=-1)[:, 1]
+        return out
 
     # ---- fine-tuned heads; each asks for its own and says how to get it
     @property

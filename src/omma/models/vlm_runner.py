@@ -18,6 +18,7 @@ from torch import Tensor
 from omma.models.chat import Chat
 from omma.models.first_token import first_token
 from omma.models.hf_vlm import same_number
+from omma.models.likelihood import answer_loss
 from omma.models.one_picture import ask
 from omma.models.preprocess import Processor, pad
 from omma.models.pretrained import has_fast_bf16, pick_device, settings_of
@@ -105,6 +106,15 @@ class OmmaVLMRunner:
         """How likely each answer begins with each option: (n, C) float32 log-probabilities; see first_token.py."""
         encode = lambda text: self.processor.tokenizer.encode(text, add_special_tokens=False).ids
         return first_token(self, images, prompts, words, encode, batch_size)
+
+    def answer_loss(
+        self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str], answers: Sequence[str],
+        batch_size: int = 8,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """How unlikely each answer is, mean of its tokens, and whether it is the greedy one: (n,) float32, (n,) bool;
+        see likelihood.py."""
+        encode = lambda text: self.processor.tokenizer.encode(text, add_special_tokens=False).ids
+        return answer_loss(self, images, prompts, answers, encode, batch_size)
 
     def prompts(self, images: Sequence[Sequence[Image.Image]], prompts: Sequence[str]) -> dict[str, Tensor]:
         """What the model takes, on its device: input_ids and attention_mask (B, T), padded on the left, and

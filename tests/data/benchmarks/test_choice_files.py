@@ -59,15 +59,18 @@ def test_mmmu_has_options_in_pythons_writing_and_up_to_seven_pictures(tmp_path):
            "answer": "B", "question_type": "multiple-choice", "image_1": image(1), "image_2": image(2), "image_3": None,
            "subfield": "Painting"}  # fmt: skip
     free = row | {"id": "dev_Math_2", "options": "[]", "answer": "3.5", "question_type": "open", "image_2": None}
-    parquet(tmp_path / "MMMU" / "Art" / "validation-0.parquet", [row, free], image_3=IMAGE)
+    several = free | {"id": "dev_Math_3", "answer": "['7/2', '3.5']"}
+    parquet(tmp_path / "MMMU" / "Art" / "validation-0.parquet", [row, free, several], image_3=IMAGE)
     items, _, _ = read(tmp_path / "MMMU", "mmmu")
     assert [(r["pattern"], r["split"], r["options"], r["answer"], r["pictures"]) for r in items] == [
         ("Art_Theory", "validation", ['the "L"', "right"], "right",
          ["validation_Art_Theory_1-1", "validation_Art_Theory_1-2"]),
-        ("Math", "dev", None, "3.5", ["validation_Art_Theory_1-1"])]  # fmt: skip
+        ("Math", "dev", None, "3.5", ["validation_Art_Theory_1-1"]),
+        ("Math", "dev", None, "7/2", ["validation_Art_Theory_1-1"])]  # fmt: skip
+    assert [r["answers"] for r in items] == [None, None, ["7/2", "3.5"]]
     only, _, _ = read(tmp_path / "MMMU", "mmmu", part="dev")
-    assert [r["id"] for r in only] == ["dev_Math_2"]
-    with pytest.raises(ValueError, match=r"split 'test'; it has validation \(1\), dev \(1\)"):
+    assert [r["id"] for r in only] == ["dev_Math_2", "dev_Math_3"]
+    with pytest.raises(ValueError, match=r"split 'test'; it has validation \(1\), dev \(2\)"):
         read(tmp_path / "MMMU", "mmmu", part="test")
 
 

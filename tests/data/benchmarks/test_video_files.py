@@ -57,7 +57,8 @@ def test_tgif_has_its_options_in_columns_and_its_answer_as_a_number(tmp_path):
     assert items[0]["pictures"] == items[2]["pictures"] == there == ["x@1", "x@2", "x@3"]
     assert list(reds(tmp_path / "out0").values()) == [0, 80, 160]
     assert counted(note) == {"files are none of the versions known": 3, "answers are none of the options": 1,
-                             "pictures are not there": 1}  # fmt: skip
+                             "videos are not there": 1}  # fmt: skip
+    assert (note["pictures_missing"], note["videos_missing"]) == (0, 1)
 
 
 def test_msvd_clips_bear_the_names_of_the_mapping_and_msrvtt_ones_their_numbers(tmp_path):
@@ -91,3 +92,27 @@ def test_video_mme_takes_the_letters_off_its_options_and_counts_what_cannot_be_o
     assert counted(note) == {"videos can't be read": 1, "rows have no picture where one belongs": 1}
     with pytest.raises(ValueError, match="a video gives 1 or more"):
         read(tmp_path / "M", "video-mme", frames=0)
+
+
+def test_seedbench_asks_about_parts_of_videos_in_seconds_or_in_frames_and_counts_lost_ones_as_videos(tmp_path):
+    row = {"question": "What?", "choice_a": "cut", "choice_b": "pour", "choice_c": "fry", "choice_d": "eat",
+           "answer": "B", "data_type": "video"}  # fmt: skip
+    rows = [row | {"question_id": "v1", "question_type_id": 10, "data_id": "94328.webm"},
+            row | {"question_id": "v2", "question_type_id": 11, "data_id": "P03/P03_24.mp4", "segment": [0.4, 0.9]},
+            row | {"question_id": "v3", "question_type_id": 12, "data_id": "P03/P03_24.mp4", "segment": [0, 6]},
+            row | {"question_id": "v4", "question_type_id": 10, "data_id": "twice.mp4"},
+            row | {"question_id": "5", "question_type_id": 1, "data_type": "image", "data_id": "1454426_2591"}]
+    source = write(tmp_path / "SEED-Bench.json", {"questions": rows, "question_type": {"Scene": 1, "Action": 10}})
+    mp4(tmp_path / "videos" / "epic" / "P03" / "P03_24.mp4", 10)
+    for place in ("a", "b"):
+        mp4(tmp_path / "videos" / place / "twice.mp4", 2)
+    items, there, note = read(source, "seedbench", images=pictures(tmp_path / "photos", "1454426_2591.jpg"), frames=2)
+    assert [row["pictures"] for row in items] == [
+        ["94328.webm"], ["P03/P03_24.mp4@0.4-0.9@1", "P03/P03_24.mp4@0.4-0.9@2"],
+        ["P03/P03_24.mp4@0-0.4@1", "P03/P03_24.mp4@0-0.4@2"], ["twice.mp4"], ["1454426_2591.jpg"]]  # fmt: skip
+    assert (note["pictures_missing"], note["videos_missing"]) == (0, 2)
+    assert counted(note) == {"videos are not there": 2, "videos have a name that several files bear": 1}
+    assert len(there) == 5
+    red = reds(tmp_path / "out0")
+    assert [red[name] for name in (*items[1]["pictures"], *items[2]["pictures"])] == pytest.approx(
+        [80, 160, 0, 60], abs=8)  # frames 4 and 8 of ten, 0 and 3

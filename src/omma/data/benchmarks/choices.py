@@ -7,11 +7,13 @@ option itself (MathVista), or its number from 0 (ScienceQA). MMMU has up to seve
 the question says "<image 1>"; MathVista's is decoded_image, SEED-Bench's a list of images, or the file data_id beside
 SEED-Bench.json. A row of MMBench whose index is 1,000,000 more than another's asks the same with the options moved on
 (its circular evaluation): both have the same group. Questions without options are free, as a part of MMMU's and
-MathVista's are.
+MathVista's are; MMMU's answer may then be a list in Python's writing, of which any is right.
 
 SEED-Bench.json itself could not be seen here: its keys (questions, question_type, and of a question data_id, data_type,
-question_type_id, choice_a to choice_d, answer) are those that public code which reads it names. Its questions about
-videos name a video's file as data_id, which is no picture: they are counted among the pictures that are not there.
+question_type_id, segment, choice_a to choice_d, answer) are those that its authors describe. A question whose data_type
+is "video" names a video as data_id, and mostly a part of it as segment, in seconds (type 11) or in frames at 15 a
+second (type 12). Videos are looked for in the folder videos beside the file, else among the pictures; one that isn't
+there is counted as a video.
 """
 
 from __future__ import annotations
@@ -33,14 +35,16 @@ from omma.data.benchmarks.files import (
     rows_of,
     text_of,
 )
+from omma.data.benchmarks.frames import Part, Videos
 from omma.data.benchmarks.tsv import listed, rows_with_pictures
 
 IDS = ("index", "id", "pid", "question_id")
+BREAKFAST_RATE = 15  # frames a second, in which segments of the Breakfast videos are told
 CIRCLE = 1_000_000  # what an index grows by with each move of the options
 SUBJECT = re.compile(r"(dev|validation|test)_(.+)_\d+")
 FILES = ("*.tsv", "*.parquet", "data/*.parquet", "*/*.parquet", "*.json", "*.jsonl")
 KEPT = ("hint", "split", "l2-category", "L2-category", "question_type", "answer_type", "precision", "unit", "source",
-        "explanation", "topic_difficulty", "img_type", "data_type", "comment", "skills", "grade")  # fmt: skip
+        "explanation", "topic_difficulty", "img_type", "data_type", "comment", "skills", "grade", "query")  # fmt: skip
 
 
 def mmbench(asked: Asked) -> Iterator[dict[str, Any]]:
@@ -74,6 +78,7 @@ def _read(asked: Asked, task: str, circular: bool = False) -> Iterator[dict[str,
             if asked.images is None and any(isinstance(picture, str) for picture in pictures):
                 asked.images = path.parent
             letter, answer = _answer(row, options)
+            several = listed(answer) if answer and not options and task == "mmmu" else []
             group, rotation = name, None
             if circular and options:
                 base = text_of(row.get("g_index")) or (str(int(name) % CIRCLE) if name.isdigit() else name)
@@ -90,7 +95,8 @@ def _read(asked: Asked, task: str, circular: bool = False) -> Iterator[dict[str,
                 "pictures": pictures,
                 "prompt": str(column(row, path, "question")),
                 "options": options or None,
-                "answer": answer,
+                "answer": several[0] if several else answer,
+                "answers": several if len(several) > 1 else None,
                 "group": group,
                 "split": split,
                 "letter": letter,
@@ -111,8 +117,27 @@ def _rows(path: Path, asked: Asked) -> Iterator[tuple[dict[str, Any], list[Named
             entries = whole[0].get("questions", list(whole[0].values()))
             rows = iter(row | ({"category": kinds[row["question_type_id"]]} if row.get("question_type_id") in kinds else
                                {}) for row in entries if isinstance(row, dict))  # fmt: skip
+    videos = None
     for number, row in enumerate(rows):
+        if row.get("data_type") == "video" and isinstance(row.get("data_id"), str) and not row.get("image"):
+            videos = videos or Videos(asked, _video_folder(asked))
+            yield row, videos.pictures(row["data_id"], _segment(row))
+            continue
         yield row, _pictures(row, text_of(next((row[key] for key in IDS if key in row), number)))
+
+
+def _video_folder(asked: Asked) -> Path:
+    base = asked.source if asked.source.is_dir() else asked.source.parent
+    return next((base / name for name in ("videos", "video") if (base / name).is_dir()), asked.images or base)
+
+
+def _segment(row: dict[str, Any]) -> Part | None:
+    """The part of a video that a question of SEED-Bench is about, in seconds."""
+    if not row.get("segment"):
+        return None
+    begin, end = (float(value) for value in row["segment"])
+    rate = BREAKFAST_RATE if str(row.get("question_type_id")) == "12" else 1
+    return begin / rate, end / rate
 
 
 def _pictures(row: dict[str, Any], name: str | None) -> list[Named]:

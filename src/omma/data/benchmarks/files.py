@@ -43,7 +43,14 @@ class Again:
     name: str
 
 
-Named = str | Picture | Again | None  # a file's name, or the picture, or none where there should be one
+@dataclass(frozen=True)
+class Lost:
+    """A video that is not there, by the name that the benchmark gives it."""
+
+    name: str
+
+
+Named = str | Picture | Again | Lost | None  # a file's name, or the picture, or none where there should be one
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from omma.data.benchmarks.files import Again, Asked, Named, Picture, by_name, names_in
+from omma.data.benchmarks.files import Again, Asked, Lost, Named, Picture, by_name, names_in
 from omma.data.formats import Source
 from omma.data.ingest import ingest_samples
 from omma.data.readers import Problems, Sample, Shelf
@@ -53,9 +53,9 @@ def write(rows: Iterable[dict[str, Any]], out: Path, asked: Asked, *, format: st
         if not kept:
             told = some([f"{name} ({n})" for name, n in seen.items()]) or "nothing"
             raise ValueError(f"no rows in {asked.source}{f' with the split {part!r}' if part else ''}; it has {told}")
-        if shelf.lost and not shelf.there:
+        if (shelf.lost or shelf.videos) and not shelf.there:
             raise ValueError(f"none of the pictures that {asked.source} names is in {asked.images}: "
-                             f"{some(sorted(shelf.lost))}")  # fmt: skip
+                             f"{some(sorted(shelf.lost | shelf.videos))}")  # fmt: skip
 
     ingest_samples(Source(format, asked.source, samples, embedded=True), out / "pictures", split=split, store=store,
                    workers=workers, progress=progress)  # fmt: skip
@@ -64,17 +64,20 @@ def write(rows: Iterable[dict[str, Any]], out: Path, asked: Asked, *, format: st
     items = Table.create(out / "items", "items", extra=pa.schema(extra))
     notes = asked.notes
     note = {"source": str(asked.source), "format": format, "rows": len(kept), "pictures_missing": len(shelf.lost),
-            "files": notes.files, "problems": notes.problems, **notes.facts}  # fmt: skip
+            **({"videos_missing": len(shelf.videos)} if shelf.videos else {}), "files": notes.files,
+            "problems": notes.problems, **notes.facts}  # fmt: skip
     items.append([_plain(row, extra) for row in kept], info={"ingest_items": note})
 
 
 class _Shelf:
-    """Where the rows' pictures are, and which were taken. lost: names of those that aren't there."""
+    """Where the rows' pictures are, and which were taken. lost, videos: names of pictures and of videos that aren't
+    there."""
 
     def __init__(self, asked: Asked):
         self.asked, self.known = asked, None
         self.there: dict[str, str] = {}  # name or digest -> id
         self.lost: set[str] = set()
+        self.videos: set[str] = set()
         self.ids: set[str] = set()
         self.named: dict[str | None, str] = {}  # the name of a picture -> id
 
@@ -85,6 +88,11 @@ class _Shelf:
             self.asked.notes.note("rows have no picture where one belongs", self.asked.source.name)
             self.lost.add("")
             return "", None
+        if isinstance(named, Lost):
+            if named.name not in self.videos:
+                self.asked.notes.note("videos are not there", named.name)
+            self.videos.add(named.name)
+            return named.name, None
         if isinstance(named, Again):
             return self.named[named.name], None
         if isinstance(named, Picture):

@@ -6,8 +6,11 @@ The first rule that finds exactly one option decides; a rule that finds several 
 sentence is not taken for a letter. Options have the letters A, B, C, ...
 
 Modes: "reference:vlmevalkit" is VLMEvalKit's exact matching: a letter among the last five words, else an option's text
-within the reply; "Z", which it gives to refusals, is unparsed here. "reference:cambrian" and "reference:lmms-eval" are
-those of MMVP: see `omma.eval.protocols.mmvp`.
+within the reply; "Z", which it gives to refusals, is unparsed here. "reference:mmmu" is MMMU's: the last letter in
+brackets, else between blanks, else of a longer reply the last option in it; where it guesses, a reply is unparsed here.
+"reference:mathvista" is MathVista's of a reply that is an option, a letter, or quotes one behind "The answer is"; of
+what is quoted the nearest option counts. "reference:cambrian" and "reference:lmms-eval" are those of MMVP: see
+`omma.eval.protocols.mmvp`.
 """
 
 import math
@@ -15,11 +18,13 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
+from omma.eval.protocols.anls import distance
+from omma.eval.protocols.open_ended import MATHVISTA, MMMU, QUOTED
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_mode, share
 from omma.eval.protocols.words import normalised
 
 VLMEVALKIT = "reference:vlmevalkit"
-MODES = (STRICT, VLMEVALKIT)
+MODES = (STRICT, VLMEVALKIT, MMMU, MATHVISTA)
 LETTERS = string.ascii_uppercase
 REFUSALS = ("Sorry, I can't help with images of people yet.", "I can't process this file.",
             "I'm sorry, but without the image provided", "Cannot determine the answer")  # fmt: skip
@@ -47,8 +52,9 @@ def parse(text: str, options: Sequence[str], mode: str = STRICT) -> Parsed:
     check_mode(mode, MODES)
     if not 1 <= len(options) <= len(LETTERS):
         raise ValueError(f"{len(options)} options; a question has 1 to {len(LETTERS)}")
-    if mode == VLMEVALKIT:
-        return _vlmevalkit(text, dict(zip(LETTERS, options, strict=False)))
+    if mode != STRICT:
+        read = {VLMEVALKIT: _vlmevalkit, MMMU: _mmmu, MATHVISTA: _mathvista}[mode]
+        return read(text, dict(zip(LETTERS, options, strict=False)))
     letters = LETTERS[: len(options)]
     if (only := ONLY_A_LETTER.fullmatch(text)) and (letter := only[1].upper()) in letters:
         return Parsed(letter, "letter")
@@ -100,6 +106,35 @@ def _vlmevalkit(text: str, choices: Mapping[str, str]) -> Parsed:
         if len(within) == 1:
             return Parsed(within[0], "option within")
     return UNPARSED
+
+
+def _mmmu(text: str, choices: Mapping[str, str]) -> Parsed:
+    for sign in (",", ".", "!", "?", ";", ":", "'"):
+        text = text.strip(sign)
+    text = f" {text} "
+    for form, rule in (("({})", "the last letter in brackets"), (" {} ", "the last letter between blanks")):
+        if found := {text.rfind(form.format(letter)): letter for letter in choices if form.format(letter) in text}:
+            return Parsed(found[max(found)], rule)
+    said = text.lower()
+    places = {letter: said.rfind(option.lower()) for letter, option in choices.items() if option.lower() in said}
+    if places and len(text.split()) > 5:
+        return Parsed(max(places, key=lambda letter: places[letter]), "the last option within")
+    return UNPARSED
+
+
+def _mathvista(text: str, choices: Mapping[str, str]) -> Parsed:
+    quoted = QUOTED.search(text)
+    only = ONLY_A_LETTER.fullmatch(text)
+    if text in choices.values():
+        return Parsed(next(letter for letter, option in choices.items() if option == text), "an option")
+    if not quoted:
+        letter = only[1].upper() if only else ""
+        return Parsed(letter, "a letter") if letter in choices else UNPARSED
+    said = quoted[1].strip()
+    if found := BRACKETED.findall(said):
+        said = found[0].upper()
+    nearest = min(choices, key=lambda letter: distance(said, choices[letter]))
+    return Parsed(said if said in choices else nearest, "quoted")
 
 
 def rotations(options: Sequence[str]) -> list[tuple[int, ...]]:

@@ -70,16 +70,17 @@ MMVP = asked(
     where="task == 'mmvp' or task == 'question'",
     make="omma scenes OUT",
     modes={
-        "strict": Mode(prompt=lettered(), parse=option_of(mmvp.parse)),
-        "official": Mode(prompt=official, parse=option_of(mmvp.parse), max_new_tokens=1024, small=True),
-        "grader": Mode(prompt=official, max_new_tokens=1024, small=True, judge=judge.MMVP, judged_by=options_of),
-        "cambrian": Mode(prompt=lettered(), parse=option_of(mmvp.parse, mmvp.CAMBRIAN)),
-        "lmms-eval": Mode(prompt=lettered(BY_LETTER), parse=option_of(mmvp.parse, mmvp.LMMS)),
+        "strict": Mode(prompt=lettered(), parse=option_of(mmvp.parse), letters="A"),
+        "official": Mode(prompt=official, parse=option_of(mmvp.parse), max_new_tokens=1024, letters="a"),
+        "grader": Mode(prompt=official, max_new_tokens=1024, letters="a", judge=judge.MMVP, judged_by=options_of),
+        "cambrian": Mode(prompt=lettered(), parse=option_of(mmvp.parse, mmvp.CAMBRIAN), letters="A"),
+        "lmms-eval": Mode(prompt=lettered(BY_LETTER), parse=option_of(mmvp.parse, mmvp.LMMS), letters="A"),
         "vlmevalkit": Mode(
             prompt=lambda item: "Question: " + lettered(
                 "\nPlease select the correct answer from the options above. \n", before="\nOptions:\n")(item),
             parse=option_of(mmvp.parse, choice.VLMEVALKIT),
             max_new_tokens=512,
+            letters="A",
         ),
     },
     items=items,

@@ -21,7 +21,7 @@ SCENES = asked(
     modes={
         "strict": Mode(),
         "short": Mode(prompt=ending(ONE_WORD)),
-        "choice": Mode(prompt=lettered(), parse=option_of(choice.parse)),
+        "choice": Mode(prompt=lettered(), parse=option_of(choice.parse), letters="A"),
     },
     title="scenes",
     flip=flip,
