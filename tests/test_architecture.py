@@ -74,6 +74,7 @@ BESIDE_PUBLIC = {
     },
     "cli_compare": {"omma.eval.paired"},
     "cli_search": {"omma.decode"},
+    "show": {"omma.eval.outcomes"},
     "cli_parts": {"omma.decode"},
     "cli_data": {
         "omma.data.ingest",

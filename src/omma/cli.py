@@ -374,7 +374,7 @@ def deploy(
 
 @app.command()
 def show(
-    thing: Annotated[Path, typer.Argument(help="Folder of a table, a run, a checkpoint, a report or blind pairs.")],
+    thing: Annotated[Path, typer.Argument(help="Folder of a table, run, checkpoint, report or pairs; or results.")],
     other: Annotated[Path | None, typer.Argument(help="With --html: a second report, to stand beside.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report's answers, or pairs, as a page, here.")] = None,
     data: Annotated[Path | None, typer.Option(help="With --html: folder of its pictures and items.")] = None,
@@ -384,7 +384,8 @@ def show(
 ) -> None:
     """Say what lies in a folder.
 
-    Rows and columns of a table, settings and steps of a run or a checkpoint, the tables of a report.
+    Rows and columns of a table, settings and steps of a run or a checkpoint, the tables of a report; of a result file
+    of lmms-eval or VLMEvalKit what it earned, with intervals.
 
     \b
     omma show scenes/train/pictures

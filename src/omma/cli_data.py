@@ -53,7 +53,7 @@ def scenes(
     secret_file: Annotated[Path | None, typer.Option(help="File whose text is the seed of the design fresh.")] = None,
     together: Annotated[list[str] | None, typer.Option(help="Kinds in company: cup,ball,0.9; repeatable.")] = None,
     world: Annotated[str, typer.Option(help="things, or solids: three dimensions, depth and viewpoint.")] = "things",
-    look: Annotated[list[str] | None, typer.Option(help="style=sketch, clutter=2, noise=8, ...; repeatable.")] = None,
+    look: Annotated[list[str] | None, typer.Option(help="style=sketch, noise=8, blur=0..3, ...; repeatable.")] = None,
     smallest: Annotated[int, typer.Option(min=0, help="Pairs of all sizes, things from so many pixels up.")] = 0,
     never: Annotated[list[str] | None, typer.Option(help="A pattern that no text speaks of; repeatable.")] = None,
     mode: Annotated[Mode, typer.Option(help="Edits of a pair: two things swapped, or a single one.")] = Mode.swap,
@@ -80,7 +80,7 @@ def scenes(
     """
     from omma.scenes.gallery import write_gallery
     from omma.scenes.layouts import LAYOUTS, export_scenes
-    from omma.scenes.looks import Look
+    from omma.scenes.looks import parse_sweep
     from omma.scenes.sources import write_scenes
 
     if gallery:
@@ -91,6 +91,7 @@ def scenes(
     with working(as_json):
         if unknown := [name for name in export or () if name not in LAYOUTS]:
             raise ValueError(f"no layout {unknown[0]!r}; there are {', '.join(LAYOUTS)}")
+        looks, sweep = parse_sweep([setting(text) for text in look or ()])
         drawn, items = write_scenes(
             out,
             pictures=pictures,
@@ -104,7 +105,8 @@ def scenes(
             secret=read_words(secret_file).strip() if secret_file else None,
             together=[company(text) for text in together or ()],
             world=world,
-            look=Look.parse(dict(setting(text) for text in look or ())),
+            look=looks,
+            sweep=sweep,
             mode=mode.value,
             masks=masks,
             tags=tags,

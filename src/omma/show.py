@@ -1,4 +1,5 @@
-"""What lies in a folder, in plain numbers: a table, a run, a checkpoint, a report, or several. Loads no weights."""
+"""What lies in a folder, in plain numbers: a table, a run, a checkpoint, a report, or several; or in a result file of
+lmms-eval or VLMEvalKit. Loads no weights."""
 
 import json
 import math
@@ -10,10 +11,11 @@ import omma
 
 SAMPLE_ROWS = 3
 LONGEST_TEXT = 120  # characters of a sample's cell
+RESULTS = (".jsonl", ".tsv", ".csv", ".json")
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """A JSON-able summary; "kind" says of what: table, run, checkpoint, report, pairs or folder.
+    """A JSON-able summary; "kind" says of what: table, run, checkpoint, report, pairs, folder or results.
 
     Raises ValueError with what was seen when the path is none of these.
     """
@@ -23,7 +25,10 @@ def describe(path: str | Path) -> dict[str, Any]:
         seen = f"{folder.parent} holds {', '.join(beside[:12])}" if beside else f"{folder.parent} is empty or not there"
         raise ValueError(f"nothing at {folder}; {seen}")
     if folder.is_file():
-        raise ValueError(f"{folder} is a file; show takes the folder of a table, a run, a checkpoint or a report")
+        if folder.suffix not in RESULTS:
+            raise ValueError(f"{folder} is a file; show takes the folder of a table, a run, a checkpoint or a report, "
+                             f"or a result file of lmms-eval or VLMEvalKit ({', '.join(RESULTS)})")  # fmt: skip
+        return {"kind": "results", "path": str(folder), **describe_results(folder)}
     if kind := kind_of(folder):
         return {"kind": kind, "path": str(folder), **DESCRIBE[kind](folder)}
     inside = {p.name: kind_of(p) for p in sorted(folder.iterdir()) if p.is_dir()}
@@ -104,6 +109,13 @@ def describe_pairs(folder: Path) -> dict[str, Any]:
     told = json.loads(about.get(b"omma", b"{}"))
     rows = pq.read_metadata(folder / "pairs.parquet").num_rows
     return {"pairs": rows, **{name: told[name] for name in ("of", "above", "below", "counts") if name in told}}
+
+
+def describe_results(path: Path) -> dict[str, Any]:
+    from omma.eval.outcomes import outcomes, summary
+
+    (run,) = outcomes(path)
+    return summary(run)
 
 
 DESCRIBE = {

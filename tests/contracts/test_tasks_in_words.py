@@ -75,7 +75,7 @@ def test_rows_hold_what_was_asked_and_said_and_survive_the_disk(task, worlds, tm
     assert all(row["prompt"].count(row["texts"][0]) == 1 and len(row["images"]) == len(row["pictures"]) for row in rows)
     assert all((row["said"] is None) == (row["score_kind"] == "first_token") for row in rows)
     assert len({row["images"][0] for row in rows if row["variant"] == "model"}) == 8
-    assert len(model.asked) == len({(row["score_kind"], row["variant"] == "image-flip", row["images"][0], row["prompt"])
+    assert len(model.asked) == len({(row["score_kind"], row["variant"] == "image-flip", *row["images"], row["prompt"])
                                     for row in rows})  # fmt: skip   each distinct question once
     again = Report.load(tmp_path)
     assert again.metrics == report.metrics

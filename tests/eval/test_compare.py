@@ -1,6 +1,7 @@
 """Two runs side by side: counted by hand, refused where they are not of one benchmark, and told in words."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -9,6 +10,7 @@ import omma
 from omma import cli
 from omma.eval.outcomes import outcomes
 from omma.eval.run import ROWS, Report
+from omma.show import describe
 
 
 def report(
@@ -174,6 +176,14 @@ def test_lmms_eval_s_samples_are_read_with_their_pairs_and_categories(tmp_path):
     assert found["notes"][0].startswith("A: lmms-eval")
     with pytest.raises(ValueError, match="no metric 'f1'; it has mmvp_accuracy"):
         outcomes(path, credit="f1")
+    told = describe(path)
+    assert (told["kind"], told["items"], told["unparsed"], told["earned"]["value"]) == ("results", 4, 0, 0.75)
+    assert told["earned"]["low95"] < 0.75 < told["earned"]["high95"]
+    assert told["whole_groups"] == {"value": 0.5, "n": 2}
+    assert told["patterns"]["state"]["n"] == 4
+    assert cli.run(["show", str(path)]) == 0
+    with pytest.raises(ValueError, match=r"is a file; .* or a result file of lmms-eval"):
+        describe(Path(__file__))
 
 
 def test_vlmevalkit_s_results_are_read_judged_or_not(tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from omma.scenes.draw import THINGS, draw, render, render_ids
 from omma.scenes.kinds import COLOURS, PATTERNS
-from omma.scenes.looks import FLAT, STYLES, Look, degrade
+from omma.scenes.looks import FLAT, STYLES, Look, degrade, parse_sweep, swept
 from omma.scenes.pairs import lab, make_pair, make_pairs, occlusion
 from omma.scenes.pen import TURNS
 from omma.scenes.sources import KNOBS, write_scenes
@@ -174,3 +174,39 @@ def test_a_look_that_cannot_be_says_what_can(settings, message):
 
 def test_a_look_is_read_from_text():
     assert Look.parse({"style": "shaded", "noise": "2.5", "jpeg": "40"}) == Look("shaded", noise=2.5, jpeg=40)
+
+
+def test_a_sweep_draws_a_setting_for_each_pair_from_its_range_and_harms_both_pictures_alike(tmp_path):
+    look, sweep = parse_sweep([("style", "flat"), ("noise", "4..20"), ("downscale", "1..2")])
+    assert (look, sweep) == (FLAT, {"noise": (4, 20), "downscale": (1, 2)})
+    pictures, items = write_scenes(tmp_path, pictures=0, pairs=6, size=64, look=look, sweep=sweep, check=False)
+    knobs = {row["group"]: row["knobs"] for row in items.read(["group", "knobs"]).to_pylist()}
+    noise = [one["noise"] for one in knobs.values()]
+    assert len(set(noise)) == len(knobs) == 54
+    assert min(noise) < 8 < 16 < max(noise)
+    assert {one["downscale"] for one in knobs.values()} == {1, 2}
+    rows = {row["id"]: row for row in pictures.read(["id", "bytes", "world", "group"]).to_pylist()}
+    for side in "ab":
+        row = rows[f"s0-colour-00003-{side}"]
+        own = Look(noise=knobs[row["group"]]["noise"], downscale=knobs[row["group"]]["downscale"])
+        again = degrade(render(World.from_json(row["world"]), 64, own), own, 0, "colour", 3)
+        with Image.open(io.BytesIO(row["bytes"])) as stored:
+            assert np.abs(np.asarray(stored, int) - np.asarray(again, int)).max() <= 1   # a knob has 32 bits
+
+
+def test_whole_numbers_of_a_sweep_are_drawn_equally_often_and_ends_included():
+    drawn = [swept(FLAT, {"clutter": (0, 3), "blur": (1, 2)}, k) for k in range(2000)]
+    counts = np.bincount([look.clutter for look in drawn])
+    assert len(counts) == 4
+    assert abs(counts - 500).max() < 100                                      # 5 standard deviations
+    assert all(1 <= look.blur <= 2 for look in drawn)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [(("style", "flat..sketch"), "'style' has no range; clutter, noise"), (("jpeg", "0..50"), r"within 1\.\.95"),
+     (("noise", "9..2"), r"noise=9.0\.\.2.0: give a lower"), (("noise", "1..100"), "it goes from 0 to 64")],
+)  # fmt: skip
+def test_a_range_that_cannot_be_says_what_can(setting, message):
+    with pytest.raises(ValueError, match=message):
+        parse_sweep([setting])

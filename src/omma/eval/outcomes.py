@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omma.eval.clusters import joined
+from omma.eval.clusters import clustered, joined
 from omma.eval.protocols import choice, exact, pope
 from omma.eval.run import Report, judged_by
 
@@ -226,3 +226,34 @@ def independent(items: dict[str, Outcome], names: Sequence[str]) -> dict[str, st
     """{item: the cluster it stands in}: items that share a picture, or a group, share a cluster."""
     links = [(*(f"picture {p}" for p in items[n].pictures), f"group {items[n].group}") for n in names]
     return dict(zip(names, joined(links), strict=True))
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """What a run earned: earned (a share with its 95 % interval, which counts pictures and groups), whole_groups (of
+    which every item is right, where groups have several items), patterns; items, unscored, unparsed."""
+    scored = [name for name, outcome in run.items.items() if outcome.earned is not None]
+    together = independent(run.items, scored)
+
+    def share(names: Sequence[str]) -> dict[str, Any]:
+        found = clustered([run.items[n].earned or 0.0 for n in names], [together[n] for n in names])
+        return {key: found[key] for key in ("value", "low95", "high95", "n")}
+
+    groups: dict[str, list[str]] = {}
+    patterns: dict[str, list[str]] = {}
+    for name in scored:
+        groups.setdefault(run.items[name].group, []).append(name)
+        if run.items[name].pattern:
+            patterns.setdefault(run.items[name].pattern, []).append(name)
+    whole = [all(run.items[n].earned == 1 for n in names) for names in groups.values()]
+    return {
+        "model": run.model,
+        "task": run.name,
+        "credit": run.credit,
+        "items": len(run.items),
+        "unscored": len(run.items) - len(scored),
+        "unparsed": sum(outcome.unparsed for outcome in run.items.values()),
+        "earned": share(scored),
+        **({"whole_groups": {"value": sum(whole) / len(whole), "n": len(whole)}} if len(whole) < len(scored) else {}),
+        "patterns": {name: share(names) for name, names in sorted(patterns.items())},
+        "note": run.note,
+    }

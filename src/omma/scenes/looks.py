@@ -5,7 +5,9 @@ the same for equal worlds, so that two pictures of a minimal pair differ only ar
 """
 
 import io
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -57,6 +59,43 @@ class Look:
 
 
 FLAT = Look()
+Sweep = Mapping[str, tuple[float, float]]  # settings of a look that are drawn by lot, each from a range
+
+
+def parse_sweep(settings: Sequence[tuple[str, str]]) -> tuple[Look, dict[str, tuple[float, float]]]:
+    """Names and values as text -> the look that all pictures have, and what is drawn for each: noise=0..32 is a range.
+
+    Raises ValueError as of `Look.parse`, for a range without a width, and for a style, which has no range.
+    """
+    fixed = {name: value for name, value in settings if ".." not in value}
+    sweep: dict[str, tuple[float, float]] = {}
+    for name, value in settings:
+        if ".." in value:
+            ends = [getattr(Look.parse({name: end}), name) for end in value.split("..", 1)]
+            sweep[name] = ends[0], ends[1]
+    check_sweep(sweep)
+    return Look.parse(fixed), sweep
+
+
+def check_sweep(sweep: Sweep) -> None:
+    """Raises ValueError for a setting that has no range, and for a range that is none."""
+    for name, (low, high) in sweep.items():
+        if name not in LEAST_MOST:
+            raise ValueError(f"{name!r} has no range; {', '.join(LEAST_MOST)} have")
+        least, most = LEAST_MOST[name]
+        if not least <= low < high <= most or (name == "jpeg" and low == 0):
+            raise ValueError(f"{name}={low}..{high}: give a lower and an upper end within "
+                             f"{max(least, 1) if name == 'jpeg' else least}..{most}")  # fmt: skip
+
+
+def swept(look: Look, sweep: Sweep, *key: object) -> Look:
+    """The look of one unit: the settings of a sweep are drawn by lot, evenly from their range, ends included."""
+    found: dict[str, Any] = {}
+    for name, (low, high) in sweep.items():
+        lot = generator("sweep", name, *key).random()
+        whole = isinstance(getattr(look, name), int)
+        found[name] = int(low + lot * (high - low + 1)) if whole else round(low + lot * (high - low), 3)
+    return replace(look, **found)
 
 
 def scatter(paint: ImageDraw.ImageDraw, backdrop: Backdrop, wide: int, level: int) -> None:

@@ -20,7 +20,7 @@ from omma.scenes.draw import THINGS, png, render, render_ids
 from omma.scenes.kinds import KINDS, PATTERNS, Cast, cast
 from omma.scenes.language import Claim, Known, captions, check_unsaid, claims, described, holds, named, unsaid
 from omma.scenes.language import tags as tags_of
-from omma.scenes.looks import FLAT, Look, degrade
+from omma.scenes.looks import FLAT, Look, Sweep, check_sweep, degrade, swept
 from omma.scenes.pairs import MODES, Pair, make_pair, smaller
 from omma.scenes.probes import ENOUGH, check_balance, probe_features, statistics
 from omma.scenes.questions import questions as questions_about
@@ -92,10 +92,12 @@ class Task:
     questions: int  # about each picture, at most
     smallest: int  # pixels, of the things of a pair; 0: all of their usual size
     never: tuple[str, ...]  # patterns that no text speaks of
+    sweep: Sweep  # of the look, drawn for each unit
 
     def look_of(self, *key: object) -> Look:
         """How the pictures of one unit look; the design may have styles of its own."""
-        return self.design.look(self.split, self.look, *key) if self.design else self.look
+        look = self.design.look(self.split, self.look, *key) if self.design else self.look
+        return swept(look, self.sweep, self.seed, *key)
 
     @property
     def design(self) -> Design | None:
@@ -138,6 +140,7 @@ def write_scenes(
     tags: bool = False,
     smallest: int = 0,
     never: Collection[str] = (),
+    sweep: Sweep | None = None,
 ) -> tuple[Table, Table]:
     """Write `pictures` random scenes and `pairs` minimal pairs for each of the nine patterns; returns both tables.
 
@@ -153,6 +156,8 @@ def write_scenes(
     of two patterns, position (depth) and viewpoint; without kinds, colours, together, styles and split designs.
 
     look: style, clutter and harm (looks.py); the checks of a pair are made before any harm is done to its pictures.
+    sweep: settings of the look that differ from pair to pair, {"noise": (0, 32)}, for psychometric curves; the two
+    pictures of a pair look alike, and its knobs say how.
 
     masks: pictures get the column mask, a greyscale PNG that tells for every pixel which kind of thing is there: 0 for
     none, else one more than its place in KINDS; the table's info names the classes. Things only.
@@ -194,6 +199,7 @@ def write_scenes(
         raise ValueError(f"size={size}: the most is {LARGEST}; what is seen of a scene fits in far fewer pixels")
     if smallest and (smallest < 4 or world == "solids" or split_design):
         raise ValueError(f"smallest={smallest}; give 4 pixels or more, with world='things' and without split_design")
+    check_sweep(sweep or {})
     if mode not in MODES:
         raise ValueError(f"no mode {mode!r}; there are {', '.join(MODES)}")
     if world not in WORLDS:
@@ -218,7 +224,7 @@ def write_scenes(
     who = cast(kinds, colours, together)
     shared = Task(None, 0, 0, key, size, split, mode, check and pairs >= ENOUGH, pictures,
                   made_for.cast(split, who) if made_for else who, prefix, split_design, look, world,
-                  questions, smallest, tuple(never))  # fmt: skip
+                  questions, smallest, tuple(never), dict(sweep or {}))  # fmt: skip
     info: dict[str, Any] = {"split_design": split_design, "side": split} if made_for else {}
     info |= {"never": list(never)} if never else {}
     seen = info | ({"mask_classes": ["background", *KINDS]} if masks else {})
@@ -387,8 +393,9 @@ def _plain_solids(made: Made, task: Task, unit: int) -> None:
     numbers = [i for i in (2 * unit, 2 * unit + 1) if i < task.pictures]
     spaces = [sample_space(task.seed, i) for i in numbers]
     ids = [f"{task.prefix}-{i:06d}" for i in numbers]
+    look = task.look_of(unit)
     for id_, number, space in zip(ids, numbers, spaces, strict=True):
-        image = degrade(solids.draw(space, task.size, task.look)[0], task.look, task.seed, number)
+        image = degrade(solids.draw(space, task.size, look)[0], look, task.seed, number)
         texts = [said.text for said in solid_pairs.says(space, task.seed, number)]
         made.pictures.append(_picture(task, id_, space, png(image), texts, None))
     if unit % 2 or len(numbers) < 2:

@@ -177,7 +177,7 @@ def _forms(text: str) -> list[str | float]:
 
 def _published_right(said: set[str | float], answers: Sequence[str]) -> bool:
     known = [form for answer in answers for form in _forms(answer)]
-    return any(one in known if isinstance(one, float) else any(isinstance(k, str) and k in one for k in known)
+    return any(any(isinstance(k, str) and k in one for k in known) if isinstance(one, str) else one in known
                for one in said)  # fmt: skip
 
 
