@@ -123,6 +123,26 @@ def eye_fusion() -> TrainConfig:
     )
 
 
+def eye_mini() -> TrainConfig:
+    """A small eye for questions that take many trainings: contrast alone, at 64 px, two minutes on one thread.
+
+    For a world of a few kinds in a few colours. dataset.flip=true mirrors half of the pictures and leaves the captions
+    as they are, so that left and right can't be learned (bench/eyes_wide_shut.py).
+
+    omma train eye-mini data=TABLE out=runs/mini
+    """
+    return TrainConfig(
+        recipe="eye-mini",
+        model=replace(EYE, image_size=64, hidden_size=96, num_heads=3, vocab_size=500, max_text_len=24),
+        losses=LossWeights(itc=1.0, itc_pair=4.0),
+        steps=500,
+        batch_size=64,
+        peak_lr=3e-3,
+        warmup=60,
+        weight_decay=0.01,
+    )
+
+
 def vlmo_nano_distill() -> TrainConfig:
     """A student of half the width and half the layers learns from the shipped eye.
 
@@ -172,6 +192,7 @@ RECIPES: dict[str, Callable[[], Any]] = {
     "vlmo-nano-vl": vlmo_nano_vl,
     "eye-contrast": eye_contrast,
     "eye-fusion": eye_fusion,
+    "eye-mini": eye_mini,
     "vlmo-nano-distill": vlmo_nano_distill,
     "prompts": prompts,
     **STAGE_RECIPES,
