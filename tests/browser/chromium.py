@@ -115,7 +115,7 @@ class Chromium:
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 20) -> None:
+    def wait(self, condition: str, seconds: float = 60) -> None:
         """Until an expression of the page is true."""
         end = time.monotonic() + seconds
         while not self.value(f"Boolean({condition})"):

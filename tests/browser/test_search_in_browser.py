@@ -135,6 +135,10 @@ def test_filters_stand_in_the_address_and_what_finds_nothing_says_so(index, tmp_
         assert page.value("document.querySelector('#narrowed').textContent") == "(1)"
         page.open(f"{url}?q=red&where=open%28%27x%27%29")
         page.wait("document.querySelector('#told.bad')?.textContent.includes('a column is expected')")
+        page.open(f"{url}?q=red&item=1&box=0.1+0+0.5+1,0.5+0.25+1+0.75,2+0+0+0,x")
+        page.wait("document.querySelectorAll('.box').length === 2")
+        sides = page.value("[...document.querySelectorAll('.box')].map(box => box.style.cssText).join()")
+        assert sides == "inset: 0% 50% 0% 10%;,inset: 25% 0% 25% 50%;"
         page.open(f"{url}?q=red&item=99")
         page.wait("document.querySelector('#told').textContent.startsWith('no item 99 here')")
         page.problems.clear()                              # the browser itself notes the 404

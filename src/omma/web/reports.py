@@ -7,7 +7,7 @@
     report.json      of `omma eval`: its answers are laid out when somebody looks (omma show REPORT --html)
     pairs.parquet    of `omma blind`: likewise
 
-They go by a number made from their place, never by a path, and what a link leads to outside is not there.
+They go by a number made from their place, never by a path, and what lies elsewhere, behind a link, is not there.
 """
 
 import contextlib
@@ -101,7 +101,7 @@ class Reports:
 
 
 def below(folder: Path) -> Iterator[Path]:
-    """The files that are pages or make one; hidden folders, and what links lead to elsewhere, are left out."""
+    """The files that are pages or make one; hidden folders, and what lies elsewhere behind a link, are left out."""
     for looked, (place, folders, files) in enumerate(os.walk(folder)):
         depth = len(Path(place).relative_to(folder).parts)
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if depth < DEEPEST else []

@@ -175,7 +175,7 @@ async function* parts(path, body) {
 
 function answered(told) {
   const sources = new Map(told.citations.map((one) => [one.number, one]));
-  const link = (one) => "?" + new URLSearchParams([...parameters(), ["ask", "1"], ["item", one.id], ...(one.boxes?.length ? [["box", one.boxes[0].map((side) => side.toFixed(3)).join(" ")]] : [])]);
+  const link = (one) => "?" + new URLSearchParams([...parameters(), ["ask", "1"], ["item", one.id], ...(one.boxes?.length ? [["box", one.boxes.map((box) => box.map((side) => side.toFixed(3)).join(" ")).join(",")]] : [])]);
   at("said").replaceChildren(...told.text.split(/(\[[0-9]+\])/).map((piece) => {
     const one = sources.get(Number(piece.slice(1, -1)));
     return /^\[[0-9]+\]$/.test(piece) && one ? make("a", { href: link(one), title: one.place }, piece) : piece;
@@ -231,11 +231,14 @@ async function showItem(number, given, mine) {
   const words = given.get("q");
   const eye = given.get("eye") && given.get("eye") !== BOTH ? given.get("eye") : state.eyes[0];
   unheat();
-  const sides = (given.get("box") || "").split(" ").map(Number);
-  const framed = sides.length === 4 && sides.every((side) => side >= 0 && side <= 1);
-  at("box").hidden = !framed;
-  if (framed) at("words").textContent = "Framed: what the answer came from";
-  ["left", "top", "right", "bottom"].forEach((name, n) => { at("box").style[name] = `${100 * (n < 2 ? sides[n] : 1 - sides[n])}%`; });
+  const boxes = (given.get("box") || "").split(",").map((box) => box.split(" ").map(Number));
+  document.querySelectorAll(".box").forEach((box) => box.remove());
+  for (const sides of boxes.filter((sides) => sides.length === 4 && sides.every((side) => side >= 0 && side <= 1))) {
+    const box = make("div", { class: "box" });
+    ["left", "top", "right", "bottom"].forEach((name, n) => { box.style[name] = `${100 * (n < 2 ? sides[n] : 1 - sides[n])}%`; });
+    at("frame").append(box);
+    at("words").textContent = "Framed: what the answer came from";
+  }
   at("why").hidden = !(words && hit.picture && state.explains.includes(eye));
   at("why").onclick = () => (heat ? unheat() : explain(hit.id, words, eye));
   at("item").hidden = false;
