@@ -14,7 +14,7 @@ from omma.models.vlm import OmmaVLM, VLMConfig, eye_settings
 from omma.sparse.methods import METHODS
 
 IMAGE = 5
-MERGING = {"visionzip", "prumerge", "prumerge+", "tome", "sparsevlm-v1", "sparsevlm-rank"}  # new states: no oracle
+MERGING = {"visionzip", "prumerge", "prumerge+", "tome", "kcenter", "sparsevlm-v1", "sparsevlm-rank"}  # new states
 ASK = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
 
 

@@ -1,13 +1,17 @@
 """Merges of visual tokens against loops over single samples, written from the formulas in float64."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from omma.sparse.reduce import (
     bipartite_match,
     cluster_merge,
     contextual_merge,
+    cover_merge,
     merge_into,
     merge_to,
     prumerge_merge,
@@ -193,6 +197,85 @@ def test_one_shot_tome_stops_at_what_is_protected():
     assert (size > 0).sum() == 4
     assert torch.equal(tokens[protected], x[protected])
     assert owner[0, [0, 3, 6]].tolist() == [0, 3, 6]
+
+
+def cover_by_loop(x: np.ndarray, k: int, protected: set[int], weights: np.ndarray) -> list[int]:
+    """Into which token each one goes."""
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    free = [i for i in range(len(x)) if i not in protected]
+    into = list(range(len(x)))
+    if not free:
+        return into
+    mean = (unit * weights[:, None]).sum(0)
+    centres = [max(free, key=lambda i: unit[i] @ mean)]
+    while len(centres) < min(max(k - len(protected), 1), len(free)):
+        others = [i for i in free if i not in centres]
+        centres.append(min(others, key=lambda i: max(unit[i] @ unit[c] for c in centres)))
+    for i in free:
+        into[i] = i if i in centres else max(centres, key=lambda c: unit[i] @ unit[c])
+    return into
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 5, 12, 29, 64])
+def test_a_cover_is_the_means_around_the_farthest_centres(k):
+    x, valid = samples(4)
+    weights = torch.rand(valid.shape) + 0.5
+    protected = torch.zeros_like(valid)
+    protected[:, :6] = True
+    for guard, size in ((None, None), (protected, None), (None, weights), (protected, weights)):
+        tokens, sizes, owner = cover_merge(x, k, valid, guard, size)
+        for b, length in enumerate(LENGTHS):
+            at = places(valid, b)
+            held = {i for i, p in enumerate(at) if guard is not None and bool(guard[b, p])}
+            own = np.ones(length) if size is None else size[b, valid[b]].double().numpy()
+            states = x[b, valid[b]].double().numpy()
+            into = cover_by_loop(states, k, held, own)
+            assert owner[b, valid[b]].tolist() == [at[i] for i in into]
+            for i in sorted(set(into)):
+                group = [j for j, target in enumerate(into) if target == i]
+                np.testing.assert_allclose(sizes[b, at[i]], own[group].sum(), rtol=1e-6)
+                mean = np.average(states[group], axis=0, weights=own[group])
+                np.testing.assert_allclose(tokens[b, at[i]], mean, atol=1e-5)
+            assert len(set(into)) == len(held) + min(max(k - len(held), 1), length - len(held))
+            assert set((sizes[b] > 0).nonzero()[:, 0].tolist()) == {at[i] for i in into}
+
+
+def test_a_cover_of_another_number_in_each_row_is_that_of_each_row_alone():
+    x, valid = samples(5)
+    wants = torch.tensor([7, 2, 1, 1])
+    together = cover_merge(x, wants, valid)
+    for b, k in enumerate(wants.tolist()):
+        alone = cover_merge(x[b : b + 1, valid[b]], k)
+        assert torch.equal(together[1][b, valid[b]], alone[1][0])
+        assert torch.allclose(together[0][b, valid[b]], alone[0][0], atol=1e-6)
+
+
+def test_what_is_unlike_all_else_keeps_a_token_of_its_own():
+    """Two single tokens among two hundred of two kinds: four centres are enough for all four."""
+    kinds = torch.eye(4)
+    x = torch.cat([kinds[0].expand(120, 4), kinds[1].expand(80, 4), kinds[2:]])[torch.randperm(202)][None]
+    x = x + 0.01 * torch.randn(x.shape)
+    tokens, size, _ = cover_merge(x, 4)
+    assert sorted(size[size > 0].tolist()) == [1, 1, 80, 120]
+    for kind in kinds:
+        assert (tokens[size > 0] - kind).norm(dim=1).min() < 0.05
+
+
+def test_the_farthest_token_is_at_most_twice_as_far_as_with_the_best_centres():
+    """Gonzalez's bound, in the angle, which is a metric; the best of all choices by trying them."""
+    angle = lambda a, b: torch.acos((normalize(a, dim=-1) @ normalize(b, dim=-1).T).clamp(-1, 1))
+    for _ in range(20):
+        x = torch.randn(9, 3)
+        owner = cover_merge(x[None], 3)[2][0]
+        best = min(angle(x, x[list(some)]).amin(1).max() for some in combinations(range(9), 3))
+        assert angle(x, x[owner.unique()]).amin(1).max() <= 2 * best + 1e-4
+
+
+def test_equal_tokens_are_covered_too():
+    tokens, size, _ = cover_merge(torch.ones(1, 6, 4), 3)
+    assert int((size > 0).sum()) == 3
+    assert float(size.sum()) == 6
+    assert torch.equal(tokens[size > 0], torch.ones(3, 4))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 10, 50])

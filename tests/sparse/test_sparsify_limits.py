@@ -112,7 +112,7 @@ def test_tokens_that_a_person_wants_stay(llava):
     inputs = tiny_inputs("llava", images=(1, 2))
     mine = torch.zeros(2, 72, dtype=torch.bool)
     mine[0, [3, 35]], mine[1, [0, 40, 71]] = True, True
-    for method in ("sparsevlm-v1", "sparsevlm-rank", "pyramiddrop", "visionzip", "tome", "random"):
+    for method in ("sparsevlm-v1", "sparsevlm-rank", "pyramiddrop", "visionzip", "tome", "kcenter", "random"):
         schedule = {1: 6, 2: 4}
         with omma.sparsify(llava, method, schedule=schedule, keep=mine) as trace:
             llava(**inputs)

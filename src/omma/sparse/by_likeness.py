@@ -1,13 +1,15 @@
-"""Methods that ask how alike visual tokens are: to each other (ToMe), or to a few pivots (DART).
+"""Methods that ask how alike visual tokens are: to each other (ToMe, k-center), or to a few pivots (DART).
 
 B rows, N places of the sequence, V visual tokens, D width.
 """
 
 from typing import Any, Literal
 
+from torch import Tensor
+
 from omma.sparse.by_vision import Visual
 from omma.sparse.pick import dart_select
-from omma.sparse.reduce import merge_to
+from omma.sparse.reduce import cover_merge, merge_to
 from omma.sparse.score import top
 from omma.sparse.stage import Need, Reduction, Stage, picked, places
 
@@ -28,12 +30,28 @@ def tome(stage: Stage, *, where: Literal["tokens", "tower"] = "tokens", proporti
         there = visual.ok & ((sizes > 0) | visual.must)
         sizes = sizes.clamp(min=1.0)
     x, size, _ = merge_to(visual.hidden, visual.hidden, visual.want, there, visual.must, sizes)
-    kept = top(visual.first(size), visual.want, visual.ok)
-    scores = visual.back(size)
-    hidden = visual.placed(x)
+    return merged(visual, x, size, proportional)
+
+
+def kcenter(stage: Stage, *, proportional: bool = True) -> Reduction:
+    """Kept: tokens as unlike each other as can be, into each of which those nearest to it were merged. omma's own.
+
+    What DivPrune keeps is kept as it is; here each kept token is the mean of all that it stands for, and weighs as much
+    as they did (proportional, as in `tome`).
+    """
+    visual = Visual(stage)
+    sizes = None if stage.sizes is None else stage.sizes.gather(1, visual.at)
+    x, size, _ = cover_merge(visual.hidden, visual.want, visual.ok, visual.must, sizes)
+    return merged(visual, x, size, proportional)
+
+
+def merged(visual: Visual, x: Tensor, size: Tensor, proportional: bool) -> Reduction:
+    """Kept: the tokens (B, V, D) that stand for most, by their sizes (B, V), 0 for those merged away."""
+    kept = visual.back(top(visual.first(size), visual.want, visual.ok))
+    hidden, scores = visual.placed(x), visual.back(size)
     if not proportional:
-        return Reduction(kept=visual.back(kept), hidden=hidden, scores=scores)
-    return Reduction(kept=visual.back(kept), hidden=hidden, scores=scores, sizes=visual.back(size.clamp(min=1.0), 1.0))
+        return Reduction(kept=kept, hidden=hidden, scores=scores)
+    return Reduction(kept=kept, hidden=hidden, scores=scores, sizes=visual.back(size.clamp(min=1.0), 1.0))
 
 
 def dart(stage: Stage, *, pivots: tuple[int, int] = (4, 4)) -> Reduction:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from omma.sparse.by_likeness import dart, tome, tome_asks
+from omma.sparse.by_likeness import dart, kcenter, tome, tome_asks
 from omma.sparse.by_vision import (
     cdpruner,
     cdpruner_asks,
@@ -266,6 +266,7 @@ METHODS: dict[str, Method] = {
     "prumerge": before_decoder(reduce=prumerge, vision=("last_attention", "last_keys", "features")),
     "prumerge+": before_decoder(reduce=prumerge_plus, vision=("last_attention", "last_keys", "features")),
     "tome": before_decoder(reduce=tome, vision=tome_asks),
+    "kcenter": before_decoder(reduce=kcenter),
     "random": Method(reduce=random, after=(-1,), shape=one, positions="original"),
     "uniform": Method(reduce=uniform, after=(-1,), shape=one, positions="original"),
 }  # fmt: skip

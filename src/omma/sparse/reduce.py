@@ -166,6 +166,48 @@ def merge_to(
         owner, alive = into.gather(1, owner), alive & ~gone
 
 
+# --- a cover: far centres, and everything else in its nearest
+
+
+def cover_merge(
+    x: Tensor,
+    k: int | Tensor,
+    valid: Tensor | None = None,
+    protected: Tensor | None = None,
+    size: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """k tokens a row that stand for all: centres as far apart as can be, each the mean of those nearest to it.
+
+    x: (B, V, D) -> tokens (B, V, D), sizes (B, V) float32, 0 for those merged away, and into which token each one went
+    (B, V) long. Greedy k-center (Gonzalez 1985) by cosine: the first centre is the token most like the mean of the row,
+    the next is each time the one whose nearest centre is farthest. So whatever is unlike all else, however small, has a
+    token of its own, and what fills the picture shares one. Protected tokens (B, V) are centres that nothing joins;
+    they count. Where they leave no place for another, the rest goes into the token most like the mean, beyond k.
+    """
+    valid = all_valid(x, valid)
+    protected = torch.zeros_like(valid) if protected is None else protected & valid
+    size = valid.float() if size is None else size.float().masked_fill(~valid, 0)
+    free = valid & ~protected
+    want = (per_row(k, x) - protected.sum(1, keepdim=True)).clamp(min=1)  # (B, 1) centres among the free
+    want = torch.minimum(want, free.sum(1, keepdim=True))
+    unit = normalize(x.float(), dim=-1).masked_fill(~valid[:, :, None], 0)
+    place = torch.arange(x.shape[1], device=x.device)
+    mean = normalize((unit * size[:, :, None]).sum(1, keepdim=True), dim=-1)
+    pick = (unit @ mean.transpose(1, 2))[:, :, 0].masked_fill(~free, -math.inf).argmax(1, keepdim=True)
+    near = torch.full_like(size, -math.inf)  # cosine with the nearest centre, and which that is
+    into = place.expand(x.shape[:2])
+    centres = torch.zeros_like(free)
+    for step in range(int(want.max()) if len(x) else 0):
+        open_ = step < want
+        row = torch.bmm(unit, unit.gather(1, pick[:, :, None].expand(-1, -1, x.shape[-1])).transpose(1, 2))[:, :, 0]
+        closer = open_ & (row > near)
+        near, into = torch.where(closer, row, near), torch.where(closer, pick, into)
+        centres = centres | (open_ & (place == pick))
+        pick = near.masked_fill(~free | centres, math.inf).argmin(1, keepdim=True)
+    into = torch.where(free & ~centres, into, place)
+    return (*merge_into(x, into, size), into)
+
+
 # --- VisionZip and PruMerge: what isn't kept lives on in what is
 
 
