@@ -1,10 +1,12 @@
 """Ask an index of drawn pictures: right picture, right answer, whether what can't be answered is told, and where.
 
-    python bench/ask.py --vlm runs/vlm [--scenes scenes/test] [--pictures 1000] [--questions 100]
-
 Answerable: a question about things of which exactly one picture has all, by kind and colour. Unanswerable: the same
 with another thing in it, so that no picture has them. Boxes are measured on questions about one thing, on their own
 pictures.
+
+    omma scenes TEST --pictures 1000 --pairs 0 --size 112 --questions 6 --seed N --split-design fresh --split test
+    python bench/ask.py --scenes TEST
+
 Prints a table, and one line of JSON a claim.
 """
 
@@ -20,7 +22,10 @@ import numpy as np
 
 import omma
 from omma.decode import decode
+from omma.eval.metrics import wilson
 from omma.retrieval.answer import ask
+from omma.retrieval.plan import Plan
+from omma.retrieval.tools import Sight
 from omma.sparse.attended import attended, box_of, overlap
 
 
@@ -77,16 +82,17 @@ def questions_of(scenes: Path, number: int, count: int, seed: int) -> tuple[dict
     return pictures, good, bad
 
 
-def places_of(vlm, scenes: Path, count: int) -> list[float]:
-    """IoU of the box that the VLM attended to with that of the thing asked about, for questions about one thing of
-    which their picture has one. A thing of size r at x, y fills the square x - r..x + r, y - r..y + r."""
+def places_of(vlm, sight: Sight, scenes: Path, count: int) -> tuple[list[float], list[float]]:
+    """IoU with the box of the thing asked about, for questions about one thing of which their picture has one: of the
+    box that the VLM attended to, and of the one that the tool detect finds, 0 where it finds none. A thing of size r at
+    x, y fills the square x - r..x + r, y - r..y + r."""
     rows = omma.Table.open(scenes / "pictures").read(["id", "bytes", "world", "group"]).to_pylist()
     pictures = {row["id"]: row for row in rows if row["group"] is None}
     worlds = {name: json.loads(row["world"])["things"] for name, row in pictures.items()}
     colours, kinds = ({one[part] for things in worlds.values() for one in things} for part in ("colour", "kind"))
     items = omma.Table.open(scenes / "items").read(["task", "pictures", "prompt", "answer"]).to_pylist()
     random.Random(0).shuffle(items)
-    found = []
+    found, detected = [], []
     for item in items:
         if item["task"] != "ask" or item["pictures"][0] not in pictures or len(found) == count:
             continue
@@ -98,8 +104,12 @@ def places_of(vlm, scenes: Path, count: int) -> list[float]:
             said = vlm.generate([image], item["prompt"], max_new_tokens=8)
             box = box_of(attended(vlm, [image], item["prompt"], said, relative=False)[0])
             x, y, r = (meant[0][part] for part in ("x", "y", "size"))
-            found.append(overlap(box, (x - r, y - r, x + r, y + r)))
-    return found
+            truth = (x - r, y - r, x + r, y + r)
+            found.append(overlap(box, truth))
+            plan, thing = Plan(("detect",), [image], lambda: sight), " ".join(filter(None, wanted[0]))
+            told = plan.call("detect", {"thing": thing})
+            detected.append(overlap(told.boxes[0], truth) if told and told.boxes else 0.0)
+    return found, detected
 
 
 def main() -> None:
@@ -119,24 +129,28 @@ def main() -> None:
         for name, row in pictures.items():
             (folder / f"{name}.png").write_bytes(row["bytes"])
         with omma.build_index(folder, Path(place) / "index.db") as index:
+            dropped = {"method": options.method, "budget": options.budget}
+            ways = {"dense": {"tools": "none"}, "dense, with tools": {},
+                    f"{options.method} {options.budget:g}": {"tools": "none", **dropped},
+                    f"{options.method} {options.budget:g}, with tools": dropped}  # fmt: skip
             results = {}
-            for way, told in (("dense", {}), (f"{options.method} {options.budget:g}",
-                                              {"method": options.method, "budget": options.budget})):
+            for way, told in ways.items():
                 started = time.process_time()
-                results[way] = [ask(index, item["prompt"], vlm=vlm, least=0, **told) for item in good]
+                results[way] = [ask(index, item["prompt"], vlm=vlm, least=0, boxes=False, **told) for item in good]
                 seconds = (time.process_time() - started) / len(good)
                 picture = [Path(str(one.citations[0].path)).stem == item["pictures"][0] if one.citations else False
                            for one, item in zip(results[way], good, strict=True)]  # fmt: skip
                 answers = [re.sub(r" \[\d+\]$", "", one.text) == item["answer"]
                            for one, item in zip(results[way], good, strict=True)]  # fmt: skip
                 both = [a and b for a, b in zip(picture, answers, strict=True)]
-                print(f"{way:16} right picture {np.mean(picture):.3f}  right answer {np.mean(answers):.3f}  "
-                      f"both {np.mean(both):.3f}  {seconds:.2f} CPU s a question")
+                low, high = wilson(sum(both), len(both))
+                print(f"{way:26} right picture {np.mean(picture):.3f}  right answer {np.mean(answers):.3f}  "
+                      f"both {np.mean(both):.3f} ({low:.3f}-{high:.3f})  {seconds:.2f} CPU s a question")
                 print(json.dumps({"name": f"ask, {way}: right picture and answer",
                                   "value": round(float(np.mean(both)), 3), "goal": None, "ok": True}))  # fmt: skip
             dense = results["dense"]
             supports = [one.support for one in dense]
-            unsupported = [ask(index, question, vlm=vlm, least=0, boxes=False).support for question in bad]
+            unsupported = [ask(index, question, vlm=vlm, least=1, tools="none").support for question in bad]
     value = auroc(supports, unsupported)
     levels = np.linspace(0, 1, 101)
     right = [(np.mean(np.array(supports) >= level) + np.mean(np.array(unsupported) < level)) / 2 for level in levels]
@@ -145,10 +159,10 @@ def main() -> None:
           f"{np.median(supports):.2f} and {np.median(unsupported):.2f}")
     print(json.dumps({"name": "ask: AUROC of support, answerable against not", "value": round(value, 3), "goal": 0.75,
                       "ok": value >= 0.75}))  # fmt: skip
-    places = places_of(vlm, options.scenes, options.questions)
-    if places:
-        print(json.dumps({"name": f"ask: mean IoU of attended patches, {len(places)} things",
-                          "value": round(float(np.mean(places)), 3), "goal": None, "ok": True}))  # fmt: skip
+    places, detected = places_of(vlm, Sight(omma.load_encoder("vlmo-nano")), options.scenes, options.questions)
+    for name, values in (("attended patches", places), ("the tool detect", detected)):
+        print(json.dumps({"name": f"ask: mean IoU of {name}, {len(values)} things",
+                          "value": round(float(np.mean(values)), 3), "goal": None, "ok": True}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ BESIDE_PUBLIC["web"] = {
 ONLY_IN = {
     "transformers": {
         *("omma.models.hf", "omma.models.hf_encoder", "omma.models.hf_preprocess"),
-        *("omma.models.hf_processor", "omma.models.hf_vlm"),
+        *("omma.models.hf_processor", "omma.models.hf_vlm", "omma.models.hf_detector"),
         *("omma.models.vlm", "omma.models.packing"),
         *("omma.sparse.anatomy", "omma.sparse.cache", "omma.sparse.masks", "omma.sparse.patch", "omma.sparse.tap"),
     },

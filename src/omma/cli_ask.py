@@ -22,6 +22,9 @@ def ask(
     method: Annotated[str | None, typer.Option("--sparsify", help="Drop visual tokens by this method.")] = None,
     budget: Annotated[float | None, typer.Option(help="With --sparsify: visual tokens a layer.")] = None,
     least: Annotated[float | None, typer.Option(min=0, max=1, help="Support below which there is no answer.")] = None,
+    tools: Annotated[str | None, typer.Option(help="Tools that may look closer: count,detect,colour,read,crop; all; "
+                                              "none.")] = None,
+    detector: Annotated[str | None, typer.Option(help="A Hugging Face model that finds things (OWL-ViT).")] = None,
     mask: Annotated[bool, typer.Option("--mask", help="Leave personal data out of the answer.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the answer.")] = 64,
     device: On = Device.auto,
@@ -38,7 +41,7 @@ def ask(
         shown = [read_picture(path) for path in images or ()]
         for said in omma.ask_stream(at, question, images=shown, k=k, where=where, under=under, method=method,
                                     budget=budget, least=least, mask=mask, max_new_tokens=max_new_tokens,
-                                    device=device.value, vlm=vlm):  # fmt: skip
+                                    device=device.value, vlm=vlm, tools=tools, detector=detector):  # fmt: skip
             if isinstance(said, str):
                 print(said, end="", flush=True, file=sys.stdout)
             last = said
@@ -52,6 +55,11 @@ def sources(said: "omma.Answer") -> list[str]:
     for one in said.citations:
         places = "; ".join(" ".join(f"{share:.2f}" for share in box) for box in one.boxes[:3])
         lines.append(f"[{one.number}] {one.place}" + (f"  at {places} (by {one.by})" if places else ""))
+    for call in said.calls:
+        given = ", ".join(f"{key}={value}" for key, value in call.arguments.items())
+        text = " ".join(call.text.split())
+        lines.append(f"{call.tool or 'tools'}({given}): {'failed: ' if call.failed else ''}{text[:100]} "
+                     f"({call.seconds:.2f} s, by {call.by})")  # fmt: skip
     return [*lines, f"support {said.support:.2f}, {said.model}"]
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 
 class Server:
-    """reply(prompt, pictures, number of the request) -> the words, or (status, message) of a failure.
+    """reply(prompt, pictures, number of the request) -> the words, (status, message) of a failure, a message of the
+    assistant as a dict, or, where a stream was asked for, a list of pieces; None among them breaks the line.
 
     likely(prompt, pictures) -> {token: log-probability} of the first token, None where the server tells none. models:
     what its list of models holds, none without a list. version: its system_fingerprint. refuses: what it says to who
@@ -45,13 +46,33 @@ class Server:
                     outer.bodies.append(body)
                     said = "A" if told else reply(prompt, images, len(outer.asked))
                 status, content = said if isinstance(said, tuple) else (200, None)
-                choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+                if isinstance(said, list):
+                    return self.events(said, body["model"])
+                message = said if isinstance(said, dict) else {"content": said}
+                choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
                 if told:
                     top = [{"token": token, "logprob": value, "bytes": None} for token, value in told.items()]
                     choice["logprobs"] = {"content": [top[0] | {"top_logprobs": top[: body["top_logprobs"]]}]}
                 self.answer(status, {"error": {"message": content}} if content else {
                     "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
                     "system_fingerprint": outer.version, "choices": [choice]})  # fmt: skip
+
+            def events(self, pieces, model):
+                self.send_response(200)
+                self.send_header("content-type", "text/event-stream")
+                self.end_headers()
+                for n, piece in enumerate([*pieces, ""]):
+                    if piece is None:
+                        return
+                    delta = {"role": "assistant"} if n == 0 else {}
+                    choice = {"index": 0, "delta": {**delta, **({"content": piece} if piece else {})},
+                              "finish_reason": None if piece else "stop"}  # fmt: skip
+                    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": model,
+                             "choices": [choice]}  # fmt: skip
+                    self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+                    self.wfile.flush()
+                last = {**chunk, "choices": []}                       # of some servers: counts, and no choice
+                self.wfile.write(f"data: {json.dumps(last)}\n\ndata: [DONE]\n\n".encode())
 
             def do_GET(self):
                 listed = outer.models is not None and self.path.endswith("/models")

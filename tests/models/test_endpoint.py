@@ -53,6 +53,49 @@ def test_a_failure_that_passes_is_tried_again_and_one_that_stays_is_named():
         Endpoint("m", server.url, retries=0).generate([], "is anybody there")
 
 
+def test_a_streamed_answer_comes_in_the_pieces_that_the_server_sends():
+    pieces = ["Two ", "cups", " é", " and 고양이."]
+    with Server(lambda prompt, images, n: pieces) as server:
+        vlm = load_vlm(f"openai:m@{server.url}")
+        said = list(vlm.stream([picture(3)], "Which?", 9))
+    assert said == pieces
+    (body,) = server.bodies
+    assert (body["stream"], body["max_tokens"]) == (True, 9)
+    assert list(vlm_of(["", "", "one"])) == ["one"]
+
+
+def test_a_stream_that_fails_says_so_before_or_in_between():
+    with Server(lambda *_: (400, "no streams here")) as server, pytest.raises(Failed, match="no streams here"):
+        list(Endpoint("m", server.url).stream([], "Which?"))
+    with pytest.raises(Failed, match="nobody answers"):
+        list(Endpoint("m", server.url, retries=0).stream([], "Which?"))
+    with Server(lambda *_: ["one ", "two ", None]) as server:
+        reading = Endpoint("m", server.url, retries=0).stream([], "Which?")
+        assert [next(reading), next(reading)] == ["one ", "two "]
+
+
+def vlm_of(pieces):
+    with Server(lambda *_: pieces) as server:
+        yield from Endpoint("m", server.url).stream([], "?")
+
+
+def test_a_turn_with_tools_gives_words_and_calls():
+    call = {"id": "c1", "type": "function", "function": {"name": "count", "arguments": '{"thing": "cup"}'}}
+    tools = [{"type": "function", "function": {"name": "count", "parameters": {"type": "object"}}}]
+    with Server(lambda prompt, images, n: {"content": None, "tool_calls": [call]} if n == 1 else " three ") as server:
+        vlm = Endpoint("m", server.url)
+        first = vlm.message([picture(3)], "how many cups?")
+        assert vlm.talk([first], tools, 5) == ("", [call])
+        more = [first, {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "c1", "content": "3 found"}]  # fmt: skip
+        assert vlm.talk(more, tools, 5, may_call=False) == ("three", [])
+    assert [body["tool_choice"] for body in server.bodies] == ["auto", "none"]
+    assert server.bodies[0]["tools"] == tools
+    assert server.bodies[1]["messages"][2] == more[2]
+    with Server(lambda *_: (400, "tools are not enabled")) as server, pytest.raises(Failed, match="not enabled"):
+        Endpoint("m", server.url).talk([first], tools)
+
+
 def test_what_is_written_is_read_and_what_is_no_endpoint_is_refused(monkeypatch):
     vlm = load_endpoint("openai:a/b@c@https://host:1/v1")
     assert (vlm.model_name, vlm.url) == ("a/b@c", "https://host:1/v1")

@@ -174,12 +174,34 @@ class Endpoint:
             except (openai.OpenAIError, OSError) as error:
                 raise Failed(f"{self.url} broke off: {error}", "endpoint_broke_off") from error
 
+    def message(self, images: Sequence[Image.Image], words: str) -> dict[str, Any]:
+        """What a person says, pictures first, as a message of chat completions."""
+        seen = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
+        return {"role": "user", "content": [*seen, {"type": "text", "text": words}]}
+
+    def talk(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], max_new_tokens: int = 64, *,
+        may_call: bool = True,
+    ) -> tuple[str, list[dict[str, Any]]]:  # fmt: skip
+        """One turn of a conversation in which the model may call tools: its words, and its calls, each with an id and
+        a function of name and arguments (JSON as text). tools: as chat completions want them described; may_call: it
+        has to answer in words otherwise. Raises `Failed`, also of a server that takes no tools."""
+        told = {"tools": list(tools), "tool_choice": "auto" if may_call else "none"} if tools else {}
+        found = self._completion(list(messages), max_new_tokens, **told)
+        if isinstance(found, Failed):
+            raise found
+        calls = [{"id": call.id, "type": "function",
+                  "function": {"name": call.function.name, "arguments": call.function.arguments}}
+                 for call in found.message.tool_calls or () if getattr(call, "function", None)]  # fmt: skip
+        return (found.message.content or "").strip(), calls
+
     def _try(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int, stream: bool = False) -> Any:
-        found = self._completion(images, prompt, max_new_tokens, **({"stream": True} if stream else {}))
+        talk = [self.message(images, prompt)]
+        found = self._completion(talk, max_new_tokens, **({"stream": True} if stream else {}))
         return found if stream or isinstance(found, Failed) else (found.message.content or "").strip()
 
     def _try_first(self, images: Sequence[Image.Image], prompt: str, words: Sequence[Sequence[str]]) -> Any:
-        found = self._completion(images, prompt, 1, logprobs=True, top_logprobs=TOP)
+        found = self._completion([self.message(images, prompt)], 1, logprobs=True, top_logprobs=TOP)
         if isinstance(found, Failed):
             return found
         tokens = getattr(found.logprobs, "content", None) or []
@@ -196,10 +218,8 @@ class Endpoint:
         return [max(some) + math.log(sum(math.exp(one - max(some)) for one in some)) if some else least
                 for some in scores]  # fmt: skip
 
-    def _completion(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int, **told: Any) -> Any:
+    def _completion(self, talk: Any, max_new_tokens: int, **told: Any) -> Any:
         """The first choice of a completion, the stream where one is asked for, or `Failed`."""
-        seen = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
-        talk: Any = [{"role": "user", "content": [*seen, {"type": "text", "text": prompt}]}]
         try:
             found = self.client.chat.completions.create(
                 model=self.model_name, messages=talk, max_tokens=max_new_tokens, **{**self.options, **told}

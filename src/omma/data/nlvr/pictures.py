@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from omma.data.pieces import joined_runs
+
 BOX, GAP, BOXES = 100, 50, 3
 WIDTH = BOXES * BOX + (BOXES - 1) * GAP
 GROUND, BETWEEN = (211, 211, 211), (128, 128, 128)
@@ -80,29 +82,9 @@ def parse_box(pixels: np.ndarray) -> Box:
 
 def components(mask: np.ndarray) -> list[tuple[int, int, int, int, int]]:
     """(top, left, height, width, area) of each patch of True pixels that hang together by their sides. mask: (h, w)."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    stops = np.nonzero(edges == -1)[1]
-    runs = list(zip(rows.tolist(), starts.tolist(), stops.tolist(), strict=True))  # row by row
-    parent = list(range(len(runs)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
-    above = 0
-    for i, (row, start, stop) in enumerate(runs):
-        while runs[above][0] < row - 1:
-            above += 1
-        j = above
-        while j < i and runs[j][0] == row - 1:
-            if runs[j][1] < stop and start < runs[j][2]:
-                parent[root(i)] = root(j)
-            j += 1
     found: dict[int, list[int]] = {}
-    for i, (row, start, stop) in enumerate(runs):
-        spot = found.setdefault(root(i), [row, start, row + 1, stop, 0])
+    for row, start, stop, patch in joined_runs(mask):
+        spot = found.setdefault(patch, [row, start, row + 1, stop, 0])
         spot[:4] = [min(spot[0], row), min(spot[1], start), max(spot[2], row + 1), max(spot[3], stop)]
         spot[4] += stop - start
     return [(top, left, bottom - top, right - left, area) for top, left, bottom, right, area in found.values()]
