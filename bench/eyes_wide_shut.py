@@ -30,7 +30,7 @@ import pyarrow as pa
 
 import omma
 from omma.config import apply
-from omma.eval.blind import canonical, column, suggest_thresholds
+from omma.eval.blind import canonical, column, suggest_thresholds, threshold
 from omma.eval.metrics import PAIR_CHANCE, wilson
 from omma.eval.missed import missed
 from omma.scenes.kinds import PATTERNS
@@ -50,6 +50,7 @@ CHANCE = PAIR_CHANCE["image"]
 # `omma blind` suggests, a ten-thousandth and a half, is for pictures taken as they come: here a third of a thousandth
 # are minimal pairs, the nearest of which differ in what neither eye sees, and few are as unlike as any two pictures.
 LIMITS = ("quantile:1e-3", "quantile:0.95")
+OTHERS = ("quantile:0.5", "quantile:0.95", "quantile:0.99")  # of the reference
 SEED, TEST_SEED = 41, 1_000_041
 SEEN = pa.schema([("group", pa.string())])
 FACTS = pa.schema([("facts", pa.list_(pa.string())), ("group", pa.string())])
@@ -220,17 +221,23 @@ def mine(work: Path, eye: str, reference: str) -> dict[str, Any]:
     by_these = omma.mine_blind_pairs(names[0], names[1], limits[0], limits[1], **options)
     told = missed(table, found)
     assert told is not None
-    c, r = (canonical(rows_as_array(vectors))[0] for vectors in columns)
+    partners = blind_partners(table, names, found.above, found.below)
+    return {"above": found.above, "below": found.below, "counts": found.counts, "one_pattern": told["one_pattern"],
+            "compared": told["compared"], "patterns": told["patterns"], "partners": partners,
+            "suggested": [*limits, by_these.counts["blind"]]}  # fmt: skip
+
+
+def blind_partners(table: omma.Table, names: Sequence[str], above: float, below: float) -> dict[str, list[int]]:
+    """Of each pattern how many minimal pairs are above for the eye and below for the reference, and of how many."""
+    c, r = (canonical(rows_as_array(column(table, name)))[0] for name in names)
     partners: dict[str, list[int]] = {pattern: [0, 0] for pattern in PATTERNS}
     first: dict[str, int] = {}
     for row, group in enumerate(table.read(["group"])["group"].to_pylist()):
         if group is not None and (other := first.setdefault(group, row)) != row:
             counts = partners[next(pattern for pattern in PATTERNS if pattern in group)]
-            counts[0] += bool(c[row] @ c[other] > found.above and r[row] @ r[other] < found.below)
+            counts[0] += bool(c[row] @ c[other] > above and r[row] @ r[other] < below)
             counts[1] += 1
-    return {"above": found.above, "below": found.below, "counts": found.counts, "one_pattern": told["one_pattern"],
-            "compared": told["compared"], "patterns": told["patterns"], "partners": partners,
-            "suggested": [*limits, by_these.counts["blind"]]}  # fmt: skip
+    return partners
 
 
 def mined(work: Path, results: Path, eye: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
@@ -307,6 +314,22 @@ def blind_pairs(rows: list[dict[str, Any]], found: dict[str, dict[str, Any]], ti
                      "blind as suggested"], lines)  # fmt: skip
 
 
+def other_limits(work: Path, rows: list[dict[str, Any]], reference: str) -> Iterator[str]:
+    """How many partners of the pattern, and of all others, are blind by other limits of the reference."""
+    yield f"**Blind partners** of {MADE}, and of the other patterns, by other limits of {reference}\n"
+    table, lines = omma.Table.open(work / "test" / "pictures"), []
+    for row in rows:
+        names = [f"embed.{row['tower']}-{row['seed']}", f"embed.{reference}"]
+        c, r = (canonical(rows_as_array(column(table, name)))[0] for name in names)
+        above, cells = threshold(c, LIMITS[0], "above")[0], []
+        for limit in OTHERS:
+            found = blind_partners(table, names, above, threshold(r, limit, "below")[0])
+            rest = np.sum([counts for pattern, counts in found.items() if pattern != MADE], axis=0).tolist()
+            cells.append(f"{percent(*found[MADE])}; {percent(*rest)}")
+        lines.append([f"{TOWERS[row['tower']].about}, seed {row['seed']}", *cells])
+    yield from grid(["eye", *OTHERS], lines)
+
+
 def claims(rows: list[dict[str, Any]], found: dict[str, dict[str, Any]], reference: str) -> Iterator[dict[str, Any]]:
     """Whether the pattern is enriched where it was made invisible, and more of its partners are blind than to plain."""
     plain = {row["seed"]: found[f"plain-{row['seed']}"] for row in rows if row["tower"] == "plain"}
@@ -352,6 +375,7 @@ def report(work: Path, results: Path, size: Size, towers: Sequence[str], seeds: 
         held, some = lines[identity(tower, size, seed)], [row for row in rows if row["tower"] in ("plain", *PURPOSE)]
         found = {f"{row['tower']}-{row['seed']}": mined(work, results, row, held) for row in some}
         yield from blind_pairs(some, found, f"against {TOWERS[tower].about}, by {' and '.join(LIMITS)}")
+        yield from other_limits(work, some, f"{tower}-{seed}")
         judged += claims(some, found, tower)
     yield from map(json.dumps, judged)
 
