@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from omma.models.layers import unfilled
 from omma.models.preprocess import CLS, MASK, PAD, SEP, Processor, pad, train_wordpiece
 from omma.models.pretrained import Encoder, Matcher, VLMoEncoder, load_encoder, pick_device
 from omma.models.vlmo import VLMo, VLMoConfig
@@ -240,3 +242,26 @@ def test_loading_an_eye_does_not_import_transformers(folder):
     load = f"from omma import load_encoder; load_encoder({str(folder)!r}, device='cpu')"
     code = f"import sys; {load}; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Seen(TorchDispatchMode):
+    """The names of the operations that reach torch."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_that_a_file_replaces_are_neither_made_nor_filled(model_and_processor):
+    model, _ = model_and_processor
+    with Seen() as seen, unfilled():
+        empty = VLMo(model.config)
+        kept = torch.ones(2, device="cpu").mul_(3)
+    assert not {name for name in seen.names if name.endswith("_")} - {"mul_"}
+    assert kept.tolist() == [3, 3], "what is no weight of it is computed"
+    assert all(weight.is_meta for weight in empty.parameters())
+    assert {n: w.shape for n, w in empty.state_dict().items()} == {n: w.shape for n, w in model.state_dict().items()}

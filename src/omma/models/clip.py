@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from omma.models.layers import INITIAL_LOGIT_SCALE
+from omma.models.layers import INITIAL_LOGIT_SCALE, unfilled
 from omma.models.positions import resample_grid
 from omma.models.towers import HFConfig, TextConfig, TextTower, TowerOutput, VisionConfig, VisionTower
 
@@ -159,7 +159,7 @@ class CLIP(nn.Module):
         first, key = int(old.class_token), "vision.image_positions"
         moved = resample_grid(weights[key][first:], old.grid, new.grid)
         weights[key] = torch.cat((weights[key][:first], moved))
-        with torch.device("meta"):
+        with unfilled():
             model = CLIP(replace(self.config, vision=new))
         model.load_state_dict(weights, assign=True)
         return model.train(self.training)

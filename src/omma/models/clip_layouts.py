@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from omma.models.clip import CLIP, CLIPConfig, own_towers
+from omma.models.layers import unfilled
 from omma.models.layouts import needed, refuse, side
 from omma.models.towers import Activation, LayersConfig, TextConfig, VisionConfig
 
@@ -137,7 +138,7 @@ def under_our_names(
     state: Mapping[str, Tensor], where: str, config: CLIPConfig, layout: Layout
 ) -> dict[str, Tensor]:
     """The tensors of a CLIP of this config. ValueError lists, by their names, those that don't fit it."""
-    with torch.device("meta"):
+    with unfilled():
         own = CLIP(config).state_dict()
     names = {ours: their_names(ours, layout) for ours in own}
     used = {name for theirs in names.values() for name in theirs}

@@ -3,11 +3,37 @@
 Shapes: B batch, S sequence, D width, H heads, d = D / H, N patches, (gh, gw) the patch grid.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+FILLS = {f"{name}_" for name in ("add", "clamp", "erfinv", "fill", "mul", "normal", "uniform", "zero")}
+
+
+@contextlib.contextmanager
+def unfilled() -> Iterator[None]:
+    """Inside, a module that is made has weights without memory and without numbers, for a file to replace.
+
+    torch.device("meta") alone would have each filling traced, for which torch imports its compiler: over a second.
+    """
+    with torch.device("meta"), Unfilled():
+        yield
+
+
+class Unfilled(TorchFunctionMode):
+    """Leaves weights on the meta device as they are."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        filled = kwargs.get("tensor", args[0] if args else None)
+        fills = getattr(func, "__module__", None) == "torch.nn.init" or getattr(func, "__name__", None) in FILLS
+        return filled if fills and isinstance(filled, Tensor) and filled.is_meta else func(*args, **kwargs)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

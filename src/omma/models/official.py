@@ -19,6 +19,7 @@ from torch import Tensor
 
 from omma.models.clip import CLIP, own_towers
 from omma.models.clip_layouts import convert_clip, layout_of
+from omma.models.layers import unfilled
 from omma.models.layouts import HEAD_NAMES, Converted, Experts, convert_beit, convert_beit3, convert_vlmo, refuse
 from omma.models.preprocess import Processor, read_tokenizer
 from omma.models.vlmo import VLMo
@@ -121,7 +122,7 @@ def load_clip(
     """
     state, where = read_state(source)
     converted = convert_clip(state, where, clip_settings(source, settings), quick_gelu)
-    with torch.device("meta"):
+    with unfilled():
         model = CLIP(converted.config)
     model.load_state_dict(converted.tensors, assign=True)
     if image_size not in (None, own_towers(converted.config)[0].image_size):

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from omma.models.heads import ClassHead, MLMHead, SetHead, classifier
-from omma.models.layers import INITIAL_LOGIT_SCALE, Attention, ConvStem, Expert, scaled_init_, take_tokens
+from omma.models.layers import INITIAL_LOGIT_SCALE, Attention, ConvStem, Expert, scaled_init_, take_tokens, unfilled
 from omma.models.multiway import Modality, MultiwayBlock, SeparateNorm
 from omma.models.positions import RelativeBias, fit_positions, resample_grid
 from omma.models.prompts import Prompts
@@ -436,7 +436,7 @@ class VLMo(nn.Module):
         that this model reads at that size (`positions.fit_positions`). ValueError when patches don't fill the size."""
         config = replace(self.config, image_size=image_size)
         weights = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
-        with torch.device("meta"):
+        with unfilled():
             model = VLMo(config)
         model.prompts = copy.deepcopy(self.prompts)
         model.load_state_dict(fit_positions(weights, self.config.grid, config.grid, config.max_text_len), assign=True)

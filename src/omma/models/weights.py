@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from omma.models.clip import CLIP, CLIPConfig
+from omma.models.layers import unfilled
 from omma.models.lora import merged
 from omma.models.official import load_clip as load_clip
 from omma.models.official import load_official_beit as load_official_beit
@@ -138,7 +139,7 @@ def from_pretrained(
         place = model_folder(prompts)
         learned = read_tensors(place / PROMPTS_FILE if place.is_dir() else place)
         tensors = {k: v for k, v in tensors.items() if not k.startswith(PREFIX)} | learned
-    with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
+    with unfilled():
         model = kind(config)
         if isinstance(model, VLMo):
             model.prompts = prompts_for(model.config.hidden_size, tensors)
