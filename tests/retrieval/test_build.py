@@ -10,7 +10,7 @@ from PIL import Image
 from media_files import pdf, video
 from omma.retrieval.build import build_index, filling
 from omma.retrieval.find import Index
-from omma.retrieval.reading import Unreadable, passages
+from omma.retrieval.reading import Item, Unreadable, passages
 
 
 class Counting:
@@ -240,13 +240,55 @@ def test_an_indexing_that_was_interrupted_goes_on_where_it_stopped(photos, eye):
     assert len(names(photos, eye, "red", k=20, by="look")) == 9
 
 
+def test_versions_are_found_once_also_where_a_pass_was_killed_before_it_looked_for_them(photos, eye, monkeypatch):
+    Image.open(photos / "cup.png").resize((40, 40)).save(photos / "large.jpg", quality=90)
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr("omma.retrieval.build.Filling._group", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index_of(photos, eye)
+    assert index_of(photos, eye)["same"] == 5
+    assert len(names(photos, eye, "red", by="look")) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_pipes_are_told_and_nobody_waits_at_them(photos, eye):
+    for name in ("pipe.png", "pipe.mp4", "other.txt", "cup.json", "captions.csv"):
+        os.mkfifo(photos / name)
+    last = index_of(photos, eye)
+    assert counts(last, "files", "new") == (4, 4)
+    assert "3 pipes and devices are not read, such as other.txt" in last["problems"]
+    assert names(photos, eye, "table", by="words") == ["cup.png"]
+
+
+def test_a_video_that_may_not_be_opened_is_listed_like_any_other_file(photos, eye, monkeypatch):
+    (photos / "walk.mp4").write_bytes(b"frames")
+
+    def refused(file, digest):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("hashlib.file_digest", refused)
+    with build_index(photos, photos.parent / "index.db", encoder=eye) as index:
+        assert counts(index.last, "new", "unreadable") == (4, 1)
+        (row,) = index.unreadable()
+        assert (row["status"], row["note"]) == ("closed", "Permission denied")
+
+
 def test_what_cannot_be_indexed_is_said(photos, eye, tmp_path):
     with pytest.raises(ValueError, match=r"no folder at .*nowhere"):
         build_index(tmp_path / "nowhere", tmp_path / "index.db", encoder=eye)
     with pytest.raises(ValueError, match=r"no index at .*omma index FOLDER"):
         build_index(None, tmp_path / "index.db", encoder=eye)
+    index_of(photos, eye)
     with filling(tmp_path / "index.db"), pytest.raises(ValueError, match="another process is indexing into"):
         index_of(photos, eye)
+    with filling(tmp_path / "index.db"), Index.open(tmp_path / "index.db", encoder=eye) as index:
+        with pytest.raises(ValueError, match="another process is indexing into"):
+            index.forget(photos)
+        assert index.status()["items"] == {"picture": 3, "text": 1}
 
 
 def test_all_known_folders_are_brought_up_to_date_at_once(photos, eye, tmp_path):
@@ -295,6 +337,23 @@ def test_pages_and_moments_are_found_by_look_and_text_and_shown_again_in_full(ph
     assert counts(index_of(photos, eye), "same", "pictures_seen") == (7, 0)
 
 
+def test_a_file_that_gives_other_parts_than_before_is_written_anew(photos, eye, monkeypatch):
+    (photos / "report.pdf").write_bytes(b"%PDF")
+    pages = [1]
+
+    def items(self, path, read, **options):
+        for part in range(pages[0]):
+            image = Image.new("RGB", (30, 20), (9, 90 * part, 9))
+            yield Item("page", part, image, page=part + 1, text=f"all that is said on side {part}")
+
+    monkeypatch.setattr("omma.retrieval.build.MediaProcess.items", items)
+    index_of(photos, eye)
+    pages[0] = 2                                                           # its reader has become better
+    assert counts(index_of(photos, Counting(eye.eye, "colours-2")), "touched", "changed") == (4, 1)
+    assert len(names(photos, eye, "side", by="words")) == 2
+    assert counts(index_of(photos, eye), "same", "touched") == (4, 1), "and the first eye looks at the new pages"
+
+
 def test_words_in_pictures_are_read_once_tesseract_is_there_and_asked_for(photos, eye, monkeypatch):
     asked = []
 
@@ -317,6 +376,10 @@ def test_words_in_pictures_are_read_once_tesseract_is_there_and_asked_for(photos
         assert index.boxes(int(hit.id)) == [("boarding", (0.1, 0.1, 0.5, 0.2))]
     assert index_of(photos, eye, ocr="all")["same"] == 4
     assert index_of(photos, eye)["same"] == 4, "and what was read stays"
+    other = Counting(eye.eye, "colours-2")
+    assert counts(index_of(photos, other), "touched", "pictures_seen") == (4, 3)
+    assert set(names(photos, eye, "boarding", by="words")) == {"sky.png", "leaf.png", "cup.png"}, "for any eye"
+    assert index_of(photos, eye, ocr="all")["same"] == 4
 
 
 def test_a_page_of_a_few_words_keeps_them_unless_more_is_read_on_it(photos, eye, monkeypatch):

@@ -96,6 +96,16 @@ def test_a_moment_of_each_shot_is_found_with_its_times(media, tmp_path):
         assert np.abs(np.asarray(again.image, int) - np.asarray(moment.image, int)).max() <= 2
 
 
+def test_no_module_is_taken_from_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    for name in ("numpy", "json", "PIL", "pypdfium2"):
+        (tmp_path / f"{name}.py").write_text("open('taken', 'w').close()")
+    (tmp_path / "one.pdf").write_bytes(pdf("one page, of one line"))
+    monkeypatch.chdir(tmp_path)
+    with MediaProcess() as media:
+        assert len(list(media.items(tmp_path / "one.pdf", "pdf"))) == 1
+    assert not (tmp_path / "taken").exists()
+
+
 def still(shade):
     return np.full((36, 64, 3), shade, np.uint8)
 

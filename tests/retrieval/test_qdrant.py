@@ -80,6 +80,21 @@ def test_a_mirror_follows_the_store_and_scores_as_the_exact_scan_does(engine, st
     assert engine.count("eye-1") == 100
 
 
+def test_a_folder_that_was_begun_and_killed_is_begun_again(tmp_path):
+    pytest.importorskip("qdrant_edge")
+    with_note = QdrantEdge(tmp_path)
+    with_note.upsert("eye-1", [1], unit(1, 0))
+    with_note.close()
+    (note,) = tmp_path.glob("*.json")
+    note.unlink()                                                          # it is written last
+    again = QdrantEdge(tmp_path)
+    with pytest.raises(ValueError, match="no vectors of 'eye-1'"):
+        again.count("eye-1")
+    again.upsert("eye-1", [1, 2], unit(2, 1))
+    assert again.count("eye-1") == 2
+    again.close()
+
+
 def test_recall_is_the_share_of_the_truly_nearest_that_is_found(store):
     rows = unit(120, 3)
     store.upsert("eye-1", list(range(1, 121)), rows)

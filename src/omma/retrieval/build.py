@@ -8,10 +8,8 @@ A file is known by its size and time, then by its hash: one that was moved or co
 of a file is written at once, so an indexing that was killed goes on with the next file.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import time
 import zlib
 from collections import Counter
@@ -45,14 +43,9 @@ from omma.retrieval.reading import (
     read_passages,
     read_picture,
 )
-from omma.retrieval.store import Space, Store
+from omma.retrieval.store import Space, Store, filling
 from omma.retrieval.unfamiliar import MOST, advice
 from omma.retrieval.walk import Found, walk
-
-try:
-    import fcntl
-except ImportError:                                       # Windows
-    fcntl = None
 
 DEFAULT_EYE = "vlmo-nano"
 OCR = {"none": 0, "pages": 1, "all": 2}
@@ -113,23 +106,6 @@ def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: 
     return opened
 
 
-@contextlib.contextmanager
-def filling(path: Path) -> Iterator[None]:
-    """ValueError while another process fills this index; the lock dies with its process."""
-    lock = path.with_name(f"{path.name}.lock")
-    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"another process is indexing into {path}; wait until it has ended, or give another "
-                                 "place: --index FILE") from None
-        yield
-    finally:
-        os.close(handle)
-
-
 class Filling:
     """One pass over one folder."""
 
@@ -141,7 +117,6 @@ class Filling:
         self.waiting: list[tuple[Found, str, list[Item]]] = []   # read, and not written
         self.unseen: list[Item] = []                             # of these, those whose vectors are to be made
         self.looked = False                                      # there are vectors that were not written
-        self.fresh: list[int] = []                               # pictures that came in this pass
 
     def run(self, progress: bool) -> dict[str, Any]:
         started = time.time()
@@ -311,15 +286,18 @@ class Filling:
             for found, hash_, items in self.waiting:
                 there = con.execute("SELECT id FROM file WHERE source = ? AND path = ?",
                                     (str(self.source), found.path)).fetchone()
-                same = con.execute("SELECT id FROM file WHERE source = ? AND path = ? AND digest = ? AND status = 'ok'",
-                                   (str(self.source), found.path, hash_)).fetchone()
-                if same:                                  # another eye has been here, or no OCR: its items stay
-                    file, ids = same[0], dict(con.execute("SELECT part, id FROM item WHERE file = ?", same))
+                same = con.execute("SELECT id, ocr FROM file WHERE source = ? AND path = ? AND digest = ? AND status = "
+                                   "'ok'", (str(self.source), found.path, hash_)).fetchone()
+                ids = dict(con.execute("SELECT part, id FROM item WHERE file = ?", same[:1])) if same else {}
+                if same and ids.keys() == {item.part for item in items}:   # another eye has been here, or no OCR
+                    file, words = same[0], self._words_of(found)
                     numbers = [ids[item.part] for item in items]
-                    con.execute("UPDATE file SET ocr = ? WHERE id = ?", (self._words_of(found), file))
-                    for number, item in zip(numbers, items, strict=True):
-                        con.execute("UPDATE item SET text = ?, boxes = ? WHERE id = ?", (item.text, item.boxes, number))
-                        self.store.write_words(number, found.path, item.caption, item.text)
+                    if words >= same[1]:                  # what OCR has read is not read away
+                        con.execute("UPDATE file SET ocr = ? WHERE id = ?", (words, file))
+                        for number, item in zip(numbers, items, strict=True):
+                            con.execute("UPDATE item SET text = ?, boxes = ? WHERE id = ?",
+                                        (item.text, item.boxes, number))
+                            self.store.write_words(number, found.path, item.caption, item.text)
                     self.counts["touched"] += 1
                 else:
                     file = self._new_file(found, hash_)
@@ -340,8 +318,6 @@ class Filling:
                              (file, *values)).lastrowid or 0
         if item.thumbnail is not None:
             con.execute("INSERT INTO picture VALUES (?, ?, ?)", (number, item.thumbnail, item.look))
-            if item.kind == "picture":
-                self.fresh.append(number)
         self.store.write_words(number, found.path, item.caption, item.text)
         return number
 
@@ -356,17 +332,21 @@ class Filling:
         return advice(self.eye.name, vectors, self.counts["photographs"] / seen if seen else 0.0, str(self.source))
 
     def _group(self) -> None:
-        """Note which new pictures are versions of another one."""
-        if not self.fresh:
+        """Note which pictures are versions of another one, of those that came since this was last done: also of those
+        that a killed pass has left."""
+        last = (self.store.rows("SELECT value FROM meta WHERE key = 'grouped'") or [(0,)])[0][0]
+        come, newest = self.store.rows("SELECT count(*), max(item.id) FROM item JOIN picture ON item = item.id WHERE "
+                                       "kind = 'picture' AND item.id > ?", last)[0]
+        if not come:
             return
-        fresh = set(self.fresh)
-        rows = self.store.rows("SELECT item, look FROM picture JOIN item ON item.id = item WHERE kind = 'picture'")
-        rows.sort(key=lambda row: (row[0] not in fresh, row[0]))
+        rows = self.store.rows("SELECT item, look FROM picture JOIN item ON item.id = item WHERE kind = 'picture' "
+                               "ORDER BY item <= ?, item", last)
         looks = np.frombuffer(b"".join(look for _, look in rows), np.uint8).reshape(-1, SIDE, SIDE, 3)
-        pairs = near_duplicates(looks, among=len(fresh))
+        pairs = near_duplicates(looks, among=come)
         with self.store.writing() as con:
             con.executemany("INSERT OR IGNORE INTO alike VALUES (?, ?)",
                             [tuple(sorted((rows[i][0], rows[j][0]))) for i, j in pairs])
+            con.execute("INSERT OR REPLACE INTO meta VALUES ('grouped', ?)", (newest,))
 
 
 def most_bytes(kind: str) -> int:
@@ -377,5 +357,10 @@ def digest_of(path: Path, data: bytes, found: Found) -> str:
     """Of a file's bytes, those of a video a block at a time."""
     if found.kind != "video":
         return hashlib.blake2b(data, digest_size=16).hexdigest()
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Unreadable("closed", error.strerror or str(error)) from None

@@ -26,7 +26,7 @@ from omma.retrieval.index import Hit, check_query, check_rerank
 from omma.retrieval.process import MediaProcess
 from omma.retrieval.qdrant import Mirror, engine_at, recall
 from omma.retrieval.reading import Unreadable
-from omma.retrieval.store import COLUMNS, Space, Store
+from omma.retrieval.store import COLUMNS, Space, Store, filling
 
 RANK = 60              # of reciprocal rank fusion
 LEAST_DEPTH = 50       # of each list
@@ -342,8 +342,12 @@ class Index:
         return found
 
     def forget(self, source: str | Path) -> int:
-        """Everything of a folder, for good: rows, words, vectors and small pictures. How many files that were."""
-        place = str(Path(source).expanduser().resolve())
+        """Everything of a folder, for good: rows, words, vectors and small pictures. How many files that were.
+        ValueError for a folder that isn't in it, and while another process fills the index."""
+        with filling(self.store.path):                    # or it would write on what is forgotten here
+            return self._forget(str(Path(source).expanduser().resolve()))
+
+    def _forget(self, place: str) -> int:
         known = [row[0] for row in self.store.rows("SELECT DISTINCT source FROM file ORDER BY source")]
         if place not in known:
             raise ValueError(f"{place} is not in {self.store.path}; it knows {', '.join(known) or 'no folder'}")

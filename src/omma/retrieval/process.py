@@ -71,8 +71,10 @@ class MediaProcess:
 
     def _start(self) -> Any:
         paths = os.pathsep.join(place for place in sys.path if place)
-        self._child = subprocess.Popen([sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                       stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": paths})
+        # -P: no module is taken from the folder that somebody happens to be in, which may hold anything
+        self._child = subprocess.Popen([sys.executable, "-P", "-c", START], stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                       env={**os.environ, "PYTHONPATH": paths})
         return self._child
 
     def _next(self, child: Any) -> dict[str, Any] | None:

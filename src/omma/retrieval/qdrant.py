@@ -10,6 +10,7 @@ time.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from omma.retrieval.store import Store, VectorStore
+from omma.storage import make_folder, publish
 
 EF = 128               # how many candidates a search keeps in the graph
 BATCH = 500            # points of a request
@@ -105,10 +107,11 @@ class QdrantEdge:
             elif width is None:
                 raise ValueError(f"no vectors of {space!r} in {self.folder}")
             else:
-                place.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(place, ignore_errors=True)  # begun and killed: without its note it holds nothing yet
+                make_folder(place)
                 self._shards[space] = edge.EdgeShard.create(str(place), edge.EdgeConfig(
                     vectors=edge.EdgeVectorParams(size=width, distance=edge.Distance.Cosine)))
-                note.write_text(json.dumps([space, width]))
+                publish(note, json.dumps([space, width]).encode())
         return self._shards[space]
 
 

@@ -29,6 +29,11 @@ from omma.where import parse
 if TYPE_CHECKING:
     from omma.retrieval.scan import ExactScan
 
+try:
+    import fcntl
+except ImportError:                                       # Windows
+    fcntl = None
+
 APPLICATION, VERSION = 0x6F6D6D61, 1                      # "omma", as SQLite files say whose they are
 WAIT = 60.0            # seconds for another process that writes
 AT_ONCE = 500          # values of one SQL statement
@@ -378,3 +383,18 @@ def told(path: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def filling(path: Path) -> Iterator[None]:
+    """ValueError while another process fills this index, or forgets of it; the lock dies with its process."""
+    lock = path.with_name(f"{path.name}.lock")
+    handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is indexing into {path}; wait until it has ended, or give another "
+                                 "place: --index FILE") from None
+        yield
+    finally:
+        os.close(handle)

@@ -5,12 +5,13 @@ Hidden files, and links to other places, are left alone.
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omma.data.readers import LISTINGS, PICTURE_SUFFIXES, Problems, read_listing
+from omma.data.readers import LISTINGS, PICTURE_SUFFIXES, Problems, is_file, read_listing
 from omma.table import digest
 
 TEXTS = {"txt", "md", "rst"}
@@ -62,7 +63,7 @@ def walk(folder: Path, problems: Problems) -> Listing:
                               os.path.relpath(os.path.join(place, name), folder))
         here, present = Path(place), set(names)
         for name in LISTINGS:
-            if name in present:
+            if name in present and is_file(here / name):
                 try:
                     read_listing(here / name, listed, problems)
                 except (ValueError, OSError):             # some other program's metadata.csv
@@ -87,11 +88,14 @@ def files_of(here: Path, folder: Path, present: set[str], listed: dict[str, list
             if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
                 problems.note("files are links to other places and are not read", inside)
                 continue
-            stat = path.stat()
+            facts = path.stat()
+            if not stat.S_ISREG(facts.st_mode):           # opening a pipe waits for whoever fills it
+                problems.note("pipes and devices are not read", inside)
+                continue
             beside = []
             if kind == "picture":
                 for other in BESIDE:
-                    if f"{stem}.{other}" in present:
+                    if f"{stem}.{other}" in present and is_file(here / f"{stem}.{other}"):
                         text = (here / f"{stem}.{other}").stat()
                         beside.append(f"{other} {text.st_size} {text.st_mtime_ns}")
         except UnicodeEncodeError:
@@ -103,7 +107,7 @@ def files_of(here: Path, folder: Path, present: set[str], listed: dict[str, list
         rows = tuple(listed.get(os.path.normpath(path), ()))
         if rows:
             beside.append(digest(repr(rows)))
-        yield Found(inside, kind, stat.st_size, stat.st_mtime_ns, "; ".join(beside), rows)
+        yield Found(inside, kind, facts.st_size, facts.st_mtime_ns, "; ".join(beside), rows)
 
 
 def suffix(name: str) -> str:
