@@ -14,6 +14,7 @@ BAD = [
     "~/.ssh/id_rsa", "file:///etc/passwd", "```sh\nrm -rf x\n```", "data:text/html,x", "ｈｔｔｐ：//evil．com",
     "\\\\server\\share", "&lt;script&gt;", "10.0.0.1", "http:\n//evil.example", "[[1]](x)", "\x00\x07\x9b31m", "# head",
     "evil。com", "a\u200bb", "[ 1 , 9 ](x)", "xn--80ak6aa92e", "one\u2028two", "**[1]**(x)",
+    "evil.com.", "evil.example./x", "(run.exe.)", "evil.com...",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from conftest import ColourEncoder
 from omma.retrieval.build import build_index
-from omma.web.gate import Refused
+from omma.web.gate import Gate, Refused
 from omma.web.outside import fetched, picture_of, public
 from omma.web.serving import checked, greeting, is_loopback, listen
 from omma.web.site import Site
@@ -245,6 +245,42 @@ def test_too_much_is_refused_before_it_is_read_and_too_slow_before_it_is_whole(g
             assert connection.recv(64).startswith(b"HTTP/1.1 %d" % status), head
 
 
+def test_room_for_bodies_is_given_back_however_a_request_ends():
+    async def app(scope, receive, send):
+        await receive()
+        raise ZeroDivisionError
+
+    def calls(gate, path, *messages):
+        async def scene():
+            said, last = iter(messages), asyncio.Event()
+
+            async def receive():
+                if (message := next(said, None)) is None:
+                    await last.wait()                      # nothing more comes
+                return {"type": "http.request", **message}
+
+            async def send(message):
+                statuses.append(message.get("status"))
+
+            scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": [(b"host", b"x"),
+                     (b"authorization", f"Bearer {TOKEN}".encode())]}  # fmt: skip
+            call = asyncio.create_task(gate(scope, receive, send))
+            await asyncio.wait([call], timeout=0.05)
+            call.cancel()
+            await asyncio.wait([call])
+            return call.cancelled() or repr(call.exception())
+
+        statuses: list = []
+        return asyncio.run(scene()), statuses[:1]
+
+    gate = Gate(app, TOKEN, max_held=10_000)
+    assert calls(gate, "/enter", {"body": b"token=guess"}) == ("None", [401])
+    assert gate._held == 0
+    assert calls(gate, "/search", {"body": b"x" * 99}) == ("ZeroDivisionError()", [])
+    assert calls(gate, "/search", {"body": b"x" * 99, "more_body": True}) == (True, [])
+    assert gate._held == 0
+
+
 @pytest.mark.parametrize(("said", "message"), [
     ({"query": "red", "k": 10**9}, "body.k: Input should be less than or equal to 200"),
     ({"query": "x" * 10_001}, "body.query: String should have at most 10000 characters"),
@@ -393,8 +429,12 @@ def redirecting(to):
 def test_metrics_count_answers_by_route_and_not_by_what_was_typed(web):
     for path in ("/no-such-place-at-all", "/item/99", "/search?q=red"):
         web.get(path)
+    for n in range(3):
+        web.raw(f"NOSUCH{n}", "/search")
     text = web.raw("GET", "/metrics")[2].decode()
     assert 'omma_requests_total{method="GET",route="/item/{item}",status="404"}' in text
+    assert "NOSUCH" not in text
+    assert re.search(r'method="other",route="/search",status="405"} 3\n', text)
     assert "no-such-place" not in text
     assert 'omma_calls_under_way{queue="eye"} 0' in text
     lines = [line for line in text.splitlines() if line.startswith('omma_request_seconds_bucket{route="/search"')]

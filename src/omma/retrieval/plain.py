@@ -17,7 +17,7 @@ MARK = re.compile(r"\[ ?(\d{1,3}(?: ?[,;] ?\d{1,3}){0,7}) ?\]")
 TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~])?")   # colours, moves of the cursor (ECMA-48)
 ADDRESS = re.compile(
     r"(?:[a-z][a-z0-9+.-]*:)?//|\bwww\.|\b(?:https?|ftp|file|data|javascript|vbscript|mailto|tel|blob|about|ws):"
-    r"|[^\s@]+@[^\s@]+\.\w|(?<![\w.])[\w-]*[^\W\d][\w-]*(?:\.[\w-]+)*\.[a-z]{2,}(?![\w.])(?!\.\w)|\bxn--"
+    r"|[^\s@]+@[^\s@]+\.\w|(?<![\w.])[\w-]*[^\W\d][\w-]*(?:\.[\w-]+)*\.[a-z]{2,}(?!\w)(?!\.\w)|\bxn--"
     r"|\d{1,3}(?:\.\d{1,3}){3}",
     re.IGNORECASE,
 )

@@ -120,7 +120,9 @@ class Gate:
         if self.token is None or scope["path"] in OPEN:
             return True
         if scope["method"] == "POST" and scope["path"] == "/enter":
-            given = parse_qs((await self._body(scope, receive, most=4096)).decode("latin-1")).get("token", [""])[0]
+            body = await self._body(scope, receive, most=4096)
+            self._held -= len(body)
+            given = parse_qs(body.decode("latin-1")).get("token", [""])[0]
             await self._welcome(send, given.strip())
             return False
         if scope["method"] == "GET" and scope["path"] == "/" and scope["query_string"].startswith(b"token="):
@@ -159,7 +161,8 @@ class Gate:
 
     # ---- how much
     async def _body(self, scope: Scope, receive: Receive, most: int | None = None) -> bytes:
-        """All of it. Raises `Refused` for too much, too slow, and when others hold all the room there is."""
+        """All of it, which counts as held until the caller takes it off. Raises `Refused` for too much, too slow, and
+        when others hold all the room there is."""
         most = self.max_body if most is None else most
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not length.isdigit() or int(length) > most:
@@ -181,12 +184,11 @@ class Gate:
                         raise Refused(503, "too many large requests at once; try again", retry_after="2")
                     if not message.get("more_body"):
                         return b"".join(parts)
-        except TimeoutError:
+        except BaseException as error:
             self._held -= size
+            if not isinstance(error, TimeoutError):
+                raise
             raise Refused(408, f"the request did not arrive within {self.seconds:g} s", connection="close") from None
-        except Refused:
-            self._held -= size
-            raise
 
 
 def too_large(most: int) -> Refused:

@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 EDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # seconds
 
 
@@ -18,7 +19,9 @@ class Metrics:
         self.gauges: dict[tuple[str, str], Callable[[], float]] = {}
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """route: the pattern of the path, such as /thumbnail/{item}; never what somebody typed."""
+        """route: the pattern of the path, such as /thumbnail/{item}; never what somebody typed, and so method is one of
+        METHODS or "other"."""
+        method = method if method in METHODS else "other"
         with self._lock:
             self._answers[method, route, status] += 1
             self._seconds[route] += seconds  # type: ignore[assignment]
@@ -33,7 +36,7 @@ class Metrics:
         with self._lock:
             lines = ["# HELP omma_requests_total Answers by method, route and status.",
                      "# TYPE omma_requests_total counter"]  # fmt: skip
-            lines += [f'omma_requests_total{{method="{quoted(method)}",route="{route}",status="{status}"}} {count}'
+            lines += [f'omma_requests_total{{method="{method}",route="{route}",status="{status}"}} {count}'
                       for (method, route, status), count in sorted(self._answers.items())]  # fmt: skip
             lines += ["# HELP omma_request_seconds Time until an answer was sent.",
                       "# TYPE omma_request_seconds histogram"]  # fmt: skip
@@ -48,7 +51,3 @@ class Metrics:
             lines.append(f"# TYPE {name} gauge")
             lines += [f"{name}{labels} {read():g}" for (known, labels), read in self.gauges.items() if known == name]
         return "\n".join(lines) + "\n"
-
-
-def quoted(text: str) -> str:
-    return text[:20].replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
