@@ -221,8 +221,21 @@ def test_questions_with_more_and_with_fewer_options_have_one_temperature():
     found = calibrated(*probabilities(rows, "first_token", options))
     assert 2 < found["temperature"] < 3.2
     assert found["after"] < found["ece"]
-    known, _ = probabilities(rows, "first_token", {})
-    assert 0 < len(known) < 400  # of three or four options nobody knows which one was right instead
+    assert probabilities(rows, "first_token", {}) == ([], [])  # else those would be left that were answered rightly
+
+
+def test_questions_in_a_circle_know_their_options_and_without_any_only_confidence_is_told(vlm):
+    shares = [0.1, 0.2, 0.7]
+    row = {"item": "q~2", "task": "circular", "scores": shares, "answer": "b", "correct": False}
+    options = {"q": ["a", "b", "c"]}                           # asked as c, a, b
+    assert probabilities([row], "first_token", options)[1] == [2]
+    assert probabilities([row | {"answer": "a"}], "first_token", options)[1] == [1]
+    mine = [r for r in vlm.rows.to_pylist() if r["variant"] == "model" and r["score_kind"] == "first_token"]
+    three = [r | {"scores": [*(0.9 * s for s in r["scores"]), 0.1]} for r in mine]
+    report = replace(vlm, rows=pa.Table.from_pylist(three, schema=vlm.rows.schema))
+    (found,) = calibrations(report, {})
+    assert (found["n"], found["temperature"]) == (len(mine), None)
+    assert found["accuracy"] == pytest.approx(np.mean([r["correct"] for r in mine]))
 
 
 def test_every_reply_is_under_its_rule_or_among_the_unparsed(vlm):

@@ -2,10 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
 from fakes_vlm import Knows, make_questions, rows_of
 
 from omma.eval.asking import mirrored, question_items, swapped
+from omma.eval.replies import is_sure
 from omma.eval.run import TASKS, evaluate
 from omma.eval.task import Item
 from omma.table import Table
@@ -96,3 +98,17 @@ def pairs(folder):
     table = Table.create(folder / "pairs", "items")
     table.append([{"id": "a", "task": "pairs", "pictures": ["p0", "p1"], "options": ["x", "y"], "pattern": "text"}])
     return table
+
+
+def test_probabilities_that_are_no_numbers_are_counted_and_no_answer(tmp_path):
+    class Broken(Knows):
+        def first_token(self, images, prompts, words, batch_size=8):
+            scores = super().first_token(images, prompts, words)
+            scores[[self.see(shown[0])[0] % 2 == 1 for shown in images]] = np.nan
+            return scores
+
+    report = evaluate(Broken(rows_of("mmvp")), "mmvp", data=make_questions(tmp_path, "mmvp"))
+    model = report.metrics["scores"]["first_token"]["model"]
+    assert (model["n"], model["reasons"]) == (4, {"not_finite": 4})
+    assert model["accuracy"]["value"] == 1
+    assert [is_sure(s) for s in ([0.0, -np.inf], [-np.inf, -np.inf], [0.0, np.nan])] == [True, False, False]

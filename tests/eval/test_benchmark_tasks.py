@@ -89,10 +89,12 @@ def test_a_tie_between_captions_counts_half_and_is_told():
     view = type("View", (), {"matrices": lambda self, asked: [next(scores) for _ in asked]})()
     answers = hard_negatives.score(items, view)
     assert [(list(a.credits), a.correct) for a in answers] == [([1.0], True), ([0.5], None), ([0.0], False)]
-    rows = [{"item": f"relation-{n}", "pattern": kind, "credits": list(a.credits), "scores": a.scores}
+    rows = [{"item": f"relation-{n}", "pattern": kind, "credits": list(a.credits), "scores": a.scores,
+             "pictures": ["p"], "group": "p"}
             for n, (a, kind) in enumerate(zip(answers, ("on", "in", "in"), strict=True))]  # fmt: skip
     found = hard_negatives.metrics([*rows, rows[0] | {"item": "swap_obj-1", "pattern": "swap_obj"}])
     assert (found["accuracy"]["value"], found["official"], found["ties"]) == (2.5 / 4, 0.5, 1)
+    assert found["accuracy"]["clusters"] == 1                             # all about one picture
     assert (found["relation"]["macro"], found["relation"]["value"]) == (0.5, 0.5)   # on: 1, in: 0 of 2
     assert list(found["patterns"]) == ["swap_obj"]
     alike = hard_negatives.items([row("a", options=["x", "x"]), row("b")])

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -78,6 +79,22 @@ def test_items_that_share_pictures_are_one_cluster_and_get_another_test():
     assert not found["shown"]
     both = omma.compare(report([0] * 40), report([1] * 20 + [0] * 20)).benchmarks[0]
     assert both["p"] == 2 / 2**20
+
+
+def test_items_that_earn_shares_are_not_counted_as_right_or_wrong():
+    better = omma.compare(report([0.3] * 40), report([0.6] * 40)).benchmarks[0]
+    assert (better["test"], better["shown"]) == ("random signs of pictures", True)
+    assert better["p"] == pytest.approx(1 / 4001)
+    few_wins = report([1.0] * 30 + [0.1] * 170, patterns="")
+    verdict = omma.compare(report([0.9] * 30 + [0.2] * 170, patterns=""), few_wins)
+    assert verdict.benchmarks[0]["difference"]["value"] < 0
+    assert verdict.words[0].endswith("B is worse than A.")
+    rng = np.random.default_rng(0)
+    a, b = (report(rng.random(50).tolist(), patterns="") for _ in range(2))
+    least = omma.compare(a, b).benchmarks[0]["detectable"]
+    x, y = (np.array(run.rows["credits"].to_pylist())[:, 0] for run in (a, b))
+    d = y - x
+    assert least == pytest.approx((1.959964 + 0.841621) * d.std(ddof=1) / 50**0.5, rel=1e-5)
 
 
 def test_pictures_join_clusters_through_items_that_show_two():
@@ -161,13 +178,13 @@ def test_the_command_line_compares_and_plans(tmp_path, capsys):
 # -------------------------------------------------------------------------------------------------- files of others
 def test_lmms_eval_s_samples_are_read_with_their_pairs_and_categories(tmp_path):
     lines = [
-        {"doc_id": n, "target": "A", "filtered_resps": ["A"], "doc_hash": "h",
+        {"doc_id": n, "target": "A", "filtered_resps": ["A\u2028, I\x85 think"], "doc_hash": "h",
          "mmvp_accuracy": {"index": n, "pair_index": n // 2, "is_correct": n < 3, "category": "state"}}
         for n in range(4)
     ]  # fmt: skip
     path = tmp_path / "llava" / "20260101_samples_mmvp.jsonl"
     path.parent.mkdir()
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     (run,) = outcomes(path)
     assert (run.model, run.task, run.credit) == ("llava", "mmvp", "mmvp_accuracy")
     assert [item.earned for item in run.items.values()] == [1, 1, 1, 0]

@@ -60,4 +60,9 @@ def test_naturalbench_replies_are_the_first_of_two_words_where_published():
     for reply, strict, first in [("Yes.", "yes", "yes"), ("No, yes", None, "no"), ("nothing", None, None)]:
         assert hard.parse_naturalbench(reply).value == strict
         assert hard.parse_naturalbench(reply, mode=lmms).value == first
-    assert hard.parse_naturalbench("The letter is B", ("A", "B")).value == "B"
+    letters = [("The letter is B", "B"), ("A", "A"), ("(a)", "A"), ("A. a cup", "A"), ("It is a cup.", None),
+               ("a red one, so B", "B"), ("A or B", None), ("The letter is A", "A"), ("A cup.", None),
+               ("A cup, so B", "B"), ("It is A because it is red", "A"), ("either a or b", None)]  # fmt: skip
+    for reply, letter in letters:
+        assert hard.parse_naturalbench(reply, ("A", "B")).value == letter, reply
+    assert hard.parse_naturalbench("It is a cup.", ("A", "B"), lmms).value == "A"

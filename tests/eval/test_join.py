@@ -112,6 +112,12 @@ def test_a_crowd_of_near_duplicates_leaves_a_list_as_long_as_its_rows():
     assert len(found.pairs) <= 2 * 600
 
 
+def test_a_pair_that_both_its_rows_have_wider_ones_than_is_crowded_out_whichever_row_comes_first():
+    i, j, gap = np.array([0, 1, 2]), np.array([1, 2, 3]), np.array([0.9, 0.1, 0.9])
+    assert strongest(i, j, gap, 1).tolist() == [0, 2]
+    assert strongest(i, j, gap, 2).tolist() == [0, 1, 2]
+
+
 def test_strongest_of_a_union_is_strongest_of_the_strongest():
     rng = np.random.default_rng(0)
     i, j = np.triu_indices(30, 1)

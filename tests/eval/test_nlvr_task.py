@@ -10,7 +10,7 @@ from omma.eval.tasks.nlvr2 import block
 
 def test_a_group_counts_only_when_all_its_pictures_are_right():
     rows = [
-        {"correct": c, "group": g, "scores": [0.5], "answer": "true", "prediction": "true"}
+        {"correct": c, "group": g, "pictures": [g], "scores": [0.5], "answer": "true", "prediction": "true"}
         for g, marks in {"7": (True, True), "8": (True, False), "9": (False, False)}.items()
         for c in marks
     ]

@@ -48,7 +48,7 @@ def test_what_cannot_be_asked_is_named():
 
 def test_a_sentence_is_understood_when_it_is_judged_right_of_every_pair():
     rows = [{"group": g, "correct": c, "scores": [s], "answer": a, "prediction": "true", "pattern": "",
-             "score_kind": "compare"}
+             "score_kind": "compare", "pictures": [f"{g}a", f"{g}b"]}
             for g, c, s, a in (("x", True, 0.9, "true"), ("x", True, 0.2, "false"), ("y", True, 0.8, "true"),
                                ("y", False, 0.7, "false"))]  # fmt: skip
     mode = nlvr2.NLVR2.modes["strict"]

@@ -15,6 +15,7 @@ EXAMPLES, UNREAD = 3, 60  # replies shown of a rule, and of those that could not
 REPLY = 240  # characters of a reply
 HOTTEST = 1000  # a temperature beyond which, or below whose inverse, no finite one is best
 TINY = 1e-12  # a probability of 0 has no logarithm
+SURE = {"classify": lambda scores: scores[1], "first_token": max}  # how sure a row is, where that is all it tells
 
 
 # ------------------------------------------------------------------------------------------------ replies
@@ -88,8 +89,8 @@ def calibrations(report: Report, options: Mapping[str, Sequence[str]]) -> list[d
         logits, labels = probabilities(mine, kind, options)
         if logits:
             found.append({"kind": kind, **model_of(report), **calibrated(logits, labels)})
-        elif kind == "classify" and (sure := [row for row in mine if row["correct"] is not None]):
-            confidence = np.clip([row["scores"][1] for row in sure], 0, 1)
+        elif kind in SURE and (sure := [row for row in mine if row["correct"] is not None]):
+            confidence = np.clip([SURE[kind](row["scores"]) for row in sure], 0, 1)
             right = np.array([row["correct"] for row in sure])
             found.append({"kind": kind, **model_of(report), **numbers(confidence, right), "temperature": None,
                           "after": None, "nll": None})  # fmt: skip
@@ -103,7 +104,8 @@ def model_of(report: Report) -> dict[str, str]:
 def probabilities(
     rows: list[dict], kind: str, options: Mapping[str, Sequence[str]]
 ) -> tuple[list[list[float]], list[int]]:
-    """(logarithms of the probabilities of each question, which one is right); empty where the rows hold none.
+    """(logarithms of the probabilities of each question, which one is right); empty where the rows hold none, and where
+    one doesn't tell which is right: those that do are the ones that were answered rightly.
 
     first_token: the shares of the options. itm of pairs and statements: the probability that a text is true of a
     picture, and that it is not.
@@ -112,16 +114,8 @@ def probabilities(
     for row in rows:
         scores = row["scores"]
         if kind == "first_token" and scores:
-            known = list(options.get(row["item"], ()))
-            best = int(np.argmax(scores))
-            if row["correct"]:
-                label = best
-            elif row["answer"] in known and len(known) == len(scores):
-                label = known.index(row["answer"])
-            elif len(scores) == 2 and row["correct"] is False:
-                label = 1 - best
-            else:
-                continue
+            if (label := place_of_answer(row, options)) is None:
+                return [], []
             logits.append([math.log(max(p, TINY)) for p in scores])
             labels.append(label)
         elif kind == "itm" and row["task"] in ("patterns", "statements"):
@@ -131,6 +125,21 @@ def probabilities(
                 labels.append(int(true))
     width = max(map(len, logits), default=0)
     return [line + [-1e9] * (width - len(line)) for line in logits], labels
+
+
+def place_of_answer(row: dict, options: Mapping[str, Sequence[str]]) -> int | None:
+    """Which of a row's scores is that of the right option; None where nothing tells."""
+    known = list(options.get(row["item"], ()))
+    question, circle, start = row["item"].rpartition("~")
+    if not known and circle and start.isdigit():  # asked in a circle: the question's options, moved on
+        known = list(options.get(question, ()))
+        known = known[int(start) :] + known[: int(start)]
+    if row["answer"] in known and len(known) == len(row["scores"]):
+        return known.index(row["answer"])
+    best = int(np.argmax(row["scores"]))
+    if row["correct"]:
+        return best
+    return 1 - best if len(row["scores"]) == 2 and row["correct"] is False else None
 
 
 def calibrated(logits: list[list[float]], labels: list[int]) -> dict[str, Any]:

@@ -4,7 +4,8 @@
     print(verdict)                                                 # in words, with intervals
 
 Items that share pictures are right or wrong together, so differences are drawn by picture (`clusters.paired`); where
-every group stands alone, McNemar's exact test says how sure it is, else random signs of whole clusters do. Every p
+every group stands alone and items are right or wrong, McNemar's exact test says how sure it is, else random signs of
+whole clusters do. Every p
 value is corrected for how many were looked at (Holm 1979). A difference that isn't shown is not the same as none: the
 smallest one that a run of this size would probably show stands beside it.
 """
@@ -20,7 +21,7 @@ from rich.table import Table as RichTable
 from omma.eval.clusters import ROUNDS, by_cluster, paired
 from omma.eval.metrics import holm
 from omma.eval.outcomes import Outcome, Run, independent, outcomes
-from omma.eval.paired import correlation, detectable, mcnemar, phi, sign_flips
+from omma.eval.paired import correlation, detectable, detectable_mean, mcnemar, phi, sign_flips
 
 EXACT = "exact McNemar on groups"
 
@@ -211,14 +212,16 @@ def _block(
         groups.setdefault(facts[n].group, []).append(n)
     right = [[all(side[n] == 1 for n in rows) for rows in groups.values()] for side in (ours, theirs)]
     both = [sum(p == u and q == v for p, q in zip(*right, strict=True)) for u, v in ((1, 1), (1, 0), (0, 1), (0, 0))]
-    alone = len(groups) == len(set(clusters.values()))
-    if alone:
-        test, p = EXACT, mcnemar(both[1], both[2])
-    else:
-        sums, _ = by_cluster(np.array([theirs[n] - ours[n] for n in names]), [clusters[n] for n in names])
-        test, p = "random signs of pictures", sign_flips(sums, seed, rounds)
     independent_n = len(set(clusters.values()))
     discordant = max((both[1] + both[2]) / len(groups), 1 / len(groups))
+    least = detectable(independent_n, min(1.0, discordant), alpha=alpha)
+    graded = any(value not in (0, 1) for side in (ours, theirs) for value in side.values())
+    sums, sizes = by_cluster(np.array([theirs[n] - ours[n] for n in names]), [clusters[n] for n in names])
+    if len(groups) == independent_n and not graded:
+        test, p = EXACT, mcnemar(both[1], both[2])
+    else:
+        test, p = "random signs of pictures", sign_flips(sums, seed, rounds)
+        least = detectable_mean(sums, sizes, alpha=alpha) if graded else least
     return {
         "a": float(np.mean(list(ours.values()))),
         "b": float(np.mean(list(theirs.values()))),
@@ -226,7 +229,7 @@ def _block(
         "groups": dict(zip(("both", "only_a", "only_b", "neither"), both, strict=True)),
         "test": test,
         "p": p,
-        "detectable": detectable(independent_n, min(1.0, discordant), alpha=alpha),
+        "detectable": least,
     }
 
 

@@ -306,7 +306,7 @@ def strongest(i: np.ndarray, j: np.ndarray, gap: np.ndarray, per_row: int) -> np
     """
     if not len(i):
         return np.zeros(0, np.int64)
-    if (np.bincount(i) <= per_row).all() and (np.bincount(j) <= per_row).all():     # none can be crowded out of both
+    if (np.bincount(np.concatenate([i, j])) <= per_row).all():                      # none can be crowded out
         return np.lexsort((j, i))
     order = np.lexsort((j, i, -gap))                                                # widest first
     kept = np.zeros(len(i), bool)

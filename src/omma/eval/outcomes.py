@@ -132,7 +132,8 @@ def _report(report: Report, kind: str | None, credit: str | None, variant: str) 
 # ------------------------------------------------------------------------------------------------ files of others
 def _lmms_eval(path: Path, credit: str | None) -> Run:
     """`..._samples_TASK.jsonl` of lmms-eval: one line a question, a key for each metric."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # by the ends of lines alone: what a model said may hold others, such as U+2028, which JSON leaves as they are
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     if not lines or any("doc_id" not in line for line in lines):
         raise ValueError(f"{path} has no doc_id in each line; lmms-eval writes it with --log_samples")
     known = {

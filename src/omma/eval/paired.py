@@ -181,6 +181,20 @@ def detectable(n: int, discordant: float = 0.2, wanted: float = 0.8, alpha: floa
     return high
 
 
+def detectable_mean(sums: np.ndarray, sizes: np.ndarray, wanted: float = 0.8, alpha: float = 0.05) -> float | None:
+    """The smallest mean difference that would probably be shown of items that earn shares, by the spread that is seen.
+
+    sums, sizes: (G,) of each cluster's differences and items. By the normal distribution: (z of alpha + z of wanted)
+    standard errors of the mean over clusters. None for a single cluster.
+    """
+    n, groups = float(sizes.sum()), len(sums)
+    if groups < 2:
+        return None
+    off = sums - sums.sum() / n * sizes
+    error = math.sqrt(float(off @ off) * groups / (groups - 1)) / n
+    return (NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(wanted)) * error
+
+
 def _binomial(n: int, p: float, logs: np.ndarray) -> np.ndarray:
     """(n + 1,) probabilities of k of n; logs: the logarithms of factorials."""
     k = np.arange(n + 1)

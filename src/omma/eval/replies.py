@@ -8,6 +8,7 @@ question that fails is not kept: the next run asks it again.
 import contextlib
 import hashlib
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,8 @@ class Replies:
                 words = questions[n].words
                 run = next((k for k in range(n, size) if questions[k].words != words), size)
                 values = self.model.first_token(shown[n:run], prompts[n:run], words, batch_size=size)
-                found += [Reply(scores=tuple(map(float, row))) for row in values]
+                found += [Reply(scores=tuple(row)) if is_sure(row) else Reply(problem="not_finite")
+                          for row in (list(map(float, row)) for row in values)]  # fmt: skip
             return found
         said = self.model.generate_batch(shown, prompts, questions[0].max_new_tokens, batch_size=size)
         if len(said) != len(questions):
@@ -153,6 +155,11 @@ class Replies:
         reason = getattr(error, "reason", "model_refused")
         self.failures.setdefault(reason, str(error))
         return reason
+
+
+def is_sure(scores: Sequence[float]) -> bool:
+    """Whether log-probabilities name a likeliest option: none is nan, and not all are of nothing."""
+    return not any(map(math.isnan, scores)) and max(scores) > -math.inf
 
 
 def mirror(image: Image.Image, mirrored: bool) -> Image.Image:

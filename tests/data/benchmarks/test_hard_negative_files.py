@@ -36,6 +36,17 @@ def test_aro_cuts_the_box_out_of_the_picture(tmp_path):
     assert counted(note) == {"pictures are not there": 1}
 
 
+def test_a_box_that_holds_nothing_of_a_picture_or_too_much_is_counted_and_its_picture_missing(tmp_path):
+    row = {"image_path": "7.jpg", "true_caption": "a on b", "false_caption": "b on a", "bbox_x": 2, "bbox_y": 1,
+           "bbox_w": 4, "bbox_h": 3, "relation_name": "on"}  # fmt: skip
+    rows = [row, row | {"bbox_w": 0}, row | {"bbox_h": -3}, row | {"bbox_w": 1e5, "bbox_h": 1e5}]
+    write(tmp_path / "visual_genome_relation.json", rows)
+    pictures(tmp_path / "images", "7.jpg")
+    items, there, note = read(tmp_path, "aro")
+    assert [row["pictures"] for row in items] == [there, [""], [""], [""]]
+    assert counted(note) == {"boxes can't be cut out of a picture": 3, "rows have no picture where one belongs": 3}
+
+
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 def test_winoground_has_two_pictures_and_two_captions(tmp_path, form):
     rows = [{"id": n, "image_0": image(2 * n), "image_1": image(2 * n + 1), "caption_0": "old kisses young",

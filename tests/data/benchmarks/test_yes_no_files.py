@@ -1,5 +1,6 @@
 """POPE and MME as they are released, and what is wrong with a file: counted, and its version named."""
 
+import base64
 import json
 
 import pytest
@@ -47,6 +48,16 @@ def test_pope_in_parquet_stores_a_picture_once_that_several_rows_repeat(tmp_path
     assert there == ["COCO_0", "COCO_1"]
     assert [row["pictures"][0] for row in items] == ["COCO_0", "COCO_0", "COCO_1", "COCO_1"]
     assert {row["pattern"] for row in items} == {"adversarial"}
+
+
+@pytest.mark.parametrize("form", ["pope", "mme"])
+def test_a_row_of_a_tsv_without_picture_is_counted(tmp_path, form):
+    seen = base64.b64encode(png(0)).decode()
+    lines = ["index\tquestion\tanswer\timage\timage_path\tcategory", f"0\tIs it?\tyes\t{seen}\tcount/1.png\tcount",
+             "1\tIs it?\tno\t\t\tcount"]  # fmt: skip
+    items, there, note = read(write(tmp_path / f"{form}_random.tsv", "\n".join(lines)), form)
+    assert [row["pictures"] for row in items] == [there, [""]]
+    assert counted(note)["rows have no picture where one belongs"] == 1
 
 
 def test_mme_is_a_folder_a_subtask_in_both_of_its_forms(tmp_path):

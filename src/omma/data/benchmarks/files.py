@@ -221,6 +221,11 @@ def embedded(value: Any, name: object = None) -> Named:
     return value if isinstance(value, str) else None
 
 
+def first(pictures: Sequence[Named]) -> Named:
+    """The picture of a row that has one at most; None, to be counted, where it has none."""
+    return pictures[0] if pictures else None
+
+
 # ---------------------------------------------------------------------------------------------------------- options
 def chosen(letter: str | None, options: Sequence[str]) -> str | None:
     """The option that a letter stands for, None where there is no such option."""

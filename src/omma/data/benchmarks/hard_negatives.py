@@ -30,7 +30,7 @@ from omma.data.benchmarks.files import (
     rows_of,
     text_of,
 )
-from omma.decode import decode
+from omma.decode import DEFAULT_LIMITS, decode
 
 SUGARCREPE = {
     "012d88d729693d193760e6f3393b06a1cf874380a9db0062e937201199fe044d": "released, add_att",
@@ -75,7 +75,11 @@ def aro(asked: Asked) -> Iterator[dict[str, Any]]:
             picture: Named = name
             if all(text_of(entry.get(f"bbox_{side}")) for side in "xywh"):
                 there = files.get(name) or files.get(Path(name).stem) or [None]
-                picture = cut(root, there[0], tuple(float(entry[f"bbox_{side}"]) for side in "xywh")) or name
+                try:
+                    picture = cut(root, there[0], tuple(float(entry[f"bbox_{side}"]) for side in "xywh")) or name
+                except ValueError as error:
+                    asked.notes.note("boxes can't be cut out of a picture", f"{kind}-{number}: {error}")
+                    picture = None
             true, false = (str(column(entry, path, f"{which}_caption")) for which in ("true", "false"))
             yield _negative("aro", f"{kind}-{number}", pattern, picture, name, true, false) | {"part": kind}
 
@@ -86,13 +90,18 @@ def _negative(task: str, name: str, pattern: str | None, picture: Named, group: 
 
 
 def cut(root: Path, name: str | None, box: tuple[float, ...]) -> Picture | None:
-    """The part of a picture in a box (left, top, width, height in pixels) as PNG, None where it can't be had."""
+    """The part of a picture in a box (left, top, width, height in pixels) as PNG, None where there is no picture.
+    ValueError for a box of no size, or of more than a picture may have."""
     image = decode((root / name).read_bytes()).image if name else None
     if image is None:
         return None
     x, y, w, h = box
+    sides = [round(side) for side in (x, y, x + w, y + h)]
+    wide, high = sides[2] - sides[0], sides[3] - sides[1]
+    if min(wide, high) < 1 or wide * high > DEFAULT_LIMITS.max_pixels:
+        raise ValueError(f"{wide} x {high} pixels")
     out = io.BytesIO()
-    image.crop((round(x), round(y), round(x + w), round(y + h))).save(out, "PNG")
+    image.crop(sides).save(out, "PNG")
     return Picture(f"{name}@{x:g},{y:g},{w:g},{h:g}", out.getvalue())
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from omma.data.benchmarks.files import Asked, Named, column, embedded, json_list, rows_of, text_of
+from omma.data.benchmarks.files import Asked, Named, column, embedded, first, json_list, rows_of, text_of
 from omma.data.benchmarks.tsv import rows_with_pictures
 
 PACKED = ("*.tsv", "*.parquet", "data/*.parquet")
@@ -77,7 +77,7 @@ def llava_bench(asked: Asked) -> Iterator[dict[str, Any]]:
 
 def _packed(path: Any, asked: Asked) -> Iterator[tuple[dict[str, Any], Named]]:
     if path.suffix == ".tsv":
-        yield from ((row, pictures[0] if pictures else None) for row, pictures in rows_with_pictures(path, asked.notes))
+        yield from ((row, first(pictures)) for row, pictures in rows_with_pictures(path, asked.notes))
         return
     asked.notes.file(path)
     for row in rows_of(path):

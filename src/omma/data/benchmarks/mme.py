@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omma.data.benchmarks.files import YES_NO, Asked, Named, column, embedded, rows_of
+from omma.data.benchmarks.files import YES_NO, Asked, Named, column, embedded, first, rows_of
 from omma.data.benchmarks.tsv import rows_with_pictures
 from omma.data.readers import PICTURE_SUFFIXES, read_text
 
@@ -63,7 +63,7 @@ def _packed_rows(asked: Asked) -> Iterator[tuple[str, str, Named, str, str]]:
             for row, pictures in rows_with_pictures(path, asked.notes):
                 subtask, group = str(column(row, path, "category")), str(column(row, path, "image_path", "index"))
                 group = group if group.startswith(f"{subtask}/") else f"{subtask}/{group}"
-                yield subtask, group, pictures[0], str(column(row, path, "question")), _yes_no(row, path)
+                yield subtask, group, first(pictures), str(column(row, path, "question")), _yes_no(row, path)
             continue
         asked.notes.file(path)
         for row in rows_of(path):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omma.data.benchmarks.files import YES_NO, Asked, Named, column, embedded, rows_of, text_of
+from omma.data.benchmarks.files import YES_NO, Asked, Named, column, embedded, first, rows_of, text_of
 from omma.data.benchmarks.tsv import rows_with_pictures
 
 STRATEGIES = ("random", "popular", "adversarial")
@@ -51,7 +51,7 @@ def pope(asked: Asked) -> Iterator[dict[str, Any]]:
         place = next((name for name in STRATEGIES if name in path.stem), "unknown")
         packed = path.suffix == ".tsv"
         for row, pictures in rows_with_pictures(path, asked.notes) if packed else ((row, []) for row in rows_of(path)):
-            picture, question = (pictures[0], str(row["question"])) if packed else _asked_of(row, path)
+            picture, question = (first(pictures), str(row["question"])) if packed else _asked_of(row, path)
             answer = str(column(row, path, "label", "answer")).strip().lower()
             for strategy in (text_of(row.get("category")) or place).lower().split(","):
                 if strategy not in STRATEGIES:

@@ -8,14 +8,17 @@ answered in words. Scores are higher for "belongs together". A tie is wrong unle
 counted.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from omma.eval.metrics import PAIR_CHANCE, by_group, estimate
+from omma.eval.protocols import choice
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_mode, mean, ratio
 
 OFFICIAL, CLIP_BENCHMARK, LMMS = "reference:official", "reference:clip-benchmark", "reference:lmms-eval"
+CAPITAL = re.compile(r"\b(?:B\b|A\b(?!\s+[a-z])|A(?=\s+(?:and|as|because|is|or|since)\b))")  # "A cup" names no option
 LEAST_PAIRS = 25  # ARO's attributions leave out attribute pairs with fewer items
 
 
@@ -91,12 +94,19 @@ def winoground(scores: np.ndarray) -> dict:
 def parse_naturalbench(text: str, options: tuple[str, str] = ("yes", "no"), mode: str = STRICT) -> Parsed:
     """Which of two words a reply says: ("yes", "no"), or ("A", "B") for questions with options.
 
-    Strict: the only one of the two that it says; "reference:lmms-eval": the one that comes first.
+    Strict: the only one of the two that it says, of letters by the rules of `choice.parse` or as the only one that
+    stands there as a capital and is no article; "reference:lmms-eval": the one that comes first.
 
     >>> parse_naturalbench("Yes, no doubt").value, parse_naturalbench("Yes, no doubt", mode="reference:lmms-eval").value
     (None, 'yes')
     """
     check_mode(mode, (STRICT, LMMS))
+    if mode == STRICT and options == ("A", "B"):
+        found = choice.parse(text, options)
+        if found.rule not in ("option within", UNPARSED.rule):
+            return found
+        capitals = set(CAPITAL.findall(text))
+        return Parsed(capitals.pop(), "the only one of the two") if len(capitals) == 1 else UNPARSED
     words = "".join(letter if letter.isalnum() or letter == "_" else " " for letter in text.lower()).split()
     places = {option: words.index(option.lower()) for option in options if option.lower() in words}
     if not places or (mode == STRICT and len(places) > 1):

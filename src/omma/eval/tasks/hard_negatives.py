@@ -8,7 +8,8 @@ is asked by the task patterns.)
 
 import numpy as np
 
-from omma.eval.metrics import estimate
+from omma.eval.asking import clusters_of
+from omma.eval.clusters import clustered
 from omma.eval.protocols import hard_negatives
 from omma.eval.task import Answer, Item, Task, group_of, plain_tables, with_patterns
 
@@ -36,11 +37,12 @@ def score(asked: list[Item], view) -> list[Answer]:
 
 
 def block(rows: list[dict]) -> dict:
-    """accuracy with ties as halves, official: ties as wrong, ties: how many."""
+    """accuracy with ties as halves, its interval by pictures, of which each has several captions; official: ties as
+    wrong, ties: how many."""
     s = np.array([row["scores"] for row in rows], dtype=np.float64).reshape(len(rows), 2)
     told = hard_negatives.sugarcrepe(s[:, 0], s[:, 1], hard_negatives.OFFICIAL)
     return {
-        "accuracy": estimate(sum(row["credits"][0] for row in rows), len(rows), 0.5),
+        "accuracy": clustered([row["credits"][0] for row in rows], clusters_of(rows), 0.5),
         "official": told["value"],
         "ties": told["ties"],
     }

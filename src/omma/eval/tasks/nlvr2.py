@@ -44,7 +44,7 @@ def metrics(rows: list[dict], mode: Mode) -> dict:
 def block(rows: list[dict]) -> dict:
     correct, groups = [row["correct"] for row in rows], [row["group"] for row in rows]
     return {
-        "accuracy": estimate(sum(correct), len(rows), 0.5),
+        "accuracy": clustered(correct, clusters_of(rows), 0.5),
         "consistency": consistent(correct, groups),
         "auc": estimate_auc([row["scores"][0] for row in rows], [row["answer"] == "true" for row in rows], groups),
         "said_true": said_true(rows),
