@@ -5,6 +5,7 @@ what an eye that takes the two for the same can't see. The share of each pattern
 share among all such pairs of the table, by Fisher's exact test, and Holm corrects for the nine patterns.
 """
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable
@@ -32,7 +33,11 @@ def differing(one: Iterable[str], other: Iterable[str], partners: bool = False) 
     facts apart, their own names first; those of partners of a minimal pair stay what they are. Other numbers of the
     same kinds and colours are a difference in quantity.
     """
-    a, b = read_facts(one), read_facts(other)
+    return apart(read_facts(one), read_facts(other), partners)
+
+
+def apart(a: set[tuple[str, ...]], b: set[tuple[str, ...]], partners: bool) -> frozenset[str]:
+    """`differing` of facts that are read already."""
     kinds_a, kinds_b = things_of(a, "kind"), things_of(b, "kind")
     nouns = [Counter((kinds[name], colours.get(name)) for name in kinds)
              for kinds, colours in ((kinds_a, things_of(a, "colour")), (kinds_b, things_of(b, "colour")))]  # fmt: skip
@@ -45,9 +50,9 @@ def differing(one: Iterable[str], other: Iterable[str], partners: bool = False) 
     best: set | None = None
     for renamed in itertools.islice(matchings(kinds_a, kinds_b), 1 if partners else ORDERS):
         turned = {(atom[0], *(renamed.get(x, x) for x in atom[1:])) for atom in b if atom[0] != "count"}
-        apart = turned ^ {atom for atom in a if atom[0] != "count"}
-        if best is None or len(apart) < len(best):
-            best = apart
+        left = turned ^ {atom for atom in a if atom[0] != "count"}
+        if best is None or len(left) < len(best):
+            best = left
     return frozenset(pattern_of(atom, kinds_a) for atom in best or ())
 
 
@@ -93,7 +98,8 @@ def enrichment(pairs: np.ndarray, facts: list[list[str]], groups: list[str | Non
     with the same kinds of things, up to 50,000 drawn by `seed`. The test takes pairs as independent, which minimal
     pairs are, and pairs that share a picture are not quite.
     """
-    tell = lambda i, j: differing(facts[i], facts[j], groups[i] is not None and groups[i] == groups[j])
+    read = functools.cache(lambda row: read_facts(facts[row]))  # a row is in many pairs
+    tell = lambda i, j: apart(read(i), read(j), groups[i] is not None and groups[i] == groups[j])
     told = [tell(i, j) for i, j in pairs.tolist()]
     blind = {tuple(pair): next(iter(what)) for pair, what in zip(pairs.tolist(), told, strict=True) if named(what)}
     base = dict(blind)
