@@ -66,6 +66,22 @@ def test_a_hit_says_where_it_is_and_how_it_looks(index):
     assert Hit("1", 0, {"path": "a.mp4", "start": 41.5, "end": 3727}).place == "a.mp4 00:41-1:02:07"
 
 
+def test_what_an_indexing_replaces_in_the_middle_of_a_search_is_looked_for_again(index, monkeypatch):
+    known, families = found(index.search("red", k=2)), Index._families
+
+    def meanwhile(self, order):
+        if not self.store.rows("SELECT 1 FROM file WHERE path = 'new.png'"):
+            with self.store.writing() as con:
+                con.execute("DELETE FROM item WHERE id = ?", (next(iter(order)),))
+                con.execute("INSERT INTO file (source, path, status) VALUES ('/', 'new.png', 'ok')")
+        return families(self, order)
+
+    monkeypatch.setattr(Index, "_families", meanwhile)
+    again = found(index.search("red", k=2))
+    assert len(again) == 2
+    assert known[0] not in again
+
+
 def test_a_picture_is_a_query_and_words_may_stand_beside_it(index, colour_pictures):
     assert found(index.search(colour_pictures["green"], k=1)) == ["grass.png"]
     hits = index.search("boat", image=colour_pictures["blue"], k=1)

@@ -136,9 +136,17 @@ class Index:
             raise ValueError(f"diverse={diverse}; it is between 0, none, and 1")
         if by == "words" and not query.strip():
             raise ValueError("a picture is looked for by its look; give words, or leave by out")
-        among = self.store.ids(where, under)
-        depth = max(4 * k, LEAST_DEPTH, 2 * rerank)
         vectors = self._vectors(query, image) if by != "words" else {}
+        for last in (False, False, True):
+            found, hits = self._search(query, vectors, k, self.store.ids(where, under), rerank, diverse, by)
+            if last or len(hits) == len(found):           # else an indexing has replaced some of them meanwhile
+                return hits
+        raise AssertionError("the last one returns")
+
+    def _search(self, query: str, vectors: dict[str, np.ndarray], k: int, among: np.ndarray | None, rerank: int,
+                diverse: float, by: By) -> tuple[list[int], list[Hit]]:
+        """The items that fit best, and as hits those of them that are still there."""
+        depth = max(4 * k, LEAST_DEPTH, 2 * rerank)
         while True:
             lists = self._lists(query if by != "look" else "", vectors, depth, among)
             order = fused(lists)
@@ -154,7 +162,7 @@ class Index:
         if diverse:
             found = self._apart(found, order, k, diverse)
         scores = {name: dict(zip(ids.tolist(), values.tolist(), strict=True)) for name, (ids, values) in lists.items()}
-        return self._hits(found[:k], order, scores, families)
+        return found[:k], self._hits(found[:k], order, scores, families)
 
     def similar(self, item: int, *, k: int = 10, where: Any = None, under: str | Path | None = None) -> list[Hit]:
         """The k items that look most like one of them, by the vectors that are here; it and its copies left out.
