@@ -94,6 +94,18 @@ def test_only_what_is_new_changed_or_gone_is_touched(photos, eye):
     assert len(names(photos, eye, "red", by="look")) == 4
 
 
+def test_a_folder_whose_disk_is_not_mounted_keeps_its_index(photos, eye):
+    index_of(photos, eye)
+    os.rename(photos, photos.parent / "disk")
+    photos.mkdir()
+    last = index_of(photos, eye)
+    assert counts(last, "files", "gone") == (0, 0)
+    assert [line for line in last["problems"] if f"omma index forget {photos}" in line and "its 4 files" in line]
+    photos.rmdir()
+    os.rename(photos.parent / "disk", photos)
+    assert counts(index_of(photos, eye), "same", "new", "pictures_seen") == (4, 0, 0)
+
+
 def test_a_caption_that_changes_is_read_again_without_looking_at_the_picture(photos, eye):
     index_of(photos, eye)
     (photos / "cup.txt").write_text("a saucer beside it\n")

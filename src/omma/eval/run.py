@@ -498,6 +498,8 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())                       # else a crash may leave the new name and no content
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

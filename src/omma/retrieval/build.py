@@ -10,6 +10,7 @@ of a file is written at once, so an indexing that was killed goes on with the ne
 
 import hashlib
 import json
+import shlex
 import time
 import zlib
 from collections import Counter
@@ -128,6 +129,11 @@ class Filling:
         present = {found.path for found in listing.files}
         closed = tuple(f"{folder}/" for folder in listing.closed)
         gone = {path: row[0] for path, row in known.items() if path not in present and not path.startswith(closed)}
+        if gone and not listing.files:                    # a disk that isn't mounted is an empty folder too
+            self.problems.append(
+                f"{self.source} is empty now, so its {len(gone)} files are kept in the index; bring its disk back, or "
+                f"take them out: omma index forget {shlex.quote(str(self.source))}")
+            gone = {}
         self.counts.update(files=len(listing.files), same=len(listing.files) - len(todo))
         with progress_bar(self.source.name, "files", progress) as advance:
             advance(0, len(todo))

@@ -24,9 +24,9 @@ SLACK = 1e-4         # more than an fp32 sum of E products of unit vectors can b
 class Hit:
     """One found row: its id, its inner product with the query, and its other columns (the vectors are left out).
 
-    Of a folder's index (`omma.Index`), score is what the hits are ordered by, and `scores` says where it came from:
-    "look" the cosine with the words, "like" that with the picture, "words" BM25, "match" the second look. also: the
-    places of its copies and other versions.
+    Of a folder's index (`omma.Index`), `scores` says where score came from: "look" the cosine with the words, "like"
+    that with the picture, "words" BM25, "match" the second look. A second look and a choice of diverse hits put them
+    in another order than that of score. also: the places of its copies and other versions.
     """
 
     id: str

@@ -47,8 +47,9 @@ def with_muon(groups: list[dict], model: nn.Module, factor: float) -> list[dict]
 class Muon(torch.optim.AdamW):
     """AdamW, but for groups with muon=True, which hold matrices (m, n) alone.
 
-    Their step is lr sqrt(max(1, m / n)) times the orthogonalised sum of gradient and momentum (Nesterov), with the same
-    decoupled weight decay. precise: makes a context for the products, such as autocast.
+    Their step is lr sqrt(max(1, m / n)) times the orthogonalised sum of gradient and momentum (Nesterov). They decay by
+    lr weight_decay as AdamW's do: faster, where lr is higher for them. precise: makes a context for the products, such
+    as autocast.
     """
 
     def __init__(self, params: Any, *, precise: Callable[[], AbstractContextManager], **others: Any):

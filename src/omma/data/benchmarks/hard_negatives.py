@@ -96,12 +96,12 @@ def cut(root: Path, name: str | None, box: tuple[float, ...]) -> Picture | None:
     if image is None:
         return None
     x, y, w, h = box
-    sides = [round(side) for side in (x, y, x + w, y + h)]
-    wide, high = sides[2] - sides[0], sides[3] - sides[1]
+    left, top, right, bottom = round(x), round(y), round(x + w), round(y + h)
+    wide, high = right - left, bottom - top
     if min(wide, high) < 1 or wide * high > DEFAULT_LIMITS.max_pixels:
         raise ValueError(f"{wide} x {high} pixels")
     out = io.BytesIO()
-    image.crop(sides).save(out, "PNG")
+    image.crop((left, top, right, bottom)).save(out, "PNG")
     return Picture(f"{name}@{x:g},{y:g},{w:g},{h:g}", out.getvalue())
 
 
