@@ -12,7 +12,8 @@ from PIL import Image
 
 class Server:
     """reply(prompt, pictures, number of the request) -> the words, (status, message) of a failure, a message of the
-    assistant as a dict, or, where a stream was asked for, a list of pieces; None among them breaks the line.
+    assistant as a dict, or, where a stream was asked for, a list of pieces; None among them breaks the line,
+    and ... at the end says that max_tokens cut it.
 
     likely(prompt, pictures) -> {token: log-probability} of the first token, None where the server tells none. models:
     what its list of models holds, none without a list. version: its system_fingerprint. refuses: what it says to who
@@ -61,12 +62,13 @@ class Server:
                 self.send_response(200)
                 self.send_header("content-type", "text/event-stream")
                 self.end_headers()
-                for n, piece in enumerate([*pieces, ""]):
+                ending = "length" if pieces[-1] is ... else "stop"
+                for n, piece in enumerate([*(piece for piece in pieces if piece is not ...), ""]):
                     if piece is None:
                         return
                     delta = {"role": "assistant"} if n == 0 else {}
                     choice = {"index": 0, "delta": {**delta, **({"content": piece} if piece else {})},
-                              "finish_reason": None if piece else "stop"}  # fmt: skip
+                              "finish_reason": None if piece else ending}  # fmt: skip
                     chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": model,
                              "choices": [choice]}  # fmt: skip
                     self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())

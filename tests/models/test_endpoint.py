@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from omma.eval.run import evaluate
 from omma.models.endpoint import Endpoint, Failed, load_endpoint
 from omma.models.pretrained import answers_in_words, load_vlm
+from omma.models.saying import Saying
 
 sys.path.append(str(Path(__file__).parents[1] / "eval"))
 from answering_server import Server
@@ -62,6 +63,14 @@ def test_a_streamed_answer_comes_in_the_pieces_that_the_server_sends():
     (body,) = server.bodies
     assert (body["stream"], body["max_tokens"]) == (True, 9)
     assert list(vlm_of(["", "", "one"])) == ["one"]
+
+
+def test_a_streamed_answer_that_the_limit_cut_is_known_to_be():
+    for pieces, cut in ((["two ", "cups", ...], True), (["two ", "cups"], False)):
+        with Server(lambda *_, pieces=pieces: pieces) as server:
+            saying = Saying(Endpoint("m", server.url), [], "Which?", 2)
+            assert list(saying) == ["two ", "cups"]
+        assert saying.cut is cut
 
 
 def test_a_stream_that_fails_says_so_before_or_in_between():

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import omma
-from omma.models.saying import Saying
+from omma.models.saying import Saying, until
 from tiny_vlm_folders import save
 
 SHOWN = [Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))]
@@ -50,3 +50,34 @@ def test_what_fails_in_the_model_is_told_to_the_reader(vlm):
     no_pictures: Any = ["no picture"]
     with pytest.raises(ValueError, match="a picture is a PIL image"):
         list(Saying(vlm, no_pictures, "What is it?", 4))
+
+
+def test_an_answer_knows_whether_the_limit_or_the_model_ended_it(vlm):
+    (first,) = vlm.model.generate(**vlm.prompts([SHOWN], ["What is it?"]), **vlm.generation(1, {}))[:, -1].tolist()
+    cut = Saying(vlm, SHOWN, "What is it?", 3)
+    list(cut)
+    own = vlm.model.generation_config.eos_token_id
+    vlm.model.generation_config.eos_token_id = first
+    try:
+        ended = Saying(vlm, SHOWN, "What is it?", 1)
+        list(ended)
+    finally:
+        vlm.model.generation_config.eos_token_id = own
+    assert (cut.cut, ended.cut) == (True, False)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 50])
+def test_a_text_ends_before_the_first_of_its_stops_however_it_is_cut_into_pieces(size):
+    text, closed = "one END two STOP", []
+
+    def pieces():
+        try:
+            for start in range(0, len(text), size):
+                yield text[start : start + size]
+        finally:
+            closed.append(True)
+
+    assert "".join(until(pieces(), ["STOP", "END"])) == "one "
+    assert "".join(until(pieces(), ["ENDE"])) == text  # begun, never whole
+    assert "".join(until(pieces(), [])) == text
+    assert closed == [True] * 3

@@ -6,10 +6,10 @@ import socket
 
 import numpy as np
 import pytest
-from media_files import pdf
 from PIL import Image
 
 import omma
+from media_files import pdf
 from omma.retrieval.answer import NOTHING, Answer, Asking, ask, ask_stream, lines_of, prompt_of, share_of
 from omma.retrieval.build import build_index
 from omma.retrieval.index import Hit

@@ -197,6 +197,19 @@ def test_links_out_of_the_folder_and_hidden_files_are_left_alone(photos, eye, tm
     assert any("not followed" in line for line in last["problems"])
 
 
+def test_a_file_that_has_become_a_link_elsewhere_is_shown_as_it_was(photos, eye, tmp_path):
+    index_of(photos, eye)
+    with Index.open(photos.parent / "index.db", encoder=eye) as index:
+        (hit,) = index.search("red", k=1, by="look")
+        before = index.picture(int(hit.id))
+        picture(tmp_path / "secret.png", (1, 2, 3), side=64)
+        (photos / "cup.png").unlink()
+        os.symlink(tmp_path / "secret.png", photos / "cup.png")
+        after = index.picture(int(hit.id))
+    assert before.size == after.size == (20, 20)
+    assert abs(np.asarray(before, float) - np.asarray(after, float)).mean() < 8  # a thumbnail's JPEG
+
+
 def test_another_eye_adds_its_vectors_and_both_can_search(photos, eye, colour_encoder):
     index_of(photos, eye)
     other = Counting(colour_encoder, "colours-2")

@@ -171,6 +171,9 @@ def test_openais_client_gets_models_vectors_and_answers(web, site):
         pieces = [chunk.choices[0].delta.content or "" for chunk in streamed]
         assert "".join(pieces) == told.choices[0].message.content
         assert len(pieces) == 4
+        assert (told.choices[0].finish_reason, streamed[-1].choices[0].finish_reason) == ("stop", "stop")
+        short = client.chat.completions.create(model="speaker", messages=asked, stop=["short", "many"])
+        assert short.choices[0].message.content == "1 pictures; Be "
         talk = [*asked[:1], {"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Yes."}]
         told = client.chat.completions.create(model="speaker", messages=[*talk, {"role": "user", "content": "Why?"}])
         assert told.choices[0].message.content.endswith("User: Hm?\n\nAssistant: Yes.\n\nUser: Why?")

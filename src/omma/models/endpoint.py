@@ -3,7 +3,8 @@
     vlm = load_vlm("openai:Qwen/Qwen3-VL-8B-Instruct@http://127.0.0.1:8000/v1")
     vlm.generate([picture], "How many cups are there?")
 
-Pictures travel as PNG in data URLs. The key comes from OPENAI_API_KEY; a server of one's own needs none. Which weights
+Pictures travel as PNG in data URLs. The key comes from OPENAI_API_KEY and goes to the address that is named, whichever
+it is; a server of one's own needs none. Which weights
 are behind an address nobody can tell from here, so the fingerprint is of the model's name, the address, and what the
 server's list of models says of it. What a server calls the model in its replies stands beside each of them.
 """
@@ -17,7 +18,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -160,19 +161,25 @@ class Endpoint:
             return str(told)
         raise told
 
-    def stream(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int = 64) -> Iterator[str]:
-        """The answer in pieces, as the server sends them. Raises `Failed` when there is none."""
+    def stream(
+        self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int = 64
+    ) -> Generator[str, None, bool]:
+        """The answer in pieces, as the server sends them. Raises `Failed` when there is none. The generator returns
+        whether the server says that max_new_tokens cut it."""
         told = self._try(images, prompt, max_new_tokens, stream=True)
         if isinstance(told, Failed):
             raise told
         assert not isinstance(told, str)
+        cut = False
         with contextlib.closing(told) as chunks:
             try:
                 for chunk in chunks:
                     if chunk.choices and (piece := chunk.choices[0].delta.content):
                         yield piece
+                    cut = cut or (bool(chunk.choices) and chunk.choices[0].finish_reason == "length")
             except (openai.OpenAIError, OSError) as error:
                 raise Failed(f"{self.url} broke off: {error}", "endpoint_broke_off") from error
+        return cut
 
     def message(self, images: Sequence[Image.Image], words: str) -> dict[str, Any]:
         """What a person says, pictures first, as a message of chat completions."""

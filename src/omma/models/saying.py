@@ -8,9 +8,10 @@ Of `HFVLM` and `OmmaVLMRunner` the words come token by token, of an endpoint as 
 `generate` says all at once. Who stops reading stops the model.
 """
 
+import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -26,21 +27,26 @@ class Stopped(Exception):
 
 class Saying:
     """One answer, iterated once. text: all of it; confidence: the geometric mean of its tokens' probabilities, 0..1,
-    None where the model doesn't tell."""
+    None where the model doesn't tell; cut: whether max_new_tokens ended it before the model did."""
 
     def __init__(self, vlm: Any, images: Sequence[Image.Image], prompt: str, max_new_tokens: int = 64):
         self.vlm, self.images, self.prompt, self.max_new_tokens = vlm, list(images), prompt, max_new_tokens
-        self.text, self.confidence = "", None
+        self.text, self.confidence, self.cut = "", None, False
 
     def __iter__(self) -> Generator[str, None, None]:
         if hasattr(self.vlm, "prompts") and hasattr(self.vlm, "generation"):
             pieces: Any = self._tokens()
         elif hasattr(self.vlm, "stream"):
-            pieces = self.vlm.stream(self.images, self.prompt, self.max_new_tokens)
+            pieces = iter(self.vlm.stream(self.images, self.prompt, self.max_new_tokens))
         else:
             pieces = iter([self.vlm.generate(self.images, self.prompt, max_new_tokens=self.max_new_tokens)])
         try:
-            for piece in pieces:
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    self.cut = bool(end.value)
+                    break
                 self.text += piece
                 if piece:
                     yield piece
@@ -48,7 +54,7 @@ class Saying:
             if hasattr(pieces, "close"):
                 pieces.close()
 
-    def _tokens(self) -> Iterator[str]:
+    def _tokens(self) -> Generator[str, None, bool]:
         inputs = self.vlm.prompts([self.images], [self.prompt])
         heard = Heard(inputs["input_ids"].shape[1])
         told = self.vlm.generation(self.max_new_tokens, {}) | {"streamer": heard, "logits_processor": [heard.score]}
@@ -83,6 +89,26 @@ class Saying:
         same = next(n for n in range(len(said), -1, -1) if whole.startswith(said[:n]))
         yield whole[same:]  # a token may change how the ones before it are written
         self.text, self.confidence = whole, heard.confidence()
+        ends = told.get("eos_token_id", self.vlm.model.generation_config.eos_token_id)
+        ended = heard.ids and heard.ids[-1] in (ends if isinstance(ends, list) else [ends])
+        return len(heard.ids) >= self.max_new_tokens and not ended
+
+
+def until(pieces: Generator[str, None, None], stops: Sequence[str]) -> Generator[str, None, None]:
+    """Pieces of a text up to the first place where one of `stops` begins; what may be the beginning of one waits."""
+    waiting = ""
+    with contextlib.closing(pieces):
+        for piece in pieces:
+            waiting += piece
+            if found := [place for place in map(waiting.find, stops) if place >= 0]:
+                yield waiting[: min(found)]
+                return
+            held = max((n for stop in stops for n in range(1, len(stop)) if waiting.endswith(stop[:n])), default=0)
+            if ready := waiting[: len(waiting) - held]:
+                yield ready
+            waiting = waiting[len(waiting) - held :]
+    if waiting:
+        yield waiting
 
 
 class Heard:

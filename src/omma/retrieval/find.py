@@ -284,19 +284,21 @@ class Index:
 
     def picture(self, item: int) -> Image.Image:
         """What an item looks like, from its file, or in small where that is gone. ValueError for one without."""
-        rows = self.store.rows("SELECT source || '/' || path, kind, page, moment, thumbnail FROM item JOIN file ON "
+        rows = self.store.rows("SELECT source, path, kind, page, moment, thumbnail FROM item JOIN file ON "
                                "file.id = file JOIN picture ON item = item.id WHERE item.id = ?", int(item))
         if not rows:
             raise ValueError(f"item {item} of {self.store.path} has no picture")
-        path, kind, page, moment, small = rows[0]
-        seen = None
+        source, name, kind, page, moment, small = rows[0]
+        path, seen = Path(source) / name, None
+        if not path.resolve().is_relative_to(Path(source).resolve()):  # it became a link, to what nobody indexed
+            kind = "elsewhere"
         with contextlib.suppress(OSError, Unreadable):    # the disk is not there today
             if kind == "picture":
-                seen = decode(read_bounded(Path(path))).image
-            else:
+                seen = decode(read_bounded(path)).image
+            elif kind != "elsewhere":
                 asked = {"read": "pdf", "only": [page]} if kind == "page" else {"read": "frame", "at": moment}
                 with self._reading:                       # one process for all threads, which reads to the end
-                    found = list(self._media.items(Path(path), **asked))
+                    found = list(self._media.items(path, **asked))
                 seen = next((item.image for item in found if not isinstance(item, str)), None)
         seen = seen or decode(small).image
         assert seen is not None, "it was made here"

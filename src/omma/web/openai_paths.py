@@ -19,7 +19,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
-from omma.models.saying import Saying
+from omma.models.saying import Saying, until
 from omma.web.gate import Refused, as_error
 from omma.web.outside import FOR_EYE, FOR_VLM
 from omma.web.site import LONGEST, MOST_AT_ONCE, NO_VLM, Site
@@ -49,6 +49,9 @@ class Part(BaseModel):
     image_url: Address | str | None = None
 
 
+Stop = Annotated[str, Field(min_length=1, max_length=100)]
+
+
 class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, Field(max_length=LONGEST)] | list[Part]
@@ -62,6 +65,7 @@ class Chat(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     stream: bool = False
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     n: Literal[1] = 1
     tools: None = None
     response_format: None = None
@@ -110,12 +114,14 @@ def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
         if most > MOST_TOKENS:
             raise ValueError(f"max_tokens={most}; at most {MOST_TOKENS} are made")
         head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": site.vlm.name}
-        pieces = site.talking.stream(lambda: iter(Saying(site.vlm, images, prompt, most)), who(request))
+        stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+        saying = Saying(site.vlm, images, prompt, most)
+        pieces = site.talking.stream(lambda: until(iter(saying), stops), who(request))
         if asked.stream:
             first = await anext(pieces, "")                # an error is an answer of its own, as nothing was sent yet
-            return StreamingResponse(events(head, first, pieces, site), media_type="text/event-stream")
+            return StreamingResponse(events(head, first, pieces, saying, site), media_type="text/event-stream")
         text = "".join([piece async for piece in pieces])
-        whole = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        whole = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": ended(saying)}
         return Response(json.dumps({**head, "object": "chat.completion", "choices": [whole]}),
                         media_type="application/json")  # fmt: skip
 
@@ -150,7 +156,13 @@ def written(messages: list[Message]) -> tuple[str, list[str]]:
     return "\n\n".join([*before, last]), pictures
 
 
-async def events(head: dict[str, Any], first: str, pieces: AsyncGenerator[str, None], site: Site) -> AsyncIterator[str]:
+def ended(saying: Saying) -> str:
+    return "length" if saying.cut else "stop"
+
+
+async def events(
+    head: dict[str, Any], first: str, pieces: AsyncGenerator[str, None], saying: Saying, site: Site
+) -> AsyncIterator[str]:
     def event(delta: dict[str, str], reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
@@ -159,7 +171,7 @@ async def events(head: dict[str, Any], first: str, pieces: AsyncGenerator[str, N
         yield event({"role": "assistant", "content": first})
         async for piece in pieces:
             yield event({"content": piece})
-        yield event({}, "stop")
+        yield event({}, ended(saying))
     except (ValueError, Refused) as error:                  # the reply has begun, so it is told within it
         yield f"data: {json.dumps(as_error(500, site.hidden(str(error))))}\n\n"
     finally:
