@@ -197,6 +197,12 @@ def test_links_out_of_the_folder_and_hidden_files_are_left_alone(photos, eye, tm
     assert any("not followed" in line for line in last["problems"])
 
 
+def test_an_eye_that_cannot_be_loaded_leaves_no_index_behind(photos, tmp_path):
+    with pytest.raises(ValueError, match="nosuch"):
+        build_index(photos, tmp_path / "new" / "index.db", encoder="nosuch")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_file_that_has_become_a_link_elsewhere_is_shown_as_it_was(photos, eye, tmp_path):
     index_of(photos, eye)
     with Index.open(photos.parent / "index.db", encoder=eye) as index:

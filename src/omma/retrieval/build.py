@@ -84,27 +84,33 @@ def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: 
     for source in sources or ():
         if not source.is_dir():                           # before an index is made, and an eye is loaded
             raise ValueError(f"no folder at {source}; give one with pictures, PDF files, videos or texts")
-    store = Store(path, create=sources is not None)
+    first = None if sources is None or path.exists() else loaded(encoder, None, device, precision)
+    store = Store(path, create=sources is not None)       # after the eye: one that can't be loaded leaves no index
     with filling(path):
         if sources is None:
             sources = [Path(row[0]) for row in store.rows("SELECT DISTINCT source FROM file ORDER BY source")]
             if not sources:
                 raise ValueError(f"{path} knows no folder yet. Give one: omma index FOLDER")
-        spaces = store.spaces()
-        wanted = encoder if encoder is not None else spaces[0].place if spaces else DEFAULT_EYE
-        if isinstance(wanted, str | Path):
-            place = place_of(wanted)
-            # the eyes that come with omma gain an eighth by bf16, and should find the same on every machine
-            first = "fp32" if place in shipped() else "auto"
-            eye = load_encoder(wanted, device=device, precision=precision or store.precision_of(place, first))
-        else:
-            eye, place = wanted, wanted.name
+        eye, place = first or loaded(encoder, store, device, precision)
         space = store.add_space(eye.fingerprint, eye.name, place, eye.embed_dim, getattr(eye, "precision", "fp32"))
         opened = Index(store, eye)
         for source in sources:
             with MediaProcess() as media:
                 opened.last = Filling(store, space, eye, source, batch_size, ocr, media).run(progress)
     return opened
+
+
+def loaded(encoder: Any, store: Store | None, device: str, precision: Precision | None) -> tuple[Any, str]:
+    """An eye and the name by which an index finds it again: the one asked for, else the index's first."""
+    spaces = store.spaces() if store else []
+    wanted = encoder if encoder is not None else spaces[0].place if spaces else DEFAULT_EYE
+    if not isinstance(wanted, str | Path):
+        return wanted, wanted.name
+    place = place_of(wanted)
+    # the eyes that come with omma gain an eighth by bf16, and should find the same on every machine
+    usual: Precision = "fp32" if place in shipped() else "auto"
+    kept = store.precision_of(place, usual) if store else usual
+    return load_encoder(wanted, device=device, precision=precision or kept), place
 
 
 class Filling:
