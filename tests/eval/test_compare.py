@@ -208,6 +208,13 @@ def test_vlmevalkit_s_results_are_read_judged_or_not(tmp_path):
     judged.write_text("index\tquestion\tanswer\tprediction\thit\n0\tq\tA\tA\t1\n1\tq\tB\tA\t0\n")
     (run,) = outcomes(judged)
     assert [(item.earned, item.group) for item in run.items.values()] == [(1, "0"), (0, "0")]
+    for kept, groups in (((1, 2, 3, 4), "0011"), ((0, 2, 3), "011"), ((1, 300), ["0", "149"])):
+        judged.write_text("index\tanswer\tprediction\thit\n" + "".join(f"{n}\tA\tA\t1\n" for n in kept))
+        (run,) = outcomes(judged)
+        assert [item.group for item in run.items.values()] == list(groups), "pairs go by index, whatever is missing"
+    judged.write_text("index\tanswer\tprediction\thit\n2\tA\tA\t1\n3\tA\tA\t1\n")
+    with pytest.raises(ValueError, match="which two are a pair can't be told"):
+        outcomes(judged)
     raw = tmp_path / "llava_POPE.csv"
     raw.write_text('index,answer,prediction,A,B\n0,Yes,"Yes, it is",,\n1,No,maybe,,\n2,B,the answer is B,cup,dog\n')
     (run,) = outcomes(raw)

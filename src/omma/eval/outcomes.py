@@ -173,15 +173,17 @@ def _vlmevalkit(path: Path, credit: str | None) -> Run:
         raise ValueError(f"{path} has neither hit nor score, nor answer and prediction; it has {', '.join(rows[0])}")
     if column is not None and column not in rows[0]:
         raise ValueError(f"{path} has no column {column!r}; it has {', '.join(rows[0])}")
-    pairs = "mmvp" in path.stem.lower()
+    first = _first_of_pairs(path, rows) if "mmvp" in path.stem.lower() else None
     items = {}
-    for number, row in enumerate(rows):
+    for row in rows:
         name, unparsed = str(row["index"]), False
         if column is not None:
             earned = _number(row[column])
         else:
             earned, unparsed = _judged(row)
-        group = str(number // 2) if pairs else str(int(float(name) % 1e6)) if _is_number(name) else name
+        group = str(int(float(name) % 1e6)) if _is_number(name) else name
+        if first is not None:
+            group = str((int(float(name)) - first) // 2)
         pictures = tuple(str(row[key]) for key in ("image_path",) if row.get(key))
         items[name] = Outcome(earned, group, str(row.get("category") or ""), pictures, str(row.get("answer", "")),
                               str(row.get("prediction", "")), unparsed)  # fmt: skip
@@ -189,6 +191,18 @@ def _vlmevalkit(path: Path, credit: str | None) -> Run:
     stem = path.stem.removesuffix("_result").removesuffix("_auxmatch")
     model, _, task = stem.partition("_")
     return Run(model, task or stem, "", column or "right", items, note)
+
+
+def _first_of_pairs(path: Path, rows: list[dict]) -> int:
+    """The index of MMVP's first question, 0 or 1: which two are a pair must not hang on what rows a file still has."""
+    held = {int(float(row["index"])) for row in rows if _is_number(row["index"])}
+    if len(held) != len(rows):
+        raise ValueError(f"{path}: index must be a number of its own for every row: it says which two are a pair")
+    if 0 in held or 300 in held:
+        return 0 if 0 in held else 1
+    if held == set(range(1, len(held) + 1)):
+        return 1
+    raise ValueError(f"{path} lacks its first question and its last, so which two are a pair can't be told")
 
 
 def _judged(row: dict) -> tuple[float, bool]:
