@@ -202,6 +202,22 @@ def test_an_answer_comes_in_pieces_and_then_whole_with_sources_by_their_folders_
     assert web.post("/ask", {"question": " "})[1]["error"]["message"] == "the question is empty; ask in words"
 
 
+def test_an_answer_tells_which_tools_looked_closer_and_none_where_none_may(web, site, monkeypatch):
+    asked = {"question": "what colour is the fire?", "k": 1, "stream": False}
+    assert web.post("/ask", asked)[1]["calls"] == []
+
+    def stream(images, prompt, max_new_tokens):
+        yield "It is that [1]." if "result" in prompt.lower() else 'CALL {"tool": "colour", "picture": 1}'
+
+    monkeypatch.setattr(site.vlm, "stream", stream, raising=False)
+    status, told = web.post("/ask", {**asked, "tools": ["colour"]})
+    assert (status, told["text"]) == (200, "It is that [1].")
+    (call,) = told["calls"]
+    assert (call["tool"], call["picture"], call["failed"], call["by"]) == ("colour", 1, False, "model")
+    status, told = web.post("/ask", {**asked, "tools": ["shell"]})
+    assert (status, "colour" in told["error"]["message"]) == (400, True)
+
+
 # ---- who comes in
 def test_without_a_token_only_this_machines_names_and_this_servers_pages_may_ask(web):
     assert web.get("/healthz", Host=f"evil.example:{web.port}")[0] == 403

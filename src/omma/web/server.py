@@ -55,15 +55,17 @@ class Embed(BaseModel):
 
 
 class Question(BaseModel):
-    """images: data URLs of the asker's own; k: how many sources; mask: leave personal data out of the answer."""
+    """images: data URLs of the asker's own; k: how many sources; mask: leave personal data out of the answer; tools:
+    those that may look closer, "all" or "none", as of `omma.ask`."""
 
     model_config = ConfigDict(extra="forbid")
     question: Annotated[str, Field(max_length=2000)]
     images: list[str] = Field(default=[], max_length=openai_paths.MOST_PICTURES)
-    k: int = Field(default=4, ge=1, le=16)
+    k: int = Field(default=4, ge=1, le=8)
     where: Text | None = None
     folder: Text | None = None
     mask: bool = False
+    tools: Text | Annotated[list[Text], Field(max_length=8)] | None = None
     max_new_tokens: int = Field(default=64, ge=1, le=openai_paths.MOST_TOKENS)
     stream: bool = True
 

@@ -119,8 +119,10 @@ class Site:
                     continue
                 cited = [{"number": one.number, "id": int(one.hit.id), "by": one.by, "boxes": one.boxes,
                           "place": self.told([one.hit])[0]["place"]} for one in piece.citations]  # fmt: skip
-                yield {"answer": {"text": piece.text, "abstained": piece.abstained, "support": piece.support,
-                                  "model": piece.model, "citations": cited, "hits": self.told(piece.hits)}}
+                calls = [{"tool": call.tool, "picture": call.picture, "text": self.hidden(call.text),
+                          "failed": call.failed, "by": call.by} for call in piece.calls]  # fmt: skip
+                yield {"answer": {"text": piece.text, "abstained": piece.abstained, "support": piece.support, "calls":
+                                  calls, "model": piece.model, "citations": cited, "hits": self.told(piece.hits)}}
 
     def vectors(self, texts: list[str], images: list[Image.Image], name: str | None) -> tuple[np.ndarray, np.ndarray]:
         """(n, E) and (m, E) float32, of unit length."""
