@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from omma.data.benchmarks.mmvp import labelled, split_options
-from omma.eval.protocols import mmvp, mmvp_vlm
+from omma.data.benchmarks.mmvp import PAIRS_A_PATTERN, PATTERNS, labelled, split_options
+from omma.eval.protocols import mmvp
+from omma.eval.tasks import patterns
 
 LEFT_RIGHT = ("left", "right")
 
@@ -100,31 +101,62 @@ def test_label_sets_differ_in_the_questions_that_are_reported_as_wrong():
         labelled(released[:10])
 
 
-def test_a_tie_goes_to_the_second_picture_where_published_and_is_wrong_where_strict():
-    tied = np.zeros((1, 2, 2))
-    one_tie = np.array([[[2.0, 1.0], [1.0, 1.0]]])  # text 2 likes both pictures alike
-    assert not mmvp_vlm.judge(tied, "reference:official")["image"][0]
-    assert mmvp_vlm.judge(one_tie, "reference:official")["image"][0]
-    assert not mmvp_vlm.judge(one_tie)["image"][0]
-    found = mmvp_vlm.score(np.concatenate([tied, one_tie]), ["x", "y"])
-    assert found["ties"] == 2
+def pairs_of(patterns):
+    return [{"id": f"pair {n}", "group": f"pair {n}", "pattern": pattern, "pictures": [f"{n}a", f"{n}b"],
+             "options": [f"one {n}", f"other {n}"]} for n, pattern in enumerate(patterns)]  # fmt: skip
 
 
-def test_of_the_24_orders_of_four_scores_six_have_either_score_and_four_the_group():
+class Given:
+    """A view whose matrices s[image, text] are given."""
+
+    def __init__(self, matrices):
+        self.given = matrices
+
+    def matrices(self, asked):
+        return list(self.given)
+
+
+def counted(matrices, patterns_of_pairs, reference=None):
+    task = patterns.made_for(None, reference)
+    asked = task.items(pairs_of(patterns_of_pairs))
+    answers = task.score(asked, Given(np.asarray(matrices, float)))
+    return task.metrics([{"pattern": item.pattern, "scores": got.scores, "credits": got.credits}
+                         for item, got in zip(asked, answers, strict=True)])  # fmt: skip
+
+
+def test_published_pairs_are_asked_with_a_photo_of_before_each_statement():
+    asked = {name: patterns.made_for(None, name).items(pairs_of(["x"]))[0].texts
+             for name in (None, "official", "winoground")}  # fmt: skip
+    assert asked == {
+        None: ("one 0", "other 0"),
+        "official": ("a photo of one 0", "a photo of other 0"),
+        "winoground": ("one 0", "other 0"),
+    }
+    with pytest.raises(ValueError, match="reference='lmms-eval'; pairs are asked like official or winoground, or"):
+        patterns.made_for(None, "lmms-eval")
+
+
+def test_a_tie_goes_to_the_second_picture_as_published_and_is_wrong_as_winoground_counts():
+    ties = [np.zeros((2, 2)), [[2.0, 1.0], [1.0, 1.0]]]  # everything alike; text 2 likes both pictures alike
+    right = {name: [counted(ties, "xy", name)["patterns"][pattern]["image"]["right"] for pattern in "xy"]
+             for name in (None, "official", "winoground")}  # fmt: skip
+    assert right == {None: [0, 1], "official": [0, 1], "winoground": [0, 0]}
+    assert counted(ties, "xy", "official")["ties"] == 3
+
+
+@pytest.mark.parametrize("reference", ["official", "winoground"])
+def test_of_the_24_orders_of_four_scores_six_have_either_score_and_four_the_group(reference):
     orders = np.array(list(itertools.permutations(range(4))), float).reshape(24, 2, 2)
-    found = mmvp_vlm.score(orders, ["all"] * 24)
+    found = counted(orders, ["all"] * 24, reference)
     assert [found[kind]["right"] for kind in ("image", "text", "group")] == [6, 6, 4]
 
 
 def test_a_row_of_the_published_table_is_27_pairs_of_135():
     right = [0, 3, 6, 3, 1, 3, 5, 1, 5]  # of 15 each: OpenAI ViT-L/14 at 336 px
     hit, miss = np.eye(2), 1 - np.eye(2)
-    scores = np.array([hit if n < k else miss for k in right for n in range(15)])
-    found = mmvp_vlm.score(scores, mode="reference:official")
+    names = [name for name in PATTERNS for _ in range(PAIRS_A_PATTERN)]
+    found = counted([hit if n < k else miss for k in right for n in range(15)], names, "official")
     assert round(100 * found["mean"]["image"], 1) == 20.0
     assert found["image"]["right"] == 27
-    assert [round(100 * b["image"]["value"], 1) for b in found["patterns"].values()] == [
-        0.0, 20.0, 40.0, 20.0, 6.7, 20.0, 33.3, 6.7, 33.3]  # fmt: skip
-    assert mmvp_vlm.pattern_of(134) == "Viewpoint and Perspective"
-    with pytest.raises(ValueError, match="Give patterns for other pairs"):
-        mmvp_vlm.score(scores[:4])
+    assert {name: round(100 * block["image"]["value"], 1) for name, block in found["patterns"].items()} == dict(
+        zip(PATTERNS, [0.0, 20.0, 40.0, 20.0, 6.7, 20.0, 33.3, 6.7, 33.3], strict=True))  # fmt: skip

@@ -296,5 +296,13 @@ def test_winogrounds_rule_for_ties_is_asked_for_by_name(world):
     assert (usual.metrics["mode"], strict.metrics["mode"]) == ("", "winoground")
     assert {row["prediction"] for row in strict.rows.to_pylist()} == {"0 0"}
     assert usual.metrics["run_id"] != strict.metrics["run_id"]
-    with pytest.raises(ValueError, match="ties are counted as by mmvp-vlm, winoground"):
-        evaluate(Constant(), "patterns", data=world, reference="official")
+    with pytest.raises(ValueError, match="pairs are asked like official or winoground"):
+        evaluate(Constant(), "patterns", data=world, reference="lmms-eval")
+
+
+def test_pairs_asked_as_published_are_of_other_texts_and_another_run(world):
+    usual, official = (evaluate(Oracle(), "patterns", data=world, reference=name) for name in (None, "official"))
+    asked = [{text for row in report.rows.to_pylist() for text in row["texts"]} for report in (usual, official)]
+    assert asked[1] == {f"a photo of {text}" for text in asked[0]}
+    assert official.metrics["mode"] == "official"
+    assert official.metrics["run_id"] != usual.metrics["run_id"]

@@ -1,7 +1,5 @@
 """POPE and MME: replies of one word, read as published code reads them, and the numbers that follow from the counts."""
 
-import hashlib
-
 import pytest
 
 from omma.eval.protocols import mme, pope
@@ -80,15 +78,6 @@ def test_who_never_says_yes_has_an_f1_of_0_and_no_precision():
     assert counts.scores("reference:vlmevalkit")["precision"] == 0
     with pytest.raises(ValueError, match="labels are yes or no"):
         pope.tally(["maybe"], ["yes"])
-
-
-def test_a_file_of_another_release_is_named_by_its_hash():
-    assert pope.version_of(b"something else") == ("unknown", hashlib.sha256(b"something else").hexdigest()[:12])
-    assert sorted(set(pope.VERSIONS.values())) == [
-        (release, kind)
-        for release in ("first release", "second release")
-        for kind in ("adversarial", "popular", "random")
-    ]
 
 
 def test_mme_reads_the_first_four_letters_as_published():

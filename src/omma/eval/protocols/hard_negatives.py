@@ -1,11 +1,11 @@
-"""Hard negatives: a caption beside one made false by a few words, or two pictures with two captions.
+"""Hard negatives: a caption beside one made false by a few words, or two pictures with two questions.
 
     sugarcrepe(scores_of_true, scores_of_false)["value"]
 
-SugarCrepe (Hsieh et al. 2023) and ARO (Yuksekgonul et al. 2023): one picture, a true and a false caption. Winoground
-(Thrush et al. 2022): two pictures, two captions. NaturalBench (Li et al. 2024): two pictures, two questions to be
-answered in words. Scores are higher for "belongs together". A tie is wrong unless a mode says otherwise, and is
-counted.
+SugarCrepe (Hsieh et al. 2023) and ARO (Yuksekgonul et al. 2023): one picture, a true and a false caption.
+NaturalBench (Li et al. 2024): two pictures, two questions to be answered in words. Scores are higher for "belongs
+together". A tie is wrong unless a mode says otherwise, and is counted. (Two pictures with two captions, Winoground:
+metrics.score_pairs.)
 """
 
 import re
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from omma.eval.metrics import PAIR_CHANCE, by_group, estimate
+from omma.eval.metrics import by_group, estimate
 from omma.eval.protocols import choice
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_mode, mean, ratio
 
@@ -72,22 +72,6 @@ def aro_order(scores: np.ndarray, mode: str = STRICT) -> dict:
     tied = s[:, 0] == best
     right = (s[:, 0] > best) | (tied if mode == OFFICIAL else False)
     return estimate(int(np.sum(right)), len(s), 1 / s.shape[1]) | {"ties": int(tied.sum())}
-
-
-def winoground(scores: np.ndarray) -> dict:
-    """Text, image and group score (Thrush et al. 2022), each an estimate; `ties`: groups in which two scores tie.
-
-    scores: (n, 2, 2), s[image, caption]; image i belongs to caption i. text: each image prefers its caption; image:
-    each caption prefers its image; group: both. Chance 1/4, 1/4 and 1/6.
-    """
-    s = _finite(scores)
-    if s.ndim != 3 or s.shape[1:] != (2, 2):
-        raise ValueError(f"scores have shape {s.shape}; a group is 2 x 2, s[image, caption], so (n, 2, 2)")
-    text = (s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0])
-    image = (s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1])
-    tied = (s[:, :, 0] == s[:, :, 1]).any(axis=1) | (s[:, 0, :] == s[:, 1, :]).any(axis=1)
-    found = {"text": text, "image": image, "group": text & image}
-    return {k: estimate(int(v.sum()), len(s), PAIR_CHANCE[k]) for k, v in found.items()} | {"ties": int(tied.sum())}
 
 
 # ------------------------------------------------------------------------------------------------ NaturalBench

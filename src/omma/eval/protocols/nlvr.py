@@ -2,7 +2,7 @@
 
     score(labels, predictions, group=nlvr2_group)                  # (Suhr et al. 2017, 2019)
 
-NLVR2's ids are `split-set-pair-sentence`: up to four pairs of pictures share a sentence. NLVR's are `n-m-permutation`.
+NLVR2's ids are `split-set-pair-sentence`: up to four pairs of pictures share a sentence.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,11 +28,6 @@ def nlvr2_group(identifier: str) -> str:
         raise ValueError(f"{identifier!r} is no id of NLVR2; they are split-set-pair-sentence, such as dev-850-2-1")
     fields[2] = ""
     return "-".join(fields)
-
-
-def nlvr_group(identifier: str) -> str:
-    """The sentence of an NLVR id: what stands before its first hyphen, in `n-m-permutation`."""
-    return identifier.partition("-")[0]
 
 
 def parse(text: str, mode: str = STRICT) -> Parsed:

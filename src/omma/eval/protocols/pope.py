@@ -12,12 +12,9 @@ too. "reference:lmms-eval" takes the whole reply in lower case; another reply th
 "reference:vlmevalkit" takes yes or no where one of them stands among the words; a third kind counts as no in F1.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
-from omma.data.benchmarks.pope import VERSIONS
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_lengths, check_mode, mean, ratio
 from omma.eval.protocols.vqa import punctuation_vlmevalkit
 from omma.eval.protocols.words import yes_or_no
@@ -140,13 +137,6 @@ def summarised(strategies: Mapping[str, Counts], mode: str = STRICT) -> dict:
         "pooled": pooled.scores(mode),
         "mode": mode,
     }
-
-
-def version_of(file: bytes | str | Path) -> tuple[str, str]:
-    """(release, strategy) of a released file over COCO; for another file ("unknown", the start of its sha256)."""
-    data = file if isinstance(file, bytes) else Path(file).read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    return VERSIONS.get(digest, ("unknown", digest[:12]))
 
 
 def replies(texts: Iterable[str], mode: str = STRICT) -> list[str | None]:

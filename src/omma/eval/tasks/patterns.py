@@ -3,10 +3,11 @@ Winoground's pairs of pictures and captions (Thrush et al. 2022), by kind of sen
 
 Each item is two pictures and two statements, one true of each; the model scores all four combinations and
 metrics.score_pairs turns the 2 x 2 matrix into the image score (the published one), the text score and the group score.
-Of two equal scores MMVP-VLM's rule chooses image 2; by Winoground's own, `reference="winoground"`, both are wrong.
+Of two equal scores MMVP-VLM's rule chooses image 2. `reference="official"` asks as the code published with the paper,
+which puts "a photo of " before each statement; with "winoground" statements stand alone and a tie is wrong.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -19,11 +20,12 @@ ORDER = ("orientation", "presence", "state", "quantity", "position", "colour", "
 SCORES = tuple(PAIR_CHANCE)  # image, text, group, item
 
 
-def items(rows: list[dict]) -> list[Item]:
-    """Rows of an items table -> items; one without two pictures and two statements can't be scored."""
+def items(rows: list[dict], before: str = "") -> list[Item]:
+    """Rows of an items table -> items; one without two pictures and two statements can't be scored. before: what stands
+    before each statement."""
     found = []
     for row in rows:
-        pictures, texts = tuple(row["pictures"] or ()), tuple(row["options"] or ())
+        pictures, texts = tuple(row["pictures"] or ()), tuple(before + text for text in row["options"] or ())
         problem = "" if len(pictures) == len(texts) == 2 else "not_two_pictures_and_two_statements"
         found.append(Item(row["id"], group_of(row), row["pattern"] or "", pictures, texts, "1 2", problem))
     return found
@@ -97,15 +99,25 @@ def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
     return [Grid(f"patterns ({kind})", header, rows, note)]
 
 
-TIES: dict[str, Literal["image 2", "wrong"]] = {"mmvp-vlm": "image 2", "winoground": "wrong"}
+@dataclass(frozen=True)
+class Reference:
+    """How others ask. before: what they put before a statement; ties: what becomes of two equal scores."""
+
+    before: str
+    ties: Literal["image 2", "wrong"]
+
+
+REFERENCES = {"official": Reference("a photo of ", "image 2"), "winoground": Reference("", "wrong")}
 
 
 def made_for(table: Any, reference: str | None = None) -> Task:
     if reference is None:
         return PATTERNS
-    if reference not in TIES:
-        raise ValueError(f"reference={reference!r}; ties are counted as by {', '.join(TIES)}")
-    return replace(PATTERNS, score=partial(score, ties=TIES[reference]), mode=reference)
+    if reference not in REFERENCES:
+        raise ValueError(f"reference={reference!r}; pairs are asked like {' or '.join(REFERENCES)}, or without one")
+    other = REFERENCES[reference]
+    asks, counts = partial(items, before=other.before), partial(score, ties=other.ties)
+    return replace(PATTERNS, items=asks, score=counts, mode=reference)
 
 
 PATTERNS = Task(
