@@ -306,3 +306,30 @@ def test_pairs_asked_as_published_are_of_other_texts_and_another_run(world):
     assert asked[1] == {f"a photo of {text}" for text in asked[0]}
     assert official.metrics["mode"] == "official"
     assert official.metrics["run_id"] != usual.metrics["run_id"]
+
+
+class Silent(Oracle):
+    """Its server takes no pictures, and says so."""
+
+    def lacks(self, method):
+        return "its server takes no pictures (400: text only)" if method in ("match", "encode_image") else ""
+
+
+def test_a_model_that_can_be_asked_in_no_way_is_refused_with_the_reason_and_what_it_can_do(world):
+    with pytest.raises(ValueError, match="task 'patterns' asks the model's encode_image or match, and its server") as e:
+        evaluate(Silent(), "patterns", data=world)
+    assert "takes no pictures (400: text only); it can be measured on " in str(e.value)
+    can = str(e.value).partition("measured on ")[2].split(", ")
+    assert {"caption", "segmentation"} <= set(can)
+    assert not {"patterns", "retrieval", "rerank"} & set(can)                # it lacks these ways, too
+    assert "no such method" not in str(e.value)
+
+
+def test_a_model_that_lacks_one_way_is_asked_in_the_other(world):
+    class NoMatch(Oracle):
+        def lacks(self, method):
+            return "no head" if method == "match" else ""
+
+    report = evaluate(NoMatch(), "patterns", data=world)
+    assert list(report.metrics["scores"]) == ["itc"]
+    assert report.metrics["not_asked"] == {"itm": "no head"}

@@ -234,13 +234,13 @@ def evaluate(
     killed goes on where it stopped. cache: another file for the replies, which several runs may share. Nothing is
     printed; progress shows bars on stderr, and before them what the run could show.
     Raises ValueError for an unknown task, data without the table that the task reads, rows of which none can be
-    asked, and an endpoint that doesn't answer at all.
+    asked, a model that has none of the task's ways of asking, and an endpoint that doesn't answer at all.
 
     >>> evaluate("runs/vl", "retrieval", data="scenes/test/pictures")     # doctest: +SKIP
     """
-    chosen = find_task(task)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; give 1 or more")
+    find_task(task)
     if out is not None:  # a place that can't be written to is told now, and not after hours of work
         Path(out).mkdir(parents=True, exist_ok=True)
     pictures, table = find_tables(data, task)
@@ -248,36 +248,10 @@ def evaluate(
         table = table.select(where)
     options = {"label": label, "templates": tuple(templates), "reference": reference, "judge": judge,
                "judge_prompt": judge_prompt}  # fmt: skip
-    options = {name: value for name, value in options.items() if value}
-    if other := [name for name in options if name not in chosen.takes]:
-        takes = ", ".join(name for name, each in TASKS.items() if other[0] in each.takes)
-        raise ValueError(f"task {task!r} takes no {' and no '.join(other)}; {takes} does")
-    if chosen.made_for is not None:
-        chosen = chosen.made_for(table, **options)
-    columns = ["id", "captions"] if chosen.table == "pictures" else [*ITEM_COLUMNS]
-    columns += [name for name in chosen.columns if name in table.columns]
-    rows = [row for batch in table.scan(columns=columns, where=chosen.where) for row in batch.to_pylist()]
-    if languages and chosen.table == "pictures":
-        rows = [row | {"captions": [c for c in row["captions"] or [] if c["language"] in languages]} for row in rows]
-    if not rows:
-        wanted = " and ".join(filter(None, (chosen.where, where))) or "every row"
-        raise ValueError(f"no rows for task {task!r} in {table.uri} (it reads {wanted}). Make some: {chosen.make}")
-    items = chosen.items(sample(rows, limit, seed))
-    if all(item.problem for item in items):
-        why = ", ".join(f"{n} {reason}" for reason, n in Counter(item.problem for item in items).items())
-        raise ValueError(f"none of the {len(items)} items of task {task!r} in {table.uri} can be asked: {why}"
-                         f"{' in ' + ', '.join(languages) if languages else ''}. Make some: {chosen.make}")  # fmt: skip
+    chosen = made_for(task, table, {name: value for name, value in options.items() if value})
+    items = items_of(chosen, task, table, where=where, languages=languages, limit=limit, seed=seed)
     encoder = load(model, device, chosen.kinds)
-    kinds = [kind for kind in chosen.kinds if hasattr(encoder, METHODS[kind])]
-    lacking = {kind: why for kind in kinds if (why := getattr(encoder, "lacks", lambda method: "")(METHODS[kind]))}
-    kinds = [kind for kind in kinds if kind not in lacking]
-    if len(kinds) > 1 and "classify" in kinds and not getattr(encoder, "classes", ()):
-        kinds.remove("classify")  # it has the method, but was not trained with the head
-    if not kinds:
-        methods = " or ".join(METHODS[kind] for kind in chosen.kinds)
-        can = [name for name, each in TASKS.items() if any(hasattr(encoder, METHODS[kind]) for kind in each.kinds)]
-        raise ValueError(f"task {task!r} asks the model's {methods}, and {encoder.name!r} has no such method; "
-                         f"it can be measured on {', '.join(can) or 'no task'}")  # fmt: skip
+    kinds, lacking = kinds_of(encoder, chosen, task)
     grader = load_judge(judge) if chosen.judge else None
     batch_size = batch_size or (8 if IN_WORDS & set(kinds) else 64)
     smallest = could_show(items)
@@ -289,26 +263,13 @@ def evaluate(
         scorer = Scorer(encoder, pictures, batch_size=batch_size, tick=tick, kept=kept)
         if grader is not None:
             scorer.judge = Replies(grader, kept, {}, lambda ids: {}, batch_size, tick, "grades")
-        askable = [item for item in items if not item.problem]
-        shown, said = (p for item in askable for p in item.pictures), [t for item in askable for t in item.texts]
-        scorer.load(shown, [*said, *chosen.texts], embed=bool(EMBEDDING & set(kinds)))
-        unscored = {item.id: reason for item in items if (reason := why_not(item, scorer))}
-        good = [item for item in items if item.id not in unscored]
-        exchange = derangement(good, seed)
-        if "itm" in kinds:
-            look_at_all(good, exchange, scorer)
-        results = [
-            result
-            for kind in kinds
-            for variant in variants_of(chosen, kind)
-            for result in run_variant(chosen, items, unscored, exchange, scorer, kind, variant)
-        ]
+        unscored, results = run_all(chosen, items, scorer, kinds, seed)
+        said = {} if scorer.words is None else {"served": sorted(scorer.words.served)}
         failures = {} if scorer.words is None else dict(scorer.words.failures)
-        served = [] if scorer.words is None else sorted(scorer.words.served)
         if scorer.judge is not None:
-            failures |= {f"judge_{reason}": said for reason, said in scorer.judge.failures.items()}
+            failures |= {f"judge_{reason}": told for reason, told in scorer.judge.failures.items()}
 
-    judged, mode = {}, (chosen.mode, *options.get("templates", ()))
+    judged, mode = {}, (chosen.mode, *templates)
     if grader is not None:
         graded = {"judge": grader.name, "judge_prompt": chosen.judge.hash}
         results = [result | (graded if result["score_kind"] == "generate" else {}) for result in results]
@@ -326,6 +287,8 @@ def evaluate(
         "batch_size": batch_size,
         "mode": chosen.mode,
     }
+    scores = {kind: {v: summary(chosen, results, kind, v) for v in variants_of(chosen, kind)} for kind in kinds}
+    optional = {"judge": judged, **said, "not_asked": lacking}
     metrics = {
         **facts,
         "data": str(table.uri),
@@ -337,22 +300,37 @@ def evaluate(
         "unscored": len(unscored),
         "reasons": dict(sorted(Counter(unscored.values()).items())),
         "failures": failures,
-        **({"judge": judged} if judged else {}),
-        **({"served": served} if served else {}),
-        **({"not_asked": lacking} if lacking else {}),
+        **{name: value for name, value in optional.items() if value},
         "detectable": smallest,
         "templates": list(templates),
         "credits": list(chosen.credits),
-        "headline": {},
-        "scores": {
-            kind: {v: summary(chosen, results, kind, v) for v in variants_of(chosen, kind)} for kind in kinds
-        },
+        "headline": headline(chosen, scores),
+        "scores": scores,
     }
-    metrics["headline"] = headline(chosen, metrics["scores"])
     report = Report(plain(metrics), pa.Table.from_pylist([{**facts, **result} for result in results], schema=ROWS))
     if out is not None:
         report.save(out)
     return report
+
+
+def run_all(
+    task: Task, items: list[Item], scorer: Scorer, kinds: Sequence[str], seed: int
+) -> tuple[dict[str, str], list[dict]]:
+    """({item: why it can't be scored}, the result rows of every kind and variant)."""
+    askable = [item for item in items if not item.problem]
+    shown, said = (p for item in askable for p in item.pictures), [t for item in askable for t in item.texts]
+    scorer.load(shown, [*said, *task.texts], embed=bool(EMBEDDING & set(kinds)))
+    unscored = {item.id: reason for item in items if (reason := why_not(item, scorer))}
+    good = [item for item in items if item.id not in unscored]
+    exchange = derangement(good, seed)
+    if "itm" in kinds:
+        look_at_all(good, exchange, scorer)
+    return unscored, [
+        result
+        for kind in kinds
+        for variant in variants_of(task, kind)
+        for result in run_variant(task, items, unscored, exchange, scorer, kind, variant)
+    ]
 
 
 def summary(task: Task, results: list[dict], kind: str, variant: str) -> dict:
@@ -408,6 +386,15 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
+def made_for(name: str, table: Any, options: dict[str, Any]) -> Task:
+    """The task with what a run asks for. Raises ValueError for an option that the task doesn't take."""
+    task = find_task(name)
+    if other := [option for option in options if option not in task.takes]:
+        takes = ", ".join(name for name, each in TASKS.items() if other[0] in each.takes)
+        raise ValueError(f"task {name!r} takes no {' and no '.join(other)}; {takes} does")
+    return task if task.made_for is None else task.made_for(table, **options)
+
+
 def find_tables(data: Any, task: str) -> tuple[Any, Any]:
     """(the table of pictures, the table whose rows the task reads)."""
     needs = TASKS[task].table
@@ -432,6 +419,46 @@ def find_tables(data: Any, task: str) -> tuple[Any, Any]:
     if needs == "items" and items is None:
         raise ValueError(f"task {task!r} reads a table of items, and {data} has none. Make one: {TASKS[task].make}")
     return pictures, items if needs == "items" else pictures
+
+
+def items_of(
+    task: Task, name: str, table: Any, *, where: str | None, languages: Sequence[str], limit: int | None, seed: int
+) -> list[Item]:
+    """What is asked: the rows of the table that the task reads, at most `limit`. Raises ValueError for a table without
+    such rows, or of which none can be asked. where: how the table was narrowed, for the message."""
+    columns = ["id", "captions"] if task.table == "pictures" else [*ITEM_COLUMNS]
+    columns += [column for column in task.columns if column in table.columns]
+    rows = [row for batch in table.scan(columns=columns, where=task.where) for row in batch.to_pylist()]
+    if languages and task.table == "pictures":
+        rows = [row | {"captions": [c for c in row["captions"] or [] if c["language"] in languages]} for row in rows]
+    if not rows:
+        wanted = " and ".join(filter(None, (task.where, where))) or "every row"
+        raise ValueError(f"no rows for task {name!r} in {table.uri} (it reads {wanted}). Make some: {task.make}")
+    items = task.items(sample(rows, limit, seed))
+    if all(item.problem for item in items):
+        why = ", ".join(f"{n} {reason}" for reason, n in Counter(item.problem for item in items).items())
+        raise ValueError(f"none of the {len(items)} items of task {name!r} in {table.uri} can be asked: {why}"
+                         f"{' in ' + ', '.join(languages) if languages else ''}. Make some: {task.make}")  # fmt: skip
+    return items
+
+
+def kinds_of(model: Any, task: Task, name: str) -> tuple[list[str], dict[str, str]]:
+    """(the task's kinds of score that the model has, {kind: why it can't be used here}). Raises ValueError when none
+    is left."""
+    lacks = getattr(model, "lacks", lambda method: "")
+    kinds = [kind for kind in task.kinds if hasattr(model, METHODS[kind])]
+    lacking = {kind: why for kind in kinds if (why := lacks(METHODS[kind]))}
+    kinds = [kind for kind in kinds if kind not in lacking]
+    if len(kinds) > 1 and "classify" in kinds and not getattr(model, "classes", ()):
+        kinds.remove("classify")  # it has the method, but was not trained with the head
+    if kinds:
+        return kinds, lacking
+    methods = " or ".join(METHODS[kind] for kind in task.kinds)
+    can = [other for other, each in TASKS.items()
+           if any(hasattr(model, METHODS[kind]) and not lacks(METHODS[kind]) for kind in each.kinds)]  # fmt: skip
+    why = "; ".join(lacking.values()) or f"{model.name!r} has no such method"
+    raise ValueError(f"task {name!r} asks the model's {methods}, and {why}; it can be measured on "
+                     f"{', '.join(can) or 'no task'}")  # fmt: skip
 
 
 def load(model: Any, device: str, kinds: Sequence[str]) -> Any:
