@@ -1,5 +1,7 @@
 """Search in an index: fusion by hand, filters, pictures as queries, a second look, diversity, what is forgotten."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,6 +39,19 @@ def found(hits):
     return [hit.row["path"].rpartition("/")[2] for hit in hits]
 
 
+@pytest.fixture
+def copied(tmp_path, colour_encoder):
+    """cup.png, a copy again.png, and a larger one in deep/."""
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    stripes(folder / "cup.png", RED, DARK)
+    shutil.copy(folder / "cup.png", folder / "again.png")
+    Image.open(folder / "cup.png").resize((24, 16), Image.Resampling.NEAREST).save(folder / "deep" / "large.png")
+    stripes(folder / "deep" / "sea.png", BLUE, GREY, BLUE)
+    with build_index(folder, tmp_path / "index.db", encoder=colour_encoder) as opened:
+        yield opened
+
+
 def test_two_lists_become_one_by_the_places_in_them():
     lists = {"look": (np.array([5, 7, 9]), np.zeros(3)), "words": (np.array([9, 5, 4]), np.zeros(3))}
     assert fused(lists) == pytest.approx({5: 1 / 61 + 1 / 62, 9: 1 / 63 + 1 / 61, 7: 1 / 62, 4: 1 / 63})
@@ -69,12 +84,12 @@ def test_a_hit_says_where_it_is_and_how_it_looks(index):
 def test_what_an_indexing_replaces_in_the_middle_of_a_search_is_looked_for_again(index, monkeypatch):
     known, families = found(index.search("red", k=2)), Index._families
 
-    def meanwhile(self, order):
+    def meanwhile(self, order, among=None):
         if not self.store.rows("SELECT 1 FROM file WHERE path = 'new.png'"):
             with self.store.writing() as con:
                 con.execute("DELETE FROM item WHERE id = ?", (next(iter(order)),))
                 con.execute("INSERT INTO file (source, path, status) VALUES ('/', 'new.png', 'ok')")
-        return families(self, order)
+        return families(self, order, among)
 
     monkeypatch.setattr(Index, "_families", meanwhile)
     again = found(index.search("red", k=2))
@@ -175,3 +190,33 @@ def test_the_default_place_is_in_this_persons_data(monkeypatch, tmp_path):
     assert default_index() == tmp_path / "omma" / "index.db"
     monkeypatch.setenv("OMMA_INDEX", str(tmp_path / "mine.db"))
     assert default_index() == tmp_path / "mine.db"
+
+
+def also(hits):
+    return {hit.row["path"].rpartition("/")[2]: {place.rpartition("/")[2] for place in hit.also} for hit in hits}
+
+
+def test_versions_of_a_hit_are_named_only_where_the_search_looks(copied):
+    folder = copied.store.path.parent / "photos"
+    (cup,) = copied.search("red", k=1, by="look")
+    assert {cup.row["path"].rpartition("/")[2], *also([cup]).popitem()[1]} == {"cup.png", "again.png", "large.png"}
+    assert also(copied.search("red", k=1, by="look", where="name == 'cup.png'")) == {"cup.png": set()}
+    assert also(copied.search("red", k=1, by="look", where="width < 20")).popitem()[1] <= {"cup.png", "again.png"}
+    assert also(copied.search("red", k=1, by="look", under=folder / "deep")) == {"large.png": set()}
+    assert also(copied.search("cup", k=1, by="words", where="folder == 'deep'")) == {}
+    sea = copied.search("blue", k=1, by="look")[0]
+    assert also(copied.similar(int(sea.id), k=1, where="name == 'again.png'")) == {"again.png": set()}
+    assert len(copied.item(int(cup.id)).also) == 2                         # of an item itself nothing is left out
+
+
+def test_two_versions_that_are_searched_are_one_hit_though_what_links_them_is_not(copied):
+    with copied.store.writing() as con:                                    # again - cup - large, as a chain
+        ids = dict(con.execute("SELECT file.path, item.id FROM item JOIN file ON file.id = file"))
+        con.execute("DELETE FROM alike")
+        for other in ("again.png", "deep/large.png"):
+            pair = sorted((ids["cup.png"], ids[other]))
+            con.execute("INSERT INTO alike (a, b) VALUES (?, ?)", pair)
+    hits = copied.search("red", k=2, by="look", where="name != 'cup.png'")
+    versions = also(hits)
+    assert {"again.png", "large.png"} in [{name, *others} for name, others in versions.items()]
+    assert "cup.png" not in {*versions, *set().union(*versions.values())}

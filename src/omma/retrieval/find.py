@@ -150,7 +150,7 @@ class Index:
         while True:
             lists = self._lists(query if by != "look" else "", vectors, depth, among)
             order = fused(lists)
-            families = self._families(order)
+            families = self._families(order, among)
             full = len(families) >= max(k, rerank) or all(len(ids) < depth for ids, _ in lists.values())
             if full:
                 break
@@ -176,7 +176,7 @@ class Index:
         while True:
             found = self.vectors.search(self.space.fingerprint, vector[None], depth, among)[0]
             order = fused({"like": found})
-            families = self._families({item: np.inf, **order})
+            families = self._families({item: np.inf, **order}, among)
             if len(families) > k or len(found[0]) < depth:
                 break
             depth *= 4                                    # many copies stood before others
@@ -212,8 +212,9 @@ class Index:
             lists["words"] = self.store.text(query, depth, among)
         return lists
 
-    def _families(self, order: dict[int, float]) -> dict[int, list[int]]:
-        """The best of each family of versions -> the others of it, found or not, in the order of `order`."""
+    def _families(self, order: dict[int, float], among: np.ndarray | None = None) -> dict[int, list[int]]:
+        """The best of each family of versions -> the others of it that are `among` the items searched, found or not, in
+        the order of `order`."""
         parent: dict[int, int] = {}
 
         def root(item: int) -> int:
@@ -230,7 +231,8 @@ class Index:
             for a, b in pairs:
                 parent[root(a)] = root(b)
         members: dict[int, list[int]] = {}
-        for item in [*order, *sorted(item for item in parent if item not in order)]:
+        rest = np.array(sorted(item for item in parent if item not in order), np.int64)
+        for item in [*order, *(rest if among is None else rest[np.isin(rest, among)]).tolist()]:
             members.setdefault(root(item), []).append(item)
         return {first: others for first, *others in members.values() if first in order}
 
