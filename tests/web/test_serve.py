@@ -6,7 +6,9 @@ import io
 import json
 import re
 import socket
+import sys
 import threading
+from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
@@ -15,13 +17,17 @@ import pytest
 from PIL import Image
 
 from conftest import ColourEncoder
+from omma.models.endpoint import Endpoint, Failed
 from omma.retrieval.build import build_index
 from omma.web.gate import Gate, Refused
 from omma.web.outside import fetched, picture_of, public
 from omma.web.serving import checked, greeting, is_loopback, listen
-from omma.web.site import Site
+from omma.web.site import Site, written_as
 from omma.web.work import Work
 from served import Speaker, data_url, running, write_pictures
+
+sys.path.append(str(Path(__file__).parents[1] / "eval"))
+from answering_server import Server
 
 RED = Image.new("RGB", (16, 16), (250, 0, 0))
 TOKEN = "a-token-of-many-letters"
@@ -216,6 +222,51 @@ def test_an_answer_tells_which_tools_looked_closer_and_none_where_none_may(web, 
     assert (call["tool"], call["picture"], call["failed"], call["by"]) == ("colour", 1, False, "model")
     status, told = web.post("/ask", {**asked, "tools": ["shell"]})
     assert (status, "colour" in told["error"]["message"]) == (400, True)
+
+
+def asked_of(web):
+    """What a chat and a question are answered, whole and as streams."""
+    chat = {"model": "speaker", "messages": [{"role": "user", "content": "hello"}]}
+    question = {"question": "where does the red house stand?", "k": 2}
+    for stream in (False, True):
+        for path, said in (("/v1/chat/completions", chat), ("/ask", question)):
+            status, _, data = web.raw("POST", path, json.dumps({**said, "stream": stream}),
+                                      **{"Content-Type": "application/json"})  # fmt: skip
+            yield status, data.decode()
+
+
+class Breaks(Endpoint):
+    """It fails when its reply has begun."""
+
+    def stream(self, images, prompt, max_new_tokens=64):
+        yield "By the sea "
+        raise Failed(f"{self.url}: the line broke", "endpoint_no_completion")
+
+
+@pytest.mark.parametrize("way", ["nobody answers", "refused", "broken"])
+def test_what_an_endpoint_says_when_it_fails_does_not_tell_where_it_is(web, site, monkeypatch, way):
+    with Server(lambda *asked: (400, f"no such thing at {place}, see http://{place}/v2")) as server:
+        place = server.url.removeprefix("http://").removesuffix("/v1")
+        url = f"http://me:secret@127.0.0.1:{free_port()}/v1" if way == "nobody answers" else server.url
+        monkeypatch.setattr(site, "vlm", (Breaks if way == "broken" else Endpoint)("speaker", url, retries=0))
+        told = list(asked_of(web))
+    assert not [said for _, said in told if "the VLM's server" not in said]
+    port = url.rpartition(":")[2].removesuffix("/v1")
+    assert not [said for _, said in told if port in said or "127.0.0.1" in said or "secret" in said]
+
+
+def free_port():
+    with socket.socket() as asking:
+        asking.bind(("127.0.0.1", 0))
+        return asking.getsockname()[1]
+
+
+def test_an_address_is_hidden_however_it_is_written_and_no_word_is_that_is_its_host():
+    assert written_as("https://me:key@gpu.lan:8000/v1/") == [
+        "https://me:key@gpu.lan:8000/v1/", "https://me:key@gpu.lan:8000/v1", "https://me:key@gpu.lan:8000",
+        "https://gpu.lan:8000", "me:key@gpu.lan:8000", "gpu.lan:8000", "gpu.lan"]  # fmt: skip
+    assert "vlm" not in written_as("http://vlm:8000/v1")
+    assert written_as("") == []
 
 
 # ---- who comes in

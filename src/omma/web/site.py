@@ -6,10 +6,12 @@ opened only where it still lies in the folder that was indexed.
 
 import contextlib
 import io
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -215,8 +217,20 @@ class Site:
         return out.getvalue()
 
     def hidden(self, text: str) -> str:
-        """A message without the places of this machine's folders."""
+        """A message without the places of this machine's folders and the address of a VLM elsewhere."""
+        for address in written_as(getattr(self.vlm, "url", "")):
+            text = text.replace(address, "the VLM's server")
         text = self.reports.hidden(text.replace(str(self.index.store.path), "the index"))
         for source, label in sorted(self.labels().items(), key=lambda pair: -len(pair[0])):
             text = text.replace(source, label)
         return text
+
+
+def written_as(url: str) -> list[str]:
+    """How messages may write an address, the longest first: whole, without its path, and its host alone where that is
+    no single word, which would stand in other sentences, too."""
+    parts = urlsplit(url)
+    host, place = parts.hostname or "", parts.netloc.rpartition("@")[2]
+    found = {url, url.rstrip("/"), f"{parts.scheme}://{parts.netloc}", f"{parts.scheme}://{place}", parts.netloc, place,
+             host if re.search("[.:]", host) else ""}  # fmt: skip
+    return sorted((one for one in found if host and one), key=len, reverse=True)
