@@ -1,6 +1,7 @@
 """PDF files and videos made by hand, so that what they hold is known."""
 
 import io
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -40,18 +41,22 @@ def scan(path: Path, picture: Image.Image) -> None:
     picture.convert("RGB").save(path, "PDF", resolution=72)
 
 
-def video(path: Path, shots, rate=10, size=(96, 64)) -> None:
-    """shots: (colour, seconds), each a square on a ground of that colour, moving a little."""
+def video(path: Path, shots, rate=10, size=(96, 64), begins=0.0) -> None:
+    """shots: (colour, seconds), each a square on a ground of that colour, moving a little; begins: the first time
+    stamp, in seconds."""
     import av
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=rate)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stamp = round(begins * rate)
         for colour, seconds in shots:
             for i in range(round(seconds * rate)):
                 pixels = np.full((size[1], size[0], 3), colour, np.uint8)
                 pixels[20:40, 10 + i % 20 : 30 + i % 20] = 255 - np.array(colour)
-                for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")):
+                frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+                frame.pts, frame.time_base, stamp = stamp, Fraction(1, rate), stamp + 1
+                for packet in stream.encode(frame):
                     container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)

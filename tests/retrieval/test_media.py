@@ -83,15 +83,18 @@ def test_what_is_wrong_with_a_pdf_is_said(media, tmp_path):
     assert unreadable(media, tmp_path / "gone.pdf").status == "decode_error"
 
 
-def test_a_moment_of_each_shot_is_found_with_its_times(media, tmp_path):
-    video(tmp_path / "three.mp4", [(RED, 1.5), (GREEN, 2.0), (BLUE, 1.0)])
-    moments = list(media.items(tmp_path / "three.mp4", "video"))
-    assert [(m.kind, m.start, m.end) for m in moments] == [
-        ("frame", 0, 1.5), ("frame", 1.5, 3.5), ("frame", 3.5, 4.5)]  # fmt: skip
+@pytest.mark.parametrize(("name", "begins"), [("three.mp4", 0), ("three.mkv", 7.0), ("three.mov", 7.0)])
+def test_a_moment_of_each_shot_is_found_with_its_times(media, tmp_path, name, begins):
+    """Seconds from the first frame, whatever its time stamp is."""
+    video(tmp_path / name, [(RED, 1.5), (GREEN, 2.0), (BLUE, 1.0)], begins=begins)
+    moments = list(media.items(tmp_path / name, "video"))
+    assert [m.kind for m in moments] == ["frame"] * 3
+    assert [(m.start, m.end) for m in moments] == [
+        (pytest.approx(start), pytest.approx(end)) for start, end in ((0, 1.5), (1.5, 3.5), (3.5, 4.5))]  # fmt: skip
     for moment, colour in zip(moments, (RED, GREEN, BLUE), strict=True):
         assert np.abs(np.asarray(moment.image, int)[50:, :].mean((0, 1)) - colour).max() < 12
         assert moment.start <= moment.moment < moment.end
-        (again,) = media.items(tmp_path / "three.mp4", "frame", at=moment.moment)
+        (again,) = media.items(tmp_path / name, "frame", at=moment.moment)
         assert again.moment == pytest.approx(moment.moment)
         assert np.abs(np.asarray(again.image, int) - np.asarray(moment.image, int)).max() <= 2
 

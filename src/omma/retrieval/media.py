@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from omma.data import videos
 from omma.decode import DEFAULT_LIMITS
 
 SIDE = 672             # pixels of a page's short side, for an eye
@@ -104,10 +105,11 @@ def word_boxes(layer: Any, width: float, height: float) -> list[list[Any]]:
 
 
 def moments(path: Path) -> Iterator[dict[str, Any]]:
-    """The moments of a video: start and end of each, in seconds, the time of the frame, the frame. A dict of nothing
-    in between is a sign of life."""
+    """The moments of a video: start and end of each, in seconds from its first frame, the time of the frame, the frame.
+    A dict of nothing in between is a sign of life."""
     with opened(path) as (container, stream):
-        frames = ((frame, frame.time) for frame in decoded(container, stream) if frame.time is not None)
+        start = videos.began(stream)
+        frames = ((frame, frame.time - start) for frame in decoded(container, stream) if frame.time is not None)
         yield from shots(frames, lambda frame: frame.reformat(64, 36, "rgb24").to_ndarray(),
                          lambda frame: frame.to_image())
 
@@ -152,15 +154,11 @@ def moment(start: float, end: float, best: tuple[float, float, Any], large: Any)
 def frame_at(path: Path, at: float) -> Iterator[dict[str, Any]]:
     """The frame of a video at this time."""
     with opened(path) as (container, stream):
-        container.seek(int(at * 1_000_000), backward=True)
-        last = None
-        for frame in decoded(container, stream):
-            last = frame
-            if frame.time is not None and frame.time >= at - 1e-3:
-                break
-        if last is None:
+        found = videos.frame_at(container, stream, at - 1e-3, lambda: decoded(container, stream))
+        if found is None:
             raise Refused("empty", "no frame could be decoded")
-        yield {"kind": "frame", "moment": last.time, "image": last.to_image()}
+        yield {"kind": "frame", "moment": at if found.time is None else found.time - videos.began(stream),
+               "image": found.to_image()}  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from omma.models.clip import CLIP
+from omma.models.layers import unfilled
 from omma.models.lora import described, merged, trainable
 from omma.models.preprocess import Processor
 from omma.models.pretrained import autocast
@@ -145,7 +146,7 @@ class ClipJob:
         return numbers
 
     def model_of(self, state: dict[str, Tensor]) -> CLIP:
-        with torch.device("meta"):
+        with unfilled():
             model = CLIP(self.model.config)
         model.load_state_dict(merged(self.model, state), assign=True)
         return model.to(self.device).eval()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from omma.models.layers import unfilled
 from omma.models.pretrained import autocast
 from omma.models.prompts import prompts_for
 from omma.models.vlmo import VLMo
@@ -82,7 +83,7 @@ class VLMoJob:
         return {"logit_scale": float(whole(self.model.logit_scale.detach()).exp())} if "itc" in self.weights else {}
 
     def model_of(self, state: dict[str, Tensor]) -> VLMo:
-        with torch.device("meta"):
+        with unfilled():
             model = VLMo(self.model.config)
             model.prompts = prompts_for(model.config.hidden_size, state)
         model.load_state_dict(state, assign=True)

@@ -8,6 +8,8 @@ import pytest
 from miniatures import counted, parquet, pictures, read, write
 from PIL import Image
 
+from media_files import video
+from omma.data.benchmarks.frames import video_frames
 from omma.table import Table
 
 
@@ -116,3 +118,12 @@ def test_seedbench_asks_about_parts_of_videos_in_seconds_or_in_frames_and_counts
     red = reds(tmp_path / "out0")
     assert [red[name] for name in (*items[1]["pictures"], *items[2]["pictures"])] == pytest.approx(
         [80, 160, 0, 60], abs=8)  # frames 4 and 8 of ten, 0 and 3
+
+
+@pytest.mark.parametrize(("name", "begins"), [("v.mp4", 0), ("v.mkv", 7.0), ("v.mov", 7.0)])
+def test_times_in_a_video_count_from_its_first_frame(tmp_path, name, begins):
+    video(tmp_path / name, [((200, 20, 20), 1.0), ((20, 200, 20), 1.0), ((20, 20, 200), 1.0)], begins=begins)
+    ground = lambda data: int(np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int)[50:].mean((0, 1)).argmax())
+    assert [ground(data) for data in video_frames(tmp_path / name, 3)] == [0, 1, 2]
+    assert [ground(data) for data in video_frames(tmp_path / name, 2, (1.1, 2.9))] == [1, 2]
+    assert [ground(data) for data in video_frames(tmp_path / name, 1, (2.2, 2.8))] == [2]

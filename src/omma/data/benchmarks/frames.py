@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from omma.data.benchmarks.files import Again, Asked, Lost, Named, Picture, by_name, names_in
 from omma.data.readers import PICTURE_SUFFIXES
+from omma.data.videos import frame_at
 from omma.decode import decode
 
 SUFFIXES = ("gif", "mp4", "avi", "webm", "mkv", "mov")
@@ -119,22 +119,11 @@ def video_frames(path: Path, count: int, part: Part | None = None) -> Iterator[b
             total = max(1, round((end - begin) * rate))
             times = [begin + place / rate for place in spread(total, count)]
             for wanted in times:
-                container.seek(int(wanted * 1_000_000), backward=True)  # to the key frame before it
-                frame = _at(container, stream, wanted - 0.5 / rate)
+                frame = frame_at(container, stream, wanted - 0.5 / rate, lambda: container.decode(stream))
                 if frame is not None:
                     yield _png(frame.to_image())
     except (av.FFmpegError, OSError) as error:
         raise ValueError(str(error)) from None
-
-
-def _at(container: Any, stream: Any, time: float) -> Any:
-    """The first frame from a time on, the last one where none is so late."""
-    last = None
-    for frame in container.decode(stream):
-        last = frame
-        if frame.time is None or frame.time >= time:
-            break
-    return last
 
 
 def _png(image: Image.Image) -> bytes:
