@@ -102,6 +102,15 @@ def test_it_is_tuned_from_what_there_is_and_measured_before_and_after(run, tmp_p
     mixed = from_pretrained(tmp_path / "mixed", kind=CLIP).state_dict()
     name = "text_projection.weight"
     torch.testing.assert_close(mixed[name], (start[name] + end[name]) / 2)
+
+    train(run("larger", steps=1, init=str(tmp_path / "start"), image_size=32), progress=False)
+    omma.mix(tmp_path / "start", tmp_path / "larger", tmp_path / "between", alpha=0.25)
+    begun = from_pretrained(tmp_path / "start" / "last", kind=CLIP).at_resolution(32).state_dict()
+    larger = from_pretrained(tmp_path / "larger" / "last", kind=CLIP).state_dict()
+    mixed, name = from_pretrained(tmp_path / "between", kind=CLIP), "vision.image_positions"
+    assert mixed.config.vision.image_size == 32
+    torch.testing.assert_close(mixed.state_dict()[name], torch.lerp(begun[name], larger[name], 0.25))
+    assert not torch.equal(begun[name], larger[name])
     with pytest.raises(ValueError, match=r"alpha=2: 0 is the start"):
         interpolate(start, end, 2)
     with pytest.raises(ValueError, match=r"differ in logit_scale \(1 of"):

@@ -32,12 +32,13 @@ def mix(
 ) -> Mix:  # fmt: skip
     """The CLIP at (1 - alpha) * start + alpha * tuned, written to `out`, with the processor of tuned.
 
-    start: what `tuned` was trained from, a run, a model folder or a Hugging Face CLIP or SigLIP. old, new: tables of
+    start: what `tuned` was trained from, a run, a model folder or a Hugging Face CLIP or SigLIP; where it was tuned for
+    pictures of another size, the start's positions are read at that size, as the tuning did. old, new: tables of
     the task before and of the one tuned for; each of ALPHAS and alpha is measured on them, label as in
     `clip_eval.evaluation`. ValueError for models of two architectures.
     """
-    one, _ = whole_model(ClipTrainConfig(init=str(start)))
     other, processor = whole_model(ClipTrainConfig(init=str(tuned)))
+    one, _ = whole_model(ClipTrainConfig(init=str(start), image_size=processor.image_size))  # as the tuning began
     if one.logit_bias is None or other.logit_bias is None:  # tuned by another loss: the bias is no part of the vectors
         one.logit_bias = other.logit_bias
     first, last = ({name: value.clone() for name, value in model.state_dict().items()} for model in (one, other))
