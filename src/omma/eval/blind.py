@@ -166,25 +166,13 @@ def mine_blind_pairs(
     [[0, 1]]
     """
     of = {name: given for name, given in (("eye", eye), ("reference", reference)) if isinstance(given, str)}
-    if of:
-        if table is None:
-            raise ValueError(f"eye={eye!r}: a name is that of a column; give its table too, or arrays")
-        eye, reference = (column(table, name) if isinstance(name, str) else name for name in (eye, reference))
     for name, value, least in (("per_row", per_row, 1), ("sample", sample, 1), ("workers", workers, 1)):
         if value is not None and not isinstance(value, str) and value < least:
             raise ValueError(f"{name}={value}: the least is {least}")
     if isinstance(workers, str) and workers != "ray":
         raise ValueError(f"workers={workers!r}; give a number of processes, or 'ray'")
-    eye, reference = as_rows(eye, "eye"), as_rows(reference, "reference")
+    eye, reference, ids = vectors_of(eye, reference, table, pictures)
     n = len(eye)
-    if len(reference) != n:
-        raise ValueError(f"the eye has {n} rows and the reference {len(reference)}; give both vectors of every row")
-    ids = None if table is None else [str(name) for name in table.read(["id"])["id"].to_pylist()]
-    if ids is not None and len(ids) != n:
-        raise ValueError(f"{len(ids)} rows in {table.uri if table else ''}, but vectors of {n}")
-    if pictures is not None and len(pictures) != n:
-        raise ValueError(f"pictures has {len(pictures)} hashes for {n} rows; give one a row")
-
     (c, good), (r, fine) = canonical(eye), canonical(reference)
     usable, given = good & fine, int((good & fine).sum())
     if distinct:
@@ -231,6 +219,29 @@ def mine_blind_pairs(
     if out is not None:
         found.write(out)
     return found
+
+
+def vectors_of(
+    eye: Any, reference: Any, table: Table | View | None, pictures: Sequence[Any] | None
+) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
+    """Both vectors of every row as arrays, and the rows' ids where a table is given. ValueError where they don't
+    fit."""
+    named = next((f"{what}={name!r}" for what, name in (("eye", eye), ("reference", reference))
+                  if isinstance(name, str)), "")  # fmt: skip
+    if named and table is None:
+        raise ValueError(f"{named}: a name is that of a column; give its table too, or arrays")
+    if table is not None:
+        eye, reference = (column(table, name) if isinstance(name, str) else name for name in (eye, reference))
+    eye, reference = as_rows(eye, "eye"), as_rows(reference, "reference")
+    n = len(eye)
+    if len(reference) != n:
+        raise ValueError(f"the eye has {n} rows and the reference {len(reference)}; give both vectors of every row")
+    ids = None if table is None else [str(name) for name in table.read(["id"])["id"].to_pylist()]
+    if ids is not None and len(ids) != n:
+        raise ValueError(f"{len(ids)} rows in {table.uri if table else ''}, but vectors of {n}")
+    if pictures is not None and len(pictures) != n:
+        raise ValueError(f"pictures has {len(pictures)} hashes for {n} rows; give one a row")
+    return eye, reference, ids
 
 
 def spread(rows: np.ndarray, values: np.ndarray, kept: np.ndarray, n: int) -> np.ndarray:
