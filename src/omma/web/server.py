@@ -95,31 +95,7 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
     """The app of a site behind its gate. token: None demands none, which is for loopback alone."""
     app = FastAPI(title="omma", docs_url=None, redoc_url=None, default_response_class=Strict)
 
-    def error(status: int, message: str, **headers: str) -> Strict:
-        return Strict(as_error(status, site.hidden(message)), status, headers=headers)
-
-    @app.exception_handler(Refused)
-    async def refused(_: Request, raised: Refused) -> Response:
-        return error(raised.status, str(raised), **raised.headers)
-
-    @app.exception_handler(ValueError)
-    async def wrong(_: Request, raised: ValueError) -> Response:
-        return error(400, str(raised))
-
-    @app.exception_handler(StarletteHTTPException)
-    async def known(request: Request, raised: HTTPException) -> Response:
-        nothing = f"there is nothing at {request.url.path[:200]}; docs/serve.md says what there is"
-        return error(raised.status_code, nothing if raised.status_code == 404 else str(raised.detail))
-
-    @app.exception_handler(RequestValidationError)
-    async def unread(_: Request, raised: RequestValidationError) -> Response:
-        said = [f"{'.'.join(str(part) for part in one['loc'])[:120]}: {one['msg']}" for one in raised.errors()[:3]]
-        return error(400, "; ".join(said))
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, raised: Exception) -> Response:
-        traceback.print_exception(raised)
-        return error(500, f"this was not expected: {type(raised).__name__}; see where omma runs")
+    tell_errors(app, site)
 
     async def picture(text: str, sides: tuple[int, int], request: Request) -> Image.Image:
         return await site.opening.run(site.given, text, sides, who=who(request))
@@ -217,6 +193,36 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
         app.get(f"/{name}", include_in_schema=False)(static(PAGE / file, kind))
 
     return Gate(app, token, port, site.metrics)
+
+
+def tell_errors(app: FastAPI, site: Site) -> None:
+    """Has the app answer every error as OpenAI's clients read it, with nothing that is this machine's own."""
+
+    def error(status: int, message: str, **headers: str) -> Strict:
+        return Strict(as_error(status, site.hidden(message)), status, headers=headers)
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, raised: Refused) -> Response:
+        return error(raised.status, str(raised), **raised.headers)
+
+    @app.exception_handler(ValueError)
+    async def wrong(_: Request, raised: ValueError) -> Response:
+        return error(400, str(raised))
+
+    @app.exception_handler(StarletteHTTPException)
+    async def known(request: Request, raised: HTTPException) -> Response:
+        nothing = f"there is nothing at {request.url.path[:200]}; docs/serve.md says what there is"
+        return error(raised.status_code, nothing if raised.status_code == 404 else str(raised.detail))
+
+    @app.exception_handler(RequestValidationError)
+    async def unread(_: Request, raised: RequestValidationError) -> Response:
+        said = [f"{'.'.join(str(part) for part in one['loc'])[:120]}: {one['msg']}" for one in raised.errors()[:3]]
+        return error(400, "; ".join(said))
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, raised: Exception) -> Response:
+        traceback.print_exception(raised)
+        return error(500, f"this was not expected: {type(raised).__name__}; see where omma runs")
 
 
 def static(file: Path, kind: str) -> Any:
