@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest_plugins = ["browsing"]  # the fixtures of pages in Chromium
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, each on one core; before torch is loaded
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

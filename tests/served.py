@@ -68,7 +68,7 @@ def running(site, token=None, **limits):
 
 class Client:
     def __init__(self, port):
-        self.port = port
+        self.port, self.url = port, f"http://127.0.0.1:{port}/"
 
     def raw(self, method, path, body=None, **headers):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)

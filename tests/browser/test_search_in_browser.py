@@ -1,31 +1,21 @@
 """The search page in Chromium, by its keys alone: filters, a picture's page, a picture as the question, two eyes."""
 
-import base64
 import contextlib
 import io
-import threading
-import time
+import re
 
 import numpy as np
 import pytest
-import uvicorn
-from chromium import Chromium
 from PIL import Image
+from playwright.sync_api import expect
 
+from browsing import unnamed
 from conftest import ColourEncoder
 from omma.retrieval.build import build_index
-from omma.web.server import make_app
-from omma.web.serving import listen
 from omma.web.site import Site
+from served import running
 
 pytestmark = pytest.mark.browser
-UNLABELLED = """[...document.querySelectorAll('input, select, button, a, img, pre')].filter(part => {
-    const label = part.closest('label')?.textContent || part.getAttribute('aria-label') || part.textContent || part.alt
-        || document.querySelector(`label[for='${part.id}']`)?.textContent;
-    return !label?.trim() && part.offsetParent && !part.closest('a');
-}).map(part => part.outerHTML).join()"""
-WIDER = "document.documentElement.scrollWidth > innerWidth"
-NAMES = "[...document.querySelectorAll('#found .name')].map(name => name.textContent).join()"
 TOKEN = "a-token-of-many-letters"
 
 
@@ -50,22 +40,24 @@ class Inverted(ColourEncoder):
         return super().encode_image(other, **options)
 
 
+class Speaker:
+    """A VLM that would like to be more than text."""
+
+    name = "speaker"
+
+    def __init__(self):
+        self.asked = 0
+
+    def generate(self, images, prompt, max_new_tokens=64):
+        self.asked += 1
+        return "By the sea [1]. <img src=//evil.example/a.png> [9]"
+
+
 @contextlib.contextmanager
-def served(index, token=None, others=(), vlm=None, reports=()):
-    listening = listen("127.0.0.1", 0)
-    site = Site(index, others, vlm, reports=reports)
-    app = make_app(site, token, listening.getsockname()[1])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="none", loop="asyncio"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{app.port}/"
-    finally:
-        server.should_exit = True
-        thread.join()
-        site.close()
+def serving(index, token=None, **more):
+    """The address of a site."""
+    with contextlib.closing(Site(index, **more)) as site, running(site, token) as client:
+        yield client.url
 
 
 @pytest.fixture
@@ -83,160 +75,187 @@ def index(tmp_path):
         yield opened
 
 
-def search(page, words):
-    page.press("/")
-    page.write(words)
-    page.press("Enter")
-    page.wait("document.querySelector('#told').textContent.includes('found')")
+def found(page):
+    """The hits, best first."""
+    return page.get_by_role("region", name="What was found").get_by_role("link")
 
 
-def test_a_search_by_keys_alone_a_pictures_page_and_back(index, tmp_path):
-    with served(index) as url, Chromium(tmp_path) as page:
-        page.open(url)
-        page.wait("document.querySelector('#holds').textContent.includes('3 pictures, 1 text in Pictures')")
-        search(page, "red")
-        assert page.value(NAMES).startswith("Pictures/story.md:1") or page.value(NAMES).startswith("Pictures/fire.png")
-        assert page.value("location.search") == "?q=red"
-        page.wait("[...document.querySelectorAll('#found img')].every(img => img.naturalWidth)")
-        page.value("document.activeElement.blur()")
-        while not page.value("document.activeElement.textContent").startswith("Pictures/fire.png"):
-            page.press("ArrowRight")
-        page.press("Enter")
-        page.wait("document.querySelector('#picture').naturalWidth === 160")
-        assert page.value("document.querySelector('#caption').textContent") == "a picture of fire <b>&"
-        page.wait("document.querySelectorAll('#alike li').length === 2")
-        page.value("document.querySelector('#why').focus()")
-        page.press("Enter")
-        page.wait("!document.querySelector('#heat').hidden")
-        told = page.value("[...document.querySelector('#heat').getContext('2d').getImageData(0, 0, 2, 1).data]")
-        assert (told[3], told[7]) == (255, 0)
-        assert page.value(UNLABELLED) == ""
-        page.press("Escape")
-        page.wait("!document.querySelector('#found').hidden && document.querySelector('#item').hidden")
-        page.wait("document.activeElement.textContent.startsWith('Pictures/fire.png')")  # where the keys were before
-        assert page.value("location.search") == "?q=red"
-        for scheme in ("light", "dark"):
-            for width in (1280, 360):
-                page.size(width, 800, scheme, phone=width < 500)
-                assert not page.value(WIDER), (scheme, width)
-        assert page.value(UNLABELLED) == ""
-        assert page.problems == []
+def told(page):
+    return page.get_by_role("main").get_by_role("status")
 
 
-def test_filters_stand_in_the_address_and_what_finds_nothing_says_so(index, tmp_path):
-    with served(index) as url, Chromium(tmp_path) as page:
-        page.open(f"{url}?q=red&kind=text")
-        page.wait(f"{NAMES} === 'Pictures/story.md:1'")
-        assert page.value("document.querySelector('#kind').value") == "text"
-        page.open(f"{url}?q=red&until=1999-01-01")
-        page.wait("document.querySelector('#told').textContent.startsWith('Nothing fits')")
-        page.open(f"{url}?q=red&where=width+%3E%3D+1+and+folder+%3D%3D+%27sea%27")
-        page.wait(f"{NAMES} === 'Pictures/sea/water.png'")
-        assert page.value("document.querySelector('#narrowed').textContent") == "(1)"
-        page.open(f"{url}?q=red&where=open%28%27x%27%29")
-        page.wait("document.querySelector('#told.bad')?.textContent.includes('a column is expected')")
-        page.open(f"{url}?q=red&item=1&box=0.1+0+0.5+1,0.5+0.25+1+0.75,2+0+0+0,x")
-        page.wait("document.querySelectorAll('.box').length === 2")
-        sides = page.value("[...document.querySelectorAll('.box')].map(box => box.style.cssText).join()")
-        assert sides == "inset: 0% 50% 0% 10%;,inset: 25% 0% 25% 50%;"
-        page.open(f"{url}?q=red&item=99")
-        page.wait("document.querySelector('#told').textContent.startsWith('no item 99 here')")
-        page.problems.clear()                              # the browser itself notes the 404
+def test_a_search_by_keys_alone_a_pictures_page_and_back(index, page):
+    with serving(index) as url:
+        page.goto(url)
+        expect(page.get_by_text("3 pictures, 1 text in Pictures, seen by colours.")).to_be_visible()
+        page.keyboard.press("/")
+        expect(page.get_by_role("searchbox", name="What to look for")).to_be_focused()
+        page.keyboard.type("red")
+        page.keyboard.press("Enter")
+        expect(told(page)).to_have_text("4 found, best first")
+        expect(page).to_have_url(f"{url}?q=red")
+        expect(found(page)).to_contain_text([re.compile("fire.png|story.md:1")] * 2 + [re.compile("png")] * 2)
+        for picture in found(page).get_by_role("img").all():
+            expect(picture).to_have_js_property("naturalWidth", 160)
+        fire = found(page).filter(has_text="Pictures/fire.png")
+        page.get_by_role("button", name="Search").focus()
+        for _ in found(page).all():
+            page.keyboard.press("ArrowRight")              # to the last
+            if fire.evaluate("link => link === document.activeElement"):
+                break
+        expect(fire).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Pictures/fire.png")).to_be_focused()
+        item = page.get_by_role("article", name="Pictures/fire.png")
+        expect(item.get_by_role("paragraph").filter(has_text="a picture of fire <b>&")).to_be_visible()
+        expect(item.get_by_role("img", name="a picture of fire <b>&")).to_have_js_property("naturalWidth", 160)
+        alike = page.get_by_role("region", name="Looks like this")
+        expect(alike.get_by_role("listitem")).to_have_count(2)
+        why = page.get_by_role("button", name="Why: show what counted", pressed=False)
+        why.focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Why: show what counted", pressed=True)).to_be_focused()
+        expect(told(page)).to_have_text(re.compile("Red patches counted most, above all row 1 of 4, column 1 of 4"))
+        reds = page.locator("canvas").evaluate("canvas => [...canvas.getContext('2d').getImageData(0, 0, 2, 1).data]")
+        assert (reds[3], reds[7]) == (255, 0)
+        assert unnamed(page) == []
+        page.keyboard.press("Escape")
+        expect(item).to_be_hidden()
+        expect(fire).to_be_focused()                       # where the keys were before
+        expect(page).to_have_url(f"{url}?q=red")
 
 
-def test_reports_are_listed_and_a_page_of_anybody_can_do_nothing(index, tmp_path):
+def test_filters_stand_in_the_address_and_what_finds_nothing_says_so(index, page, problems):
+    with serving(index) as url:
+        page.goto(f"{url}?q=red&kind=text")
+        expect(found(page)).to_contain_text(["Pictures/story.md:1"])
+        page.get_by_text("Filters (1)").click()
+        expect(page.get_by_label("Kind")).to_have_value("text")
+        page.get_by_label("Kind").select_option("picture")
+        expect(page).to_have_url(f"{url}?q=red&kind=picture")
+        expect(found(page)).to_have_count(3)
+        page.goto(f"{url}?q=red&until=1999-01-01")
+        expect(told(page)).to_have_text(re.compile("^Nothing fits"))
+        page.get_by_text("Filters (1)").click()
+        expect(page.get_by_label("To", exact=True)).to_have_value("1999-01-01")
+        page.goto(f"{url}?q=red&where=width+%3E%3D+1+and+folder+%3D%3D+%27sea%27")
+        expect(found(page)).to_contain_text(["Pictures/sea/water.png"])
+        expect(page.get_by_text("Filters (1)")).to_be_visible()
+        page.goto(f"{url}?q=red&where=open%28%27x%27%29")
+        expect(told(page)).to_have_text(re.compile("a column is expected"))
+        page.goto(f"{url}?q=red&item=1&box=0.1+0+0.5+1,0.5+0.25+1+0.75,2+0+0+0,x")
+        expect(page.locator(".box")).to_have_count(2)
+        picture = page.get_by_role("article").get_by_role("img").first.bounding_box()
+        frames = [box.bounding_box() for box in page.locator(".box").all()]
+        sides = [[(frame["x"] - picture["x"]) / picture["width"], (frame["y"] - picture["y"]) / picture["height"],
+                  frame["width"] / picture["width"], frame["height"] / picture["height"]] for frame in frames]  # fmt: skip
+        np.testing.assert_allclose(sides, [[0.1, 0, 0.4, 1], [0.5, 0.25, 0.5, 0.5]], atol=0.01)
+        assert problems == ["Failed to load resource: the server responded with a status of 400 (Bad Request)"]
+        page.goto(f"{url}?q=red&item=99")
+        expect(told(page)).to_have_text(re.compile("^no item 99 here"))
+        assert "404" in problems.pop()
+        problems.clear()
+
+
+def test_reports_are_listed_and_a_page_of_anybody_can_do_nothing(index, page, problems, tmp_path):
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "bad.html").write_text(
         "<!doctype html><title>Numbers</title><body><p id=p>as written</p><script>p.textContent = 'changed'</script>"
-        "<img src=thumbnail/1><form action=/search><button>go</button></form>")  # fmt: skip
-    with served(index, reports=[tmp_path / "reports"]) as url, Chromium(tmp_path) as page:
-        page.open(url)
-        page.wait("!document.querySelector('#to-reports').hidden")
-        page.value("document.querySelector('#to-reports').focus()")
-        page.press("Enter")
-        page.wait("document.querySelector('#reports tbody a')?.textContent === 'Numbers'")
-        assert page.value("document.activeElement.id") == "reports-head"
-        assert page.value(UNLABELLED) == ""
-        assert page.problems == []
-        page.value("document.querySelector('#reports tbody a').focus()")
-        page.press("Enter")
-        page.wait("document.title === 'Numbers'")
-        assert page.value("document.querySelector('#p').textContent") == "as written"
-        assert page.value("document.querySelector('img').naturalWidth") == 0
-        assert page.value("self.origin") == "null"
-        page.value("document.querySelector('button').click()")
-        assert page.value("document.title") == "Numbers"
-        assert all("blocked" in problem.lower() or "violates" in problem for problem in page.problems), page.problems
+        "<img alt=thumb src=thumbnail/1><form action=/search><button>go</button></form>")  # fmt: skip
+    with serving(index, reports=[tmp_path / "reports"]) as url:
+        page.goto(url)
+        page.get_by_role("link", name="Reports").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Reports")).to_be_focused()
+        listed = page.get_by_role("table").get_by_role("rowheader").get_by_role("link")
+        expect(listed).to_have_text(["Numbers"])
+        assert unnamed(page) == []
+        assert problems == []
+        listed.focus()
+        page.keyboard.press("Enter")
+        expect(page).to_have_title("Numbers")
+        expect(page.get_by_role("paragraph")).to_have_text("as written")
+        expect(page.get_by_role("img", name="thumb")).to_have_js_property("naturalWidth", 0)
+        assert page.evaluate("self.origin") == "null"
+        at = page.url
+        page.get_by_role("button", name="go").click()
+        expect(page).to_have_title("Numbers")
+        assert page.url == at
+        assert problems != []
+        assert all("blocked" in problem.lower() or "violates" in problem for problem in problems), problems
+        problems.clear()
 
 
-class Speaker:
-    name, asked = "speaker", 0
-
-    def generate(self, images, prompt, max_new_tokens=64):
-        Speaker.asked += 1
-        return "By the sea [1]. <img src=//evil.example/a.png> [9]"
-
-
-def test_an_answer_is_text_in_which_only_its_sources_are_links(index, tmp_path):
-    with served(index, vlm=Speaker()) as url, Chromium(tmp_path) as page:
-        page.open(url)
-        page.wait("!document.querySelector('#answer').hidden")
-        page.press("/")
-        page.write("where does the red house stand?")
-        page.value("document.querySelector('#answer').focus()")
-        page.press("Enter")
-        page.wait("document.querySelector('#told').textContent.startsWith('Answered')")
-        assert page.value("document.querySelector('#said').textContent").startswith("By the sea [1].")
-        assert page.value("document.querySelectorAll('#said img').length") == 0
-        assert page.value("[...document.querySelectorAll('#said a')].map(mark => mark.textContent).join()") == "[1]"
-        page.value("document.querySelector('#cited a').click()")
-        page.wait("!document.querySelector('#item').hidden")
-        assert page.value("document.querySelector('#cited a').textContent").endswith(
-            page.value("document.querySelector('#place').textContent"))  # fmt: skip
-        page.press("Escape")
-        page.wait("document.querySelector('#item').hidden && !document.querySelector('#answered').hidden")
-        page.wait("document.querySelector('#cited a')")
-        assert Speaker.asked == 1                          # the answer was kept
-        assert page.value(UNLABELLED) == ""
-        assert page.problems == []
+def test_an_answer_is_text_in_which_only_its_sources_are_links(index, page):
+    speaker = Speaker()
+    with serving(index, vlm=speaker) as url:
+        page.goto(url)
+        expect(page.get_by_role("button", name="Ask")).to_be_visible()
+        page.keyboard.press("/")
+        page.keyboard.type("where does the red house stand?")
+        page.get_by_role("button", name="Ask").focus()
+        page.keyboard.press("Enter")
+        expect(told(page)).to_have_text(re.compile("^Answered"))
+        answer = page.get_by_role("region", name="The answer")
+        expect(answer).to_contain_text("By the sea [1]. ‹img (link left out)")
+        expect(answer.get_by_role("img")).to_have_count(0)
+        expect(answer.get_by_role("paragraph").get_by_role("link")).to_have_text(["[1]"])
+        cited = answer.get_by_role("list").get_by_role("link")
+        place = cited.inner_text().removeprefix("[1] ")
+        cited.click()
+        expect(page.get_by_role("heading", name=place)).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(answer).to_contain_text("By the sea [1].")
+        expect(cited).to_have_text(f"[1] {place}")
+        assert speaker.asked == 1                          # the answer was kept
+        assert unnamed(page) == []
 
 
-def test_a_picture_can_be_the_question(index, tmp_path):
+def test_a_picture_can_be_the_question(index, page):
     out = io.BytesIO()
     Image.new("RGB", (30, 20), (0, 0, 250)).save(out, "PNG")
-    data = base64.b64encode(out.getvalue()).decode()
-    with served(index) as url, Chromium(tmp_path) as page:
-        page.open(url)
-        page.wait("document.querySelector('#holds').textContent")
-        page.value(f"""(() => {{
-            const bytes = Uint8Array.from(atob('{data}'), letter => letter.charCodeAt(0));
-            const given = new DataTransfer();
-            given.items.add(new File([bytes], 'mine.png', {{type: 'image/png'}}));
-            const file = document.querySelector('#file');
-            file.files = given.files;
-            file.dispatchEvent(new Event('change'));
-        }})()""")
-        page.wait(f"{NAMES}.startsWith('Pictures/sea/water.png')")
-        assert page.value("document.querySelector('#given').naturalWidth") == 30
-        page.value("document.querySelector('#without').click()")
-        page.wait("!document.querySelector('#start').hidden")
-        assert page.problems == []
+    with serving(index) as url:
+        page.goto(url)
+        expect(page.get_by_text("3 pictures, 1 text")).to_be_visible()
+        with page.expect_file_chooser() as chosen:
+            page.get_by_label("By picture").click()
+        chosen.value.set_files({"name": "mine.png", "mimeType": "image/png", "buffer": out.getvalue()})
+        expect(found(page).first).to_contain_text("Pictures/sea/water.png")
+        expect(page.get_by_role("img", name="The picture that is searched by")).to_have_js_property("naturalWidth", 30)
+        page.get_by_role("button", name="Search without this picture").click()
+        expect(page.get_by_text("Describe a picture or a page")).to_be_visible()
+        expect(found(page)).to_have_count(0)
+        expect(page.get_by_role("searchbox")).to_be_focused()
 
 
-def test_two_eyes_stand_side_by_side_and_a_token_opens_the_page_once(index, tmp_path):
-    with served(index, TOKEN, [Inverted()]) as url, Chromium(tmp_path) as page:
-        page.open(url)
-        page.wait("document.querySelector('input[type=password]')")
-        page.problems.clear()                              # the browser itself notes the 401
-        assert page.value("getComputedStyle(document.querySelector('.card')).borderRadius") == "12px"
-        assert page.value(UNLABELLED) == ""
-        page.open(f"{url}?token={TOKEN}")
-        page.wait("document.querySelector('#holds').textContent.includes('colours and inverted')")
-        assert TOKEN not in page.value("location.href")
-        page.open(f"{url}?q=red&by=look&eye=side+by+side")
-        page.wait("document.querySelectorAll('.sides section').length === 2")
-        firsts = "[...document.querySelectorAll('.sides .grid')].map(side => side.querySelector('.name').textContent)"
-        first = page.value(firsts)
-        assert first[0] == "Pictures/fire.png" != first[1]
-        assert "for inverted" in page.value("document.querySelector('.sides .scored').textContent")
-        assert page.problems == []
+def test_two_eyes_stand_side_by_side(index, page):
+    with serving(index, others=[Inverted()]) as url:
+        page.goto(f"{url}?q=red&by=look&eye=side+by+side")
+        colours, inverted = (page.get_by_role("region", name=eye).get_by_role("link") for eye in ("colours", "inverted"))
+        expect(colours.first).to_contain_text("Pictures/fire.png")
+        expect(colours.first).to_contain_text("place 3 for inverted")
+        expect(inverted.last).to_contain_text("Pictures/fire.png")
+        expect(inverted.last).to_contain_text("place 1 for colours")
+
+
+def test_a_token_typed_or_in_the_address_opens_the_page(index, page, new_page, problems):
+    with serving(index, TOKEN) as url:
+        page.goto(url)
+        expect(page.get_by_role("alert")).to_have_text("This omma is someone's own, and takes its token.")
+        expect(page.get_by_label("Token")).to_be_focused()
+        expect(page.locator(".card")).to_have_css("border-radius", "12px")  # its style needs no token
+        assert unnamed(page) == []
+        page.keyboard.type("a wrong one")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("That is not the token.")
+        assert [problem[-18:] for problem in problems] == ["401 (Unauthorized)"] * 2  # the browser itself notes them
+        problems.clear()
+        page.keyboard.type(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page.get_by_text("seen by colours")).to_be_visible()
+        page.reload()
+        expect(page.get_by_text("seen by colours")).to_be_visible()
+        other = new_page()
+        other.goto(f"{url}?token={TOKEN}")
+        expect(other.get_by_text("seen by colours")).to_be_visible()
+        assert (page.url, other.url) == (url, url)

@@ -148,8 +148,9 @@ class Gate:
         await reply(send, 303, b"", "text/plain", location="/", **{"set-cookie": kept})
 
     async def _sign_in(self, send: Send, why: str) -> None:
-        await reply(send, 401, SIGN_IN.format(why=html.escape(why)).encode(), "text/html; charset=utf-8",
-                    **{"www-authenticate": "Bearer"})  # fmt: skip
+        more = {"www-authenticate": "Bearer", "referrer-policy": "same-origin"}  # else its form is sent by "Origin: null"
+        page = SIGN_IN.format(why=html.escape(why)).encode()
+        await reply(send, 401, page, "text/html; charset=utf-8", **more)
 
     @property
     def cookie(self) -> str:

@@ -119,7 +119,7 @@ async function search(mine) {
       at("found").replaceChildren(grid(told[0].hits, link));
     } else {
       const places = told.map((one) => new Map(one.hits.map((hit, place) => [hit.id, place])));
-      at("found").replaceChildren(make("div", { class: "sides" }, ...told.map((one, side) => make("section", {},
+      at("found").replaceChildren(make("div", { class: "sides" }, ...told.map((one, side) => make("section", { "aria-label": one.eye },
         make("h2", {}, one.eye), grid(one.hits, link, places[1 - side], told[1 - side].eye)))));
     }
     const numbers = told.map((one) => one.hits.length).join(" and ");
