@@ -18,6 +18,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, each on one c
 
 def pytest_addoption(parser):
     parser.addoption("--rewrite-docs", action="store_true", help="put what the docs' examples print into the docs")
+    parser.addoption("--screenshots", metavar="FOLDER", help="keep pictures of every page that browser tests look at")
 
 
 class Stopped(Exception):

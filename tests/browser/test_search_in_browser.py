@@ -1,6 +1,5 @@
 """The search page in Chromium, by its keys alone: filters, a picture's page, a picture as the question, two eyes."""
 
-import contextlib
 import io
 import re
 
@@ -10,54 +9,11 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from browsing import unnamed
-from conftest import ColourEncoder
 from omma.retrieval.build import build_index
-from omma.web.site import Site
-from served import running
+from shown import Explaining, Inverted, Speaker, serving
 
 pytestmark = pytest.mark.browser
 TOKEN = "a-token-of-many-letters"
-
-
-class Explaining(ColourEncoder):
-    """An eye that says why: the left half of every picture."""
-
-    def explain(self, image, text, kind="itc"):
-        class Found:
-            patches, words, score = np.tile([1.0, 0.0], (4, 2))[:, :4], [(text, 1.0)], 0.5
-
-        return Found()
-
-
-class Inverted(ColourEncoder):
-    """Another eye, which sees other colours."""
-
-    name = "inverted"
-    fingerprint = "inverted"
-
-    def encode_image(self, images, **options):
-        other = [Image.fromarray(255 - np.asarray(image.convert("RGB"))) for image in images]
-        return super().encode_image(other, **options)
-
-
-class Speaker:
-    """A VLM that would like to be more than text."""
-
-    name = "speaker"
-
-    def __init__(self):
-        self.asked = 0
-
-    def generate(self, images, prompt, max_new_tokens=64):
-        self.asked += 1
-        return "By the sea [1]. <img src=//evil.example/a.png> [9]"
-
-
-@contextlib.contextmanager
-def serving(index, token=None, **more):
-    """The address of a site."""
-    with contextlib.closing(Site(index, **more)) as site, running(site, token) as client:
-        yield client.url
 
 
 @pytest.fixture
