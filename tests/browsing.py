@@ -84,3 +84,16 @@ def too_wide(page) -> str:
     widens its own until the page fits."""
     wide, window = page.evaluate("document.documentElement.scrollWidth"), page.viewport_size["width"]
     return f"{wide} px in {window}" if wide > window else ""
+
+
+def focus_shows(page) -> bool:
+    """Whether what has the focus looks other than without it; it has it again afterwards."""
+    part = page.locator(":focus").element_handle()
+    seen = part.evaluate_handle("part => part.closest('label') ?? part").as_element()  # a frame may be its label's
+    x, y, width, height = (seen.bounding_box()[side] for side in ("x", "y", "width", "height"))
+    clip = {"x": max(0, x - 6), "y": max(0, y - 6), "width": width + 12, "height": height + 12}
+    looks = [page.screenshot(clip=clip)]
+    part.evaluate("part => part.blur()")
+    looks.append(page.screenshot(clip=clip))
+    part.focus()
+    return looks[0] != looks[1]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from playwright.sync_api import expect
 
-from browsing import DESK, PHONE, too_wide, unnamed
+from browsing import DESK, PHONE, focus_shows, too_wide, unnamed
 from omma.eval.annotate.store import open_store
 from omma.retrieval.build import build_index
 from omma.web.annotate import Annotating
@@ -130,6 +130,7 @@ def annotate(page, at):
     who(page, at)
     page.keyboard.type("anna")
     page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
     expect(page.get_by_role("img", name="Left picture")).to_have_js_property("naturalWidth", 24)
 
 
@@ -143,6 +144,7 @@ def compared(page, at):
     who(page, at)
     page.keyboard.type("ben")
     page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
     expect(page.get_by_role("form", name="What differs")).to_be_visible()
     page.keyboard.press("c")
     expect(page.get_by_role("heading", name="Pair 1")).to_be_visible()
@@ -201,3 +203,154 @@ def test_nothing_sticks_out_and_everything_has_a_name(name, at, new_page, proble
     if name in ("sign-in", "wrong"):                       # the browser itself notes the refused requests
         assert all(re.search("40[01]", problem) for problem in problems), problems
         problems.clear()
+
+
+SEARCH = [("link", "omma search"), ("searchbox", "What to look for"), ("button", "By picture"), ("button", "Search"),
+          ("button", "Ask"), ("link", "Reports"), ("summary", "Filters")]  # fmt: skip
+FILTERS = [("combobox", "Kind"), ("combobox", "Folder"), ("date", "From"), ("date", "To"), ("textbox", "Where"),
+           ("combobox", "By"), ("combobox", "How many"), ("combobox", "Eye")]  # fmt: skip
+PAIRS = [("button", "Annotate"), ("button", "Compare"), ("button", "Test"), ("button", "Export"),
+         ("button", "anna annotates; change that")]  # fmt: skip
+PAIR = [("textbox", "Number of the pair"), ("button", "Next pair"), ("button", "Next unfinished"),
+        ("button", "One at a time"), ("button", "Ask the model")]  # fmt: skip
+FIELDS = [("radio", "orientation"), ("textbox", "What differs"), ("textbox", "Question, asked of both"),
+          ("textbox", "Answer for the left"), ("textbox", "Answer for the right"), ("summary", "Statements"),
+          ("textbox", "True of the left alone"), ("textbox", "True of the right alone")]  # fmt: skip
+STOPS = {
+    "filters": [*SEARCH, *FILTERS, ("link", "Pictures/10.png"), ("link", "Pictures/8.png")],
+    "picture": [*SEARCH, ("link", "Back to what was found"), ("button", "Why: show what counted"),
+                ("link", "Pictures/6.png")],
+    "text": [*SEARCH, ("link", "Back to what was found"), ("region", "Its text")],
+    "asked": [*SEARCH, ("link", "[1]"), ("link", "[1] Pictures/10.png"), ("link", "look 0.60")],
+    "reports": [*SEARCH, *[("link", title) for title in ("Pairs that one eye", "Two models beside", "guesses on mmvp")]],
+    "sign-in": [("textbox", "Token"), ("button", "Enter")],
+    "who": [("combobox", "Name"), ("button", "Start")],
+    "proposed": [*PAIRS, *PAIR, ("button", "Take over into empty fields"), ("button", "Discard"), *FIELDS],
+    "compared": [*PAIRS[:4], ("button", "ben annotates; change that"), ("combobox", "One"), ("combobox", "Other")],
+    "export": [*PAIRS, ("combobox", "By"), ("checkbox", "only pairs on whose pattern all agree"), ("button", "Write")],
+    "answers": [("radio", "all 36"), ("radio", "all"), ("region", "Pairs"), ("region", "Patterns of the scatter")],
+}  # fmt: skip
+
+
+def stop(page, role, name):
+    if role == "summary":
+        return page.locator("summary", has_text=name)
+    found = page.get_by_label(name, exact=True) if role == "date" else page.get_by_role(role, name=name, exact=role == "radio")
+    return found.first
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_tab_goes_through_the_page_in_order_and_one_sees_where(name, at, page, problems):
+    PAGES[name](page, at)
+    stop(page, *STOPS[name][0]).focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")                       # as a browser frames what keys have reached
+    for role, label in STOPS[name]:
+        expect(stop(page, role, label)).to_be_focused()
+        assert focus_shows(page), (role, label)
+        for _ in range(4 if role == "date" else 1):        # day, month, year and the calendar
+            page.keyboard.press("Tab")
+    problems.clear() if name == "sign-in" else None
+
+
+def test_what_a_screen_reader_is_told(at, page):
+    start(page, at)
+    expect(page.locator("body")).to_match_aria_snapshot("""
+      - banner:
+        - heading "omma search" [level=1]:
+          - link "omma search"
+        - search:
+          - searchbox "What to look for"
+          - button "By picture"
+          - button "Search"
+          - button "Ask"
+          - link "Reports"
+          - group: Filters
+      - main:
+        - status
+        - paragraph: Describe a picture or a page, or drop one here. / goes to the search box, the arrow keys go through what was found.
+        - paragraph: 12 pictures, 1 text in Pictures, seen by colours and inverted.
+    """)
+    picture(page, at)
+    expect(page.get_by_role("main")).to_match_aria_snapshot("""
+      - main:
+        - status: /Red patches counted most, above all row \\d of \\d, column \\d of \\d/
+        - article "Pictures/1.png":
+          - link "← Back to what was found Esc"
+          - figure:
+            - img "Picture of Pictures/1.png"
+            - 'button "Why: show what counted" [pressed]'
+            - text: "Words that counted:"
+            - strong: red
+          - heading "Pictures/1.png" [level=2]
+          - term: Kind
+          - definition: picture
+          - region "Looks like this":
+            - heading "Looks like this" [level=3]
+            - list:
+              - listitem:
+                - link /Pictures\\/6.png like \\d.\\d\\d/
+    """)
+    sides(page, at)
+    expect(page.get_by_role("main")).to_match_aria_snapshot("""
+      - main:
+        - status: 12 and 12 found, best first
+        - region "What was found":
+          - region "colours":
+            - heading "colours" [level=2]
+            - list:
+              - listitem:
+                - link /Pictures\\/10.png look \\d.\\d\\d · place 11 for inverted/
+          - region "inverted":
+            - heading "inverted" [level=2]
+            - list
+    """)
+    listed(page, at)
+    expect(page.get_by_role("main")).to_match_aria_snapshot("""
+      - main:
+        - status: 4 reports, the newest first
+        - region "Reports":
+          - heading "Reports" [level=2]
+          - table:
+            - rowgroup:
+              - row "Report Kind Where Written"
+            - rowgroup:
+              - row:
+                - rowheader "Pairs that one eye takes for the same":
+                  - link "Pairs that one eye takes for the same"
+                - cell "omma blind"
+                - cell "reports/blind"
+                - cell
+    """)
+    annotate(page, at)
+    expect(page.locator("body")).to_match_aria_snapshot("""
+      - banner:
+        - heading "omma pairs" [level=1]
+        - navigation "What to do":
+          - button "Annotate"
+          - button "Compare"
+          - button "Test"
+          - button "Export"
+        - status
+        - button "anna annotates; change that"
+      - main:
+        - button "Previous pair" [disabled]
+        - textbox "Number of the pair": "1"
+        - button "Next pair"
+        - button "Next unfinished"
+        - progressbar "Pairs that are done"
+        - region "The two pictures":
+          - img "Left picture, p0"
+          - img "Right picture, p1"
+          - button "One at a time"
+          - button "Ask the model"
+        - form "What differs":
+          - group "Pattern":
+            - radio "orientation"
+            - radio "none"
+          - textbox "What differs"
+          - textbox "Question, asked of both"
+          - textbox "Answer for the left"
+          - textbox "Answer for the right"
+          - status: Nothing written yet.
+    """)

@@ -246,9 +246,12 @@ function disagreement(row, names) {
   const item = make("li", "", { className: "card" }), thumbs = make("div", "", { className: "thumbs" }), told = make("div");
   for (const side of ["left", "right"]) thumbs.append(make("img", "", { src: `picture/${row.number}/${side}`, alt: side + " picture", loading: "lazy" }));
   const table = make("table"), rows = [["", ...names], ...["pattern", "question", "left", "right"].map((name) => [name, row.one[name], row.other[name]])];
-  for (const cells of rows) {
+  for (const [number, cells] of rows.entries()) {
     const line = table.insertRow();
-    for (const [place, text] of cells.entries()) line.append(make(place ? "td" : "th", text || (place ? "–" : "")));
+    for (const [place, text] of cells.entries()) {
+      const heads = Boolean(number) !== Boolean(place);  // the first row names the two, the first column what they said
+      line.append(make(heads ? "th" : "td", text || (place ? "–" : ""), heads ? { scope: number ? "row" : "col" } : {}));
+    }
   }
   const about = { usable: "usable or not", pattern: "the pattern", answers: "the answers", exchanged: "which picture has which answer" };
   told.append(make("h3", `Pair ${row.number + 1}: ${row.about.map((name) => about[name]).join(", ")}`), table);
