@@ -83,7 +83,10 @@ def test_the_report_shows_itself_whole_in_a_browser_without_asking_the_network(d
         page.on("request", lambda request, asked=asked: asked.append(request.url))
         page.goto(Path(result["report"]).as_uri())
         shown = page.locator("img").evaluate_all(
-            "all => Promise.all(all.map(img => (img.loading = 'eager', img.decode().then(() => img.naturalWidth > 0))))")
+            """all => Promise.all(all.map(img => {
+                img.loading = 'eager';
+                return img.decode().then(() => img.naturalWidth > 0);
+            }))""")  # fmt: skip
         assert len(shown) > 0
         assert all(shown)
         assert asked == [Path(result["report"]).as_uri()]

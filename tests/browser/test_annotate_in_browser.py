@@ -13,7 +13,8 @@ from omma.web.loopback import Loopback
 from pair_folders import said
 
 pytestmark = pytest.mark.browser
-PATTERNS = ["orientation", "presence", "state", "quantity", "position", "colour", "structure", "text", "viewpoint", "none"]
+PATTERNS = ["orientation", "presence", "state", "quantity", "position", "colour", "structure", "text", "viewpoint",
+            "none"]  # fmt: skip
 
 
 class Writer:

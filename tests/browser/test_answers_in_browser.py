@@ -4,7 +4,6 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-
 from shown import write_answers
 
 pytestmark = pytest.mark.browser
@@ -50,5 +49,6 @@ def test_the_page_loads_nothing_and_shows_every_picture(page, path):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(path.as_uri())
-    assert page.locator("img").evaluate_all("all => all.map(img => img.complete && img.naturalWidth > 0)") == [True] * 108
+    shown = page.locator("img").evaluate_all("all => all.map(img => img.complete && img.naturalWidth > 0)")
+    assert shown == [True] * 108
     assert asked == [path.as_uri()]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
+from shown import Explaining, Inverted, Speaker, serving
 
 from browsing import unnamed
 from omma.retrieval.build import build_index
-from shown import Explaining, Inverted, Speaker, serving
 
 pytestmark = pytest.mark.browser
 TOKEN = "a-token-of-many-letters"
@@ -103,8 +103,9 @@ def test_filters_stand_in_the_address_and_what_finds_nothing_says_so(index, page
         expect(page.locator(".box")).to_have_count(2)
         picture = page.get_by_role("article").get_by_role("img").first.bounding_box()
         frames = [box.bounding_box() for box in page.locator(".box").all()]
-        sides = [[(frame["x"] - picture["x"]) / picture["width"], (frame["y"] - picture["y"]) / picture["height"],
-                  frame["width"] / picture["width"], frame["height"] / picture["height"]] for frame in frames]  # fmt: skip
+        wide, high = picture["width"], picture["height"]
+        sides = [[(frame["x"] - picture["x"]) / wide, (frame["y"] - picture["y"]) / high, frame["width"] / wide,
+                  frame["height"] / high] for frame in frames]  # fmt: skip
         np.testing.assert_allclose(sides, [[0.1, 0, 0.4, 1], [0.5, 0.25, 0.5, 0.5]], atol=0.01)
         assert problems == ["Failed to load resource: the server responded with a status of 400 (Bad Request)"]
         page.goto(f"{url}?q=red&item=99")
@@ -187,7 +188,8 @@ def test_a_picture_can_be_the_question(index, page):
 def test_two_eyes_stand_side_by_side(index, page):
     with serving(index, others=[Inverted()]) as url:
         page.goto(f"{url}?q=red&by=look&eye=side+by+side")
-        colours, inverted = (page.get_by_role("region", name=eye).get_by_role("link") for eye in ("colours", "inverted"))
+        eyes = "colours", "inverted"
+        colours, inverted = (page.get_by_role("region", name=eye).get_by_role("link") for eye in eyes)
         expect(colours.first).to_contain_text("Pictures/fire.png")
         expect(colours.first).to_contain_text("place 3 for inverted")
         expect(inverted.last).to_contain_text("Pictures/fire.png")
