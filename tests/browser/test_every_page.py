@@ -1,5 +1,5 @@
 """Every page in Chromium, wide and narrow, light and dark: nothing sticks out, everything has a name, Tab goes through
-all of it in order, and one sees where the keys are. `pytest -m browser --screenshots FOLDER` keeps a picture of each.
+all of it in order, and one sees where the keys are. `pytest -m browser --screenshots=FOLDER` keeps a picture of each.
 """
 
 import re

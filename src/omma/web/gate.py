@@ -148,7 +148,8 @@ class Gate:
         await reply(send, 303, b"", "text/plain", location="/", **{"set-cookie": kept})
 
     async def _sign_in(self, send: Send, why: str) -> None:
-        more = {"www-authenticate": "Bearer", "referrer-policy": "same-origin"}  # else its form is sent by "Origin: null"
+        # without a referrer a browser sends the form with "Origin: null", which is nobody's
+        more = {"www-authenticate": "Bearer", "referrer-policy": "same-origin"}
         page = SIGN_IN.format(why=html.escape(why)).encode()
         await reply(send, 401, page, "text/html; charset=utf-8", **more)
 
