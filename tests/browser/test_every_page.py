@@ -359,3 +359,10 @@ def test_what_a_screen_reader_is_told(at, page):
           - textbox "Answer for the right"
           - status: Nothing written yet.
     """)
+
+
+def test_a_phone_is_told_of_no_keys(at, new_page):
+    for options, shown in ((PHONE, 0), (DESK, 40)):
+        page = new_page(**options)
+        annotate(page, at)
+        expect(page.locator("kbd:visible")).to_have_count(shown)
