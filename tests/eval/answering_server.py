@@ -12,8 +12,8 @@ from PIL import Image
 
 class Server:
     """reply(prompt, pictures, number of the request) -> the words, (status, message) of a failure, a message of the
-    assistant as a dict, or, where a stream was asked for, a list of pieces; None among them breaks the line,
-    and ... at the end says that max_tokens cut it.
+    assistant as a dict, the body of the reply as bytes, or, where a stream was asked for, a list of pieces; None among
+    them breaks the line, and ... at the end says that max_tokens cut it.
 
     likely(prompt, pictures) -> {token: log-probability} of the first token, None where the server tells none. models:
     what its list of models holds, none without a list. version: its system_fingerprint. refuses: what it says to who
@@ -47,6 +47,8 @@ class Server:
                     outer.bodies.append(body)
                     said = "A" if told else reply(prompt, images, len(outer.asked))
                 status, content = said if isinstance(said, tuple) else (200, None)
+                if isinstance(said, bytes):
+                    return self.send(200, said)
                 if isinstance(said, list):
                     return self.events(said, body["model"])
                 message = said if isinstance(said, dict) else {"content": said}
@@ -81,7 +83,9 @@ class Server:
                 self.answer(200 if listed else 404, {"object": "list", "data": outer.models})
 
             def answer(self, status, told):
-                data = json.dumps(told).encode()
+                self.send(status, json.dumps(told).encode())
+
+            def send(self, status, data):
                 self.send_response(status)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(data)))

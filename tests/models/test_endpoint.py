@@ -54,6 +54,19 @@ def test_a_failure_that_passes_is_tried_again_and_one_that_stays_is_named():
         Endpoint("m", server.url, retries=0).generate([], "is anybody there")
 
 
+@pytest.mark.parametrize("body", [
+    b"<html>busy</html>", b'{"choices": [{"mess', b"\xff", b"[]", b'"A"', b"{}", b'{"choices": 3}', b'{"choices": [3]}',
+    b'{"choices": [{"message": null}]}', b'{"choices": [{"message": {"content": ["A"]}}]}',
+])  # fmt: skip
+def test_a_reply_that_is_no_chat_completion_is_a_failure_of_that_question_alone(body):
+    with Server(lambda prompt, images, n: body if prompt == "bad" else "yes") as server:
+        bad, good = Endpoint("m", server.url, retries=0).try_batch([[], []], ["bad", "good"])
+    assert good == "yes"
+    assert isinstance(bad, Failed)
+    assert (bad.reason, bad.fatal) == ("endpoint_no_completion", False)
+    assert server.url in str(bad)
+
+
 def test_a_streamed_answer_comes_in_the_pieces_that_the_server_sends():
     pieces = ["Two ", "cups", " é", " and 고양이."]
     with Server(lambda prompt, images, n: pieces) as server:

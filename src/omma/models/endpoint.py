@@ -197,9 +197,10 @@ class Endpoint:
         found = self._completion(list(messages), max_new_tokens, **told)
         if isinstance(found, Failed):
             raise found
+        made = getattr(found.message, "tool_calls", None) or ()
         calls = [{"id": call.id, "type": "function",
                   "function": {"name": call.function.name, "arguments": call.function.arguments}}
-                 for call in found.message.tool_calls or () if getattr(call, "function", None)]  # fmt: skip
+                 for call in made if getattr(call, "function", None)]  # fmt: skip
         return (found.message.content or "").strip(), calls
 
     def _try(self, images: Sequence[Image.Image], prompt: str, max_new_tokens: int, stream: bool = False) -> Any:
@@ -211,8 +212,10 @@ class Endpoint:
         found = self._completion([self.message(images, prompt)], 1, logprobs=True, top_logprobs=TOP)
         if isinstance(found, Failed):
             return found
-        tokens = getattr(found.logprobs, "content", None) or []
-        top = {(one.token, one.logprob) for one in (getattr(tokens[0], "top_logprobs", None) or ())} if tokens else ()
+        tokens = getattr(getattr(found, "logprobs", None), "content", None) or []
+        told = (getattr(tokens[0], "top_logprobs", None) or ()) if isinstance(tokens, list) and tokens else ()
+        pairs = {(getattr(one, "token", None), getattr(one, "logprob", None)) for one in told}
+        top = {(token, value) for token, value in pairs if isinstance(token, str) and isinstance(value, float | int)}
         if not top:
             return Failed(f"{self.url} tells no log-probabilities of what it says (logprobs, top_logprobs), so it is "
                           "measured by its replies alone", "endpoint_no_logprobs")  # fmt: skip
@@ -244,14 +247,19 @@ class Endpoint:
             return Failed(f"{self.url}: {why}{error.message}", f"endpoint_http_{code}", fatal)
         except openai.OpenAIError as error:  # what came back is no chat completion
             return Failed(f"{self.url}: {error}", "endpoint_no_completion")
+        except ValueError as error:  # nor JSON, whatever its header says
+            return Failed(f"{self.url} gave something else than JSON ({error}); is it an address of chat completions?",
+                          "endpoint_no_completion")  # fmt: skip
         choices = getattr(found, "choices", None)
-        if not choices:
-            return Failed(f"{self.url} gave no choices; is it an address of chat completions?",
+        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+        if message is None or not isinstance(getattr(message, "content", None), str | None):
+            return Failed(f"{self.url} gave no choices with a message in words; is it an address of chat completions?",
                           "endpoint_no_completion")  # fmt: skip
         names = (getattr(found, "model", None), getattr(found, "system_fingerprint", None))
         self.served = " ".join(str(name) for name in names if name)
-        if choices[0].finish_reason == "content_filter" or getattr(choices[0].message, "refusal", None):
-            return Failed(f"refused: {choices[0].message.refusal or 'content filter'}", "endpoint_refused")
+        refusal = getattr(message, "refusal", None)
+        if getattr(choices[0], "finish_reason", None) == "content_filter" or refusal:
+            return Failed(f"refused: {refusal or 'content filter'}", "endpoint_refused")
         return choices[0]
 
 
