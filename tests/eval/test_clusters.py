@@ -5,6 +5,10 @@ import pytest
 
 from omma.eval.clusters import bootstrap, by_cluster, clustered, paired
 from omma.eval.metrics import wilson
+from omma.eval.tasks.naturalbench import NATURALBENCH
+from omma.eval.tasks.patterns import PATTERNS
+from omma.eval.tasks.retrieval import RETRIEVAL
+from omma.eval.tasks.statements import STATEMENTS
 
 
 def test_questions_on_pictures_of_their_own_get_about_wilsons_interval():
@@ -68,3 +72,54 @@ def test_where_nothing_can_be_compared_nothing_is_claimed():
     assert paired({"a": True}, {"b": True}, {"a": "p"}) == {"n": 0, "value": None, "low95": None, "high95": None}
     one = paired({"a": True}, {"a": False}, {"a": "p"})
     assert (one["value"], one["low95"], one["clusters"]) == (1.0, None, 1)
+
+
+def found_by_twins(way, right):
+    """Result rows of `retrieval`: 40 pictures, each found by all of its five captions or by none."""
+    return [{"pattern": way, "group": f"p{n}", "pictures": [f"p{n}"], "texts": [f"caption {n} {k}"], "correct": hit,
+             "credits": [float(hit)] * 3 + [1.0]} for n, hit in enumerate(right) for k in range(5)]  # fmt: skip
+
+
+def test_captions_of_one_picture_count_as_one_search_in_the_interval_of_recall():
+    right = [n % 4 == 0 for n in range(40)]
+    found = RETRIEVAL.metrics(found_by_twins("t2i", right))["t2i"]["recall@1"]
+    assert (found["value"], found["n"]) == (0.25, 200)
+    low, high = wilson(10, 40)
+    assert (found["low95"], found["high95"]) == pytest.approx((low, high), abs=5e-3)
+
+
+def test_statements_about_the_pictures_of_one_pair_count_as_one_in_the_interval():
+    rows = [{"item": f"{n}-{k}", "group": f"g{n}", "pattern": "", "pictures": [f"{n}-{k}"], "score_kind": "itm",
+             "correct": n % 2 == 0, "scores": [0.7], "answer": "true" if (k + n) % 2 else "false", "prediction": "true",
+             "credits": [float(n % 2 == 0)]} for n in range(30) for k in range(4)]  # fmt: skip
+    found = STATEMENTS.metrics(rows)["accuracy"]
+    assert (found["low95"], found["high95"]) == pytest.approx(wilson(15, 30), abs=5e-3)
+
+
+def matched(number, pictures, right):
+    s = [1.0, 0.0, 0.0, 1.0] if right else [0.0, 1.0, 1.0, 0.0]
+    return {"item": str(number), "group": f"g{number}", "pattern": "state", "pictures": pictures, "scores": s,
+            "credits": [float(right)] * 4}  # fmt: skip
+
+
+def test_pairs_of_pictures_of_their_own_have_wilsons_interval_and_their_two_choices_count_as_one():
+    found = PATTERNS.metrics([matched(n, [f"{n}a", f"{n}b"], n % 3 == 0) for n in range(60)])
+    assert (found["image"]["low95"], found["image"]["high95"]) == wilson(20, 60)
+    assert (found["item"]["right"], found["item"]["n"]) == (40, 120)
+    assert (found["item"]["low95"], found["item"]["high95"]) == pytest.approx(wilson(20, 60), abs=5e-3)
+
+
+def test_mined_pairs_that_share_a_picture_count_as_one_in_the_interval():
+    rows = [matched(10 * n + k, [f"hub {n}", f"{n}-{k}"], n % 2 == 0) for n in range(20) for k in range(6)]
+    found = PATTERNS.metrics(rows)["image"]
+    assert (found["right"], found["n"]) == (60, 120)
+    assert (found["low95"], found["high95"]) == pytest.approx(wilson(10, 20), abs=1e-2)
+
+
+def test_both_questions_of_a_naturalbench_block_count_as_one_in_the_interval():
+    rows = [{"item": f"{n}-q{q}-i{i}", "group": f"g{n}", "pattern": "", "pictures": [f"{n}-{i}"], "prediction": "yes",
+             "credits": [float(n % 2), 0.5], "answer": "yes"} for n in range(30) for q in (0, 1) for i in (0, 1)]
+    for score in ("question", "image"):
+        found = NATURALBENCH.metrics(rows)[score]
+        assert (found["value"], found["n"]) == (0.5, 60)
+        assert (found["low95"], found["high95"]) == pytest.approx(wilson(15, 30), abs=1e-2)

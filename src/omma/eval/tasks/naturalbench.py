@@ -9,6 +9,7 @@ import re
 import numpy as np
 
 from omma.eval.asking import Mode, accuracy, asked
+from omma.eval.clusters import clustered
 from omma.eval.metrics import estimate
 from omma.eval.protocols import hard_negatives
 from omma.eval.protocols.outcome import STRICT, Parsed
@@ -44,11 +45,11 @@ def blocks(rows: list[dict]) -> dict:
     whole = [[[flags[q, k] for k in (0, 1)] for q in (0, 1)] for flags in right.values() if len(flags) == 4]
     if not whole:
         return {"group": estimate(0, 0, 1 / 16), "torn": len(right)}
-    flags = np.array(whole)
+    flags, blocks_of = np.array(whole), [str(block) for block in range(len(whole)) for _ in (0, 1)]
     return {
         "group": hard_negatives.naturalbench(flags)["group"],
-        "question": estimate(int(flags.all(axis=2).sum()), 2 * len(flags), 1 / 4),
-        "image": estimate(int(flags.all(axis=1).sum()), 2 * len(flags), 1 / 4),
+        "question": clustered(flags.all(axis=2).ravel(), blocks_of, 1 / 4),
+        "image": clustered(flags.all(axis=1).ravel(), blocks_of, 1 / 4),
         "torn": len(right) - len(whole),
     }
 

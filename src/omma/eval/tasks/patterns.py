@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from omma.eval.asking import clusters_of
+from omma.eval.clusters import clustered
 from omma.eval.metrics import PAIR_CHANCE, binomial_tail, estimate, holm, score_pairs
 from omma.eval.task import VARIANTS, Answer, Grid, Item, Task, group_of, interval, percent
 
@@ -47,9 +49,10 @@ def score(asked: list[Item], view, ties: Literal["image 2", "wrong"] = "image 2"
 def metrics(rows: list[dict]) -> dict:
     """All pairs together, each pattern, and the mean over patterns (the average that papers print).
 
-    image, text, group count pairs, item counts single choices of a text. ties: choices between two equal scores,
-    which go to image 2 or to none. p: exact one-sided binomial test of the image score against chance, p_holm:
-    corrected over the patterns.
+    image, text, group count pairs, item counts single choices of a text. Both choices of a pair hang together, and so
+    do pairs that share a picture, as mined ones may: the intervals count what is independent. ties: choices between two
+    equal scores, which go to image 2 or to none. p: exact one-sided binomial test of the image score against chance, as
+    if all pairs were independent, p_holm: corrected over the patterns.
     """
     names = {row["pattern"] for row in rows}
     ordered = [name for name in ORDER if name in names] + sorted(names - set(ORDER))
@@ -62,10 +65,18 @@ def metrics(rows: list[dict]) -> dict:
 
 def _block(rows: list[dict]) -> dict:
     out: dict = {}
+    shown, groups = [name for row in rows for name in row["pictures"]], {row["group"] for row in rows}
+    alone = len(set(shown)) == len(shown) and len(groups) == len(rows)    # no pair shares a picture with another
+    together = [str(place) for place in range(len(rows))] if alone else clusters_of(rows)
     for column, name in enumerate(SCORES):
-        times = 2 if name == "item" else 1                               # an item score counts both choices of a pair
-        right = round(times * sum(row["credits"][column] for row in rows))
-        out[name] = estimate(right, times * len(rows), PAIR_CHANCE[name])
+        earned = [row["credits"][column] for row in rows]
+        if name == "item":                                               # both choices of a pair, each 0 or 1
+            choices = [float(share > half) for share in earned for half in (0.25, 0.75)]
+            out[name] = clustered(choices, [place for place in together for _ in (1, 2)], PAIR_CHANCE[name])
+        elif alone:
+            out[name] = estimate(round(sum(earned)), len(rows), PAIR_CHANCE[name])
+        else:
+            out[name] = clustered(earned, together, PAIR_CHANCE[name])
     out["ties"] = sum(sum(row["scores"][t] == row["scores"][2 + t] for t in (0, 1)) for row in rows)
     out["p"] = binomial_tail(out["image"]["right"], len(rows), PAIR_CHANCE["image"])
     return out

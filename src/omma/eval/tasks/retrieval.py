@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from omma.eval.metrics import DEPTH, Recall, estimate, recall_at_k, recall_by_chance
+from omma.eval.asking import clusters_of
+from omma.eval.clusters import clustered
+from omma.eval.metrics import DEPTH, Recall, recall_at_k, recall_by_chance
 from omma.eval.task import Answer, Item, Task, plain_tables
 
 KS = (1, 5, 10)
@@ -79,17 +81,20 @@ def told(found: Recall, n: int, names: list[str]) -> Answer:
 
 
 def metrics(rows: list[dict]) -> dict:
-    """recall@k both ways; median_rank: expected place of the first right answer; ties: first places left to chance."""
+    """recall@k both ways; median_rank: expected place of the first right answer; ties: first places left to chance.
+
+    Captions of one picture find it or miss it together, so the interval counts pictures.
+    """
     out: dict = {}
     for way, column_of_gallery in (("i2t", "texts"), ("t2i", "pictures")):
         mine = [row for row in rows if row["pattern"] == way]
         gallery = len({name for row in rows for name in row[column_of_gallery]})
         relevant = [len(row[column_of_gallery]) for row in mine]
+        together = clusters_of(mine)
         out[way] = {"gallery": gallery}
         for column, k in enumerate(KS):
-            hits = sum(row["credits"][column] for row in mine)
             chance = recall_by_chance(relevant, gallery, k) if mine else None
-            out[way][f"recall@{k}"] = estimate(min(hits, len(mine)), len(mine), chance)
+            out[way][f"recall@{k}"] = clustered([row["credits"][column] for row in mine], together, chance)
         out[way]["median_rank"] = float(np.median([row["credits"][-1] for row in mine])) if mine else None
         out[way]["ties"] = sum(row["correct"] is None for row in mine)
     return out

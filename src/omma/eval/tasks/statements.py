@@ -8,6 +8,8 @@ import math
 
 import numpy as np
 
+from omma.eval.asking import clusters_of
+from omma.eval.clusters import clustered
 from omma.eval.metrics import by_group, consistency, estimate, estimate_auc, pairwise
 from omma.eval.task import Answer, Item, Task, judged_items, plain_tables, with_patterns
 
@@ -33,7 +35,7 @@ def metrics(rows: list[dict]) -> dict:
 
     accuracy: chance 1/2, since each statement is true of one picture and false of its partner. consistency: groups with
     every item right; its chance is that of coin flips. pairwise: inside a group, how often a true item scores above a
-    false one. The last two count groups, so their interval does too.
+    false one. The last two count groups; all intervals do, since statements about one picture hang together.
     """
     return with_patterns(rows, _block)
 
@@ -48,7 +50,7 @@ def _block(rows: list[dict]) -> dict:
     won = pairwise(scores, truth, groups)
     at = "_at_median" if rows and rows[0]["score_kind"] == "itc" else ""
     return {
-        f"accuracy{at}": estimate(sum(correct), len(rows), 0.5),
+        f"accuracy{at}": clustered(correct, clusters_of(rows), 0.5),
         f"consistency{at}": estimate(all_right, n_groups, float(np.mean(0.5**sizes)) if n_groups else None),
         "auc": estimate_auc(scores, truth, groups),
         "pairwise": estimate(math.fsum(won.values()), len(won), 0.5),
