@@ -239,7 +239,7 @@ def evaluate(
     predictions: Annotated[Path | None, typer.Option(help="File for one line an item: id,prediction.")] = None,
     where: Where = None,
     language: Annotated[list[str] | None, typer.Option(help="Captions to use, e.g. en; may be repeated.")] = None,
-    label: Annotated[str | None, typer.Option(help="classify: column that names each picture's class.")] = None,
+    label: Annotated[str | None, typer.Option(help="classify, linear-probe: column with the class.")] = None,
     template: Annotated[list[str] | None, typer.Option(help="classify: 'a picture of a {}'; repeatable.")] = None,
     reference: Annotated[str | None, typer.Option(help="Ask and read like official, lmms-eval, ...")] = None,
     judge: Annotated[str | None, typer.Option(help="mm-vet, ...: who grades, openai:MODEL@URL.")] = None,

@@ -38,6 +38,7 @@ from omma.eval.tasks.choices import CHOICE, CIRCULAR
 from omma.eval.tasks.classify import CLASSIFY
 from omma.eval.tasks.hard_negatives import HARD_NEGATIVES
 from omma.eval.tasks.judged import LLAVA_BENCH, MM_VET
+from omma.eval.tasks.linear_probe import LINEAR_PROBE
 from omma.eval.tasks.mme import MME
 from omma.eval.tasks.mmvp import MMVP
 from omma.eval.tasks.naturalbench import NATURALBENCH
@@ -66,6 +67,7 @@ TASKS: dict[str, Task] = {
     "caption": CAPTION,
     "nlvr": NLVR,
     "classify": CLASSIFY,
+    "linear-probe": LINEAR_PROBE,
     "scenes": SCENES,
     "mmvp": MMVP,
     "pope": POPE,
