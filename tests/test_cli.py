@@ -422,6 +422,10 @@ def test_blind_prints_what_is_found_and_writes_all_of_it(tmp_path, capsys):
     code, _, err = omma_says(capsys, "blind", table.uri, "--eye", "embed.c", "--reference", "embed.b")
     assert code == 2
     assert "omma embed" in err
+    omma.Table.create(tmp_path / "items", "items")
+    code, _, err = omma_says(capsys, "blind", tmp_path / "items", *eyes)
+    assert code == 2
+    assert f"give its pictures, such as {tmp_path / 'pictures'}" in err
 
 
 def test_blind_annotate_serves_a_page_until_it_is_interrupted_and_exports_what_was_written(

@@ -179,7 +179,9 @@ def blind_tables(result: dict[str, Any]) -> list[Any]:
                      f"{rate['rows_drawn']:,} of {rate['rows']:,} pictures held against all")  # fmt: skip
     if result["pairs"]:
         columns = ("eye", "reference", "one", "other", "they differ in")
-        pairs = Grid(*columns, title="the widest gaps", title_justify="left")
+        pairs = Grid(title="the widest gaps", title_justify="left")
+        for name in columns:
+            pairs.add_column(name, overflow="fold")  # a name that is cut names no picture
         for row in result["pairs"]:
             what = ", ".join(row.get("differences") or ())
             pairs.add_row(f"{row['eye']:.3f}", f"{row['reference']:.3f}", row["a"], row["b"], what)

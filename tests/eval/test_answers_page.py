@@ -333,3 +333,15 @@ def test_a_third_report_and_a_place_without_tables_are_refused(eye, vlm, world, 
         page_of([eye.rows_path.parent], tmp_path / "a.html", data=tmp_path)
     other = replace(eye, metrics=eye.metrics | {"task": "retrieval"})
     assert sides([other]) == []
+
+
+def test_two_runs_without_a_common_pair_say_so_where_the_pairs_would_stand(eye, vlm, tmp_path):
+    renamed = pa.array([f"other-{name}" for name in vlm.rows["group"].to_pylist()])
+    rows = vlm.rows.set_column(vlm.rows.column_names.index("group"), "group", renamed)
+    both = [eye, replace(vlm, rows=rows)]
+    page = write_html(tmp_path / "a.html", runs=both, answers=True).read_text(encoding="utf-8")
+    (first, *_), (second, *_) = eye.rows["group"].to_pylist(), renamed.to_pylist()
+    assert "The two runs have no pair in common" in page
+    assert f'>{first}</span>, B’s such as <span class="mono">{second}<' in page
+    alone = write_html(tmp_path / "b.html", runs=[eye], answers=True).read_text(encoding="utf-8")
+    assert "no pair in common" not in alone

@@ -1,5 +1,6 @@
 """How benchmarks ask in words, letter by letter, and what is done with rows that can't be asked."""
 
+import errno
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from fakes_vlm import Knows, make_questions, rows_of
 
 from omma.eval.asking import mirrored, question_items, swapped
-from omma.eval.replies import is_sure
+from omma.eval.replies import Kept, Reply, is_sure
 from omma.eval.run import TASKS, evaluate
 from omma.eval.task import Item
 from omma.table import Table
@@ -112,3 +113,15 @@ def test_probabilities_that_are_no_numbers_are_counted_and_no_answer(tmp_path):
     assert (model["n"], model["reasons"]) == (4, {"not_finite": 4})
     assert model["accuracy"]["value"] == 1
     assert [is_sure(s) for s in ([0.0, -np.inf], [-np.inf, -np.inf], [0.0, np.nan])] == [True, False, False]
+
+
+def test_a_full_disk_is_told_as_one_and_what_was_said_before_is_kept(tmp_path):
+    kept = Kept(tmp_path / "replies.sqlite")
+    kept.put({"one": Reply("yes")})
+    kept.db.execute("pragma max_page_count = 3")
+    with pytest.raises(OSError, match="make room and run it again") as told:
+        kept.put({str(n): Reply("no" * 500) for n in range(50)})
+    assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(tmp_path / "replies.sqlite"))
+    assert kept.get("one") == Reply("yes")
+    assert kept.get("0") is None
+    kept.close()

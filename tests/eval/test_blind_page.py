@@ -1,5 +1,6 @@
 """The page of blind pairs: what was counted, what they differ in, and the pairs with their pictures."""
 
+import io
 import json
 import re
 import shutil
@@ -7,12 +8,14 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from omma import cli
 from omma.eval.blind import mine_blind_pairs
 from omma.eval.blind_page import SHOWN, page_of_pairs
 from omma.show import describe
 from omma.table import Table
+from omma.views import blind_tables
 from pair_folders import make_pairs, picture
 
 
@@ -85,3 +88,16 @@ def test_omma_show_says_what_pairs_there_are_and_writes_their_page(tmp_path, cap
     assert "embed.other" in capsys.readouterr().out
     assert cli.run(["show", str(tmp_path / "blind"), "--html", str(tmp_path / "page.html"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["pairs"] == 36
+
+
+def test_names_of_blind_pairs_are_folded_and_never_cut():
+    names = [f"a-folder-with-a-name/and-another-one-{n}" for n in "ab"]
+    pair = {"a": names[0], "b": names[1], "eye": 0.9, "reference": 0.1, "differences": ["position", "colour", "text"]}
+    told = {"above": 0.5, "below": 0.1, "eye": {"mean": 0.2}, "reference": {"mean": 0.1}, "pairs": 10}
+    result = {"counts": {}, "above": 0.9, "below": 0.6, "eye": "embed.a", "reference": "embed.b", "exact": True,
+              "rate": None, "pairs": [pair], "missed": None, "suggested": told, "out": None}  # fmt: skip
+    page = Console(width=60, file=io.StringIO(), legacy_windows=False)
+    page.print(blind_tables(result)[1])
+    lines = [line.split("│")[1:-1] for line in page.file.getvalue().splitlines() if line.startswith("│")]
+    one, other = ("".join(line[at].strip() for line in lines) for at in (2, 3))
+    assert [one, other] == names

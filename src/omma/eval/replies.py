@@ -6,6 +6,7 @@ question that fails is not kept: the next run asks it again.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -52,6 +53,7 @@ class Kept:
             self.db.execute("create table if not exists replies (key text primary key, reply text not null)")
         except sqlite3.DatabaseError as error:
             self.db.close()
+            full(error, path)
             raise ValueError(f"{path} can't be read as kept replies ({error}); remove it, or choose another") from None
 
     def get(self, key: str) -> Reply | None:
@@ -63,8 +65,12 @@ class Kept:
 
     def put(self, replies: dict[str, Reply]) -> None:
         rows = [(key, json.dumps([reply.said, reply.scores, reply.by])) for key, reply in replies.items()]
-        with self.db:
-            self.db.executemany("insert or replace into replies values (?, ?)", rows)
+        try:
+            with self.db:
+                self.db.executemany("insert or replace into replies values (?, ?)", rows)
+        except sqlite3.OperationalError as error:
+            full(error, self.path)
+            raise
 
     def close(self) -> None:
         self.db.close()
@@ -155,6 +161,12 @@ class Replies:
         reason = getattr(error, "reason", "model_refused")
         self.failures.setdefault(reason, str(error))
         return reason
+
+
+def full(error: sqlite3.DatabaseError, path: Path | None) -> None:
+    """Raises the OSError of a full disk where that is what SQLite met."""
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        raise OSError(errno.ENOSPC, "the disk is full; make room and run it again: replies so far are kept", str(path))
 
 
 def is_sure(scores: Sequence[float]) -> bool:

@@ -128,8 +128,9 @@ def answers_of(runs: Sequence[Report], tables: Sequence[Any], items: Any) -> dic
     curves = knob_curves(shown, items) if shown else None
     if curves:
         curves["curves"] = [knob_plot(found) for found in curves["curves"]]
-    return {"bars": bars(runs), "viewer": seen, "scatter": scatter(shown) if seen else None, "curves": curves,
-            "calibration": sure, "audits": read}  # fmt: skip
+    apart = [next(iter(side.groups), "") for side in shown] if len(shown) > 1 and seen is None else None
+    return {"bars": bars(runs), "viewer": seen, "apart": apart, "scatter": scatter(shown) if seen else None,
+            "curves": curves, "calibration": sure, "audits": read}  # fmt: skip
 
 
 def options_of(items: Any) -> dict[str, Sequence[str]]:

@@ -482,7 +482,10 @@ async function start() {
   $("#who").addEventListener("cancel", (event) => { if (!now.name) event.preventDefault(); });
   $("#who form").addEventListener("submit", (event) => {
     event.preventDefault();
-    named($("#annotator").value).then(() => $("#who").close()).catch((error) => $("#annotator").setCustomValidity(error.message));
+    named($("#annotator").value).then(() => $("#who").close()).catch((error) => {
+      $("#annotator").setCustomValidity(error.message);
+      $("#annotator").reportValidity();
+    });
   });
   $("#annotator").addEventListener("input", () => $("#annotator").setCustomValidity(""));
   let kept = "";
