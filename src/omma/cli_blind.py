@@ -77,8 +77,8 @@ def blind(
     with working(as_json):
         pictures = omma.Table.open(table)
         if pictures.kind == "items":
-            beside = table.parent / "pictures"
-            raise ValueError(f"{table} is a table of items, whose rows are questions; give its pictures, such as {beside}")
+            raise ValueError(f"{table} is a table of items, whose rows are questions; give its pictures, such as "
+                             f"{table.parent / 'pictures'}")  # fmt: skip
         names = [vectors_of(pictures, name, device.value, batch_size) for name in (eye, reference)]
         found = omma.mine_blind_pairs(
             names[0], names[1], above, below, table=pictures, near=near, per_row=per_row, sample=sample,
