@@ -1,11 +1,13 @@
 """Two runs side by side: counted by hand, refused where they are not of one benchmark, and told in words."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 import omma
 from omma import cli
@@ -233,3 +235,16 @@ def test_vlmevalkit_s_results_are_read_judged_or_not(tmp_path):
         outcomes(tmp_path / "none.tsv")
     with pytest.raises(ValueError, match="make one: omma eval"):
         outcomes(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("orientation", "colour", "text"), ("Presence of Specific Features", "Texts", "x")])
+def test_no_number_is_cut_whatever_the_width_of_the_terminal(names):
+    better = [1] * 300
+    verdict = omma.compare(report([0] * 300, patterns=names), report(better, model="other", patterns=names))
+    for width in (80, 90, 110, 160):
+        page = io.StringIO()
+        Console(file=page, width=width, markup=False).print(verdict)
+        assert "…" not in page.getvalue(), width
+        assert page.getvalue().count("+100.0 to +100.0") >= 3, width
+        assert ("A : B" in page.getvalue()) is (width < 106)
+        assert width == 80 or all(word in page.getvalue() for name in names for word in name.split())

@@ -10,12 +10,12 @@ value is corrected for how many were looked at (Holm 1979). A difference that is
 smallest one that a run of this size would probably show stands beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table as RichTable
 
 from omma.eval.clusters import ROUNDS, by_cluster, paired
@@ -24,6 +24,7 @@ from omma.eval.outcomes import Outcome, Run, independent, outcomes
 from omma.eval.paired import correlation, detectable, detectable_mean, mcnemar, phi, sign_flips
 
 EXACT = "exact McNemar on groups"
+WIDE = 106  # characters of a line that the whole table by pattern needs; a narrower one leaves out what is least needed
 
 
 @dataclass(frozen=True)
@@ -67,34 +68,38 @@ class Verdict:
         size = f"differences from about {100 * least:.1f} points on" if least else "no difference"
         return f"{told}. No difference is shown; a run of this size would probably show {size}."
 
-    def __rich__(self) -> Group:
-        parts: list[Any] = [f"A: {self.a}", f"B: {self.b}"]
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield from (f"A: {self.a}", f"B: {self.b}")
         for found, words in zip(self.benchmarks, self.words, strict=True):
-            parts.append(words)
-            parts += [note[0].upper() + note[1:] + "." for note in found["notes"]]
+            yield words
+            yield from (note[0].upper() + note[1:] + "." for note in found["notes"])
             if found["patterns"]:
-                parts.append(self._patterns(found))
-        return Group(*parts)
+                yield self._patterns(found, wide=options.max_width >= WIDE)
 
-    def _patterns(self, found: dict) -> RichTable:
-        table = RichTable(title=f"{found['name']} by pattern", title_justify="left")
-        for n, name in enumerate(("pattern", "A", "B", "B - A", "95 %", "only A", "only B", "p", "p (Holm)", "n")):
-            table.add_column(name, justify="right" if n else "left", no_wrap=True)
+    def _patterns(self, found: dict, wide: bool) -> RichTable:
+        """Not wide: without the p that is not corrected, and with both counts in one column. No number is ever cut."""
+        table = RichTable(title=f"{found['name']} by pattern", title_justify="left", show_edge=wide, pad_edge=wide)
+        counts, least = (("only A", "only B"), ("p", "p (Holm)")) if wide else (("A : B",), ("p (Holm)",))
+        for n, name in enumerate(("pattern", "A", "B", "B - A", "95 %", *counts, *least, "n")):
+            table.add_column(name, justify="right" if n else "left", no_wrap=bool(n), overflow="fold")
         for name, row in found["patterns"].items():
             d, groups = row["difference"], row["groups"]
             interval = "–" if d["low95"] is None else f"{_points(d['low95'])} to {_points(d['high95'])}"
+            only = str(groups["only_a"]), str(groups["only_b"])
             table.add_row(
                 *(name, _percent(row["a"]), _percent(row["b"]), _points(d["value"]) + (" *" if row["shown"] else "")),
-                *(interval, str(groups["only_a"]), str(groups["only_b"]), _p(row["p"]), _p(row["p_holm"]), str(d["n"])),
+                *(interval, *(only if wide else (" : ".join(only),)), *((_p(row["p"]),) if wide else ())),
+                *(_p(row["p_holm"]), str(d["n"])),
             )
+        legend = "" if wide else "A : B: groups that only A, and only B, has right. "
+        table.caption, table.caption_justify = legend + "* shown after Holm's correction.", "left"
         r = found["correlation"]["pearson"]
         if r["value"] is not None:
             fewer = (
                 "" if r["without"] is None else f"; {r['without'][0]:.2f} to {r['without'][1]:.2f} without one of them"
             )
             table.caption = (f"Over the patterns A and B go together with r = {r['value']:.2f} (95 %: {r['low95']:.2f} "
-                             f"to {r['high95']:.2f}{fewer}). * shown after Holm's correction.")  # fmt: skip
-            table.caption_justify = "left"
+                             f"to {r['high95']:.2f}{fewer}). {table.caption}")  # fmt: skip
         return table
 
 
