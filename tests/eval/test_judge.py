@@ -77,6 +77,9 @@ def test_a_judge_that_fails_rambles_or_is_late_is_counted_each_under_its_reason_
         assert model["reasons"] == {"judge_endpoint_http_400": 4, "judge_endpoint_timeout": 1, "judge_no_grade": 3}
         assert (model["n"], model["score"]["value"]) == (0, None)
         assert report.metrics["failures"]["judge_no_grade"].startswith("Well, it depends")
+        (told,) = (str(part) for part in report.__rich__().renderables if "no score by" in str(part))
+        assert told.startswith("8 items have no score by generate: ")
+        assert "3 judge_no_grade" in told
         assert "no such model today" in report.metrics["failures"]["judge_endpoint_http_400"]
         assert report.table()
         mine = [row for row in report.rows.to_pylist() if row["variant"] == "model"]

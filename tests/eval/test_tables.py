@@ -6,6 +6,7 @@ import pytest
 from fakes import Coin, Oracle, make_world
 from rich.console import Console
 
+from omma.data.benchmarks.mmvp import PATTERNS
 from omma.eval.run import Report, evaluate
 
 
@@ -34,3 +35,15 @@ def test_a_star_marks_what_is_above_chance(tmp_path):
     assert seen.count("100.0 *") == 8                                      # three patterns and all pairs, itc and itm
     assert " * │" not in guessed
     assert "Ties: 0, blind 24." in guessed
+
+
+def test_the_published_names_of_mmvp_vlms_patterns_cut_no_number(tmp_path):
+    report = evaluate(Oracle(), "patterns", data=make_world(tmp_path))
+    names = dict(zip(("colour", "position", "text"), PATTERNS, strict=False))
+    for variants in report.metrics["scores"].values():
+        for m in variants.values():
+            m["patterns"] = {names[name]: block for name, block in m["patterns"].items()}
+    text = printed(report)
+    assert "…" not in text
+    assert text.count("100.0 *") == 8
+    assert all(text.count(word) >= 2 for word in ["Orientation", "Presence", "Condition"])

@@ -86,6 +86,7 @@ TASKS: dict[str, Task] = {
     "chair": CHAIR,
 }
 DISCORDANT = 0.2  # the share of items on which two models are taken to differ, for what a run could show
+NUMBER = 16  # characters of a cell that stays on its line, such as an interval
 EMBEDDING = {"itc", "itm"}  # kinds of score for which pictures and texts are embedded
 
 strings, numbers = pa.list_(pa.string()), pa.list_(pa.float64())
@@ -191,6 +192,10 @@ class Report:
         unscored = ", ".join(f"{n} {reason}" for reason, n in m["reasons"].items())
         lines = [f"{m['task']}: {m['model']} on {m['items']} items of {m['data']}", f"{m['sample']}; run {m['run_id']}"]
         lines += [f"{m['unscored']} items could not be scored: {unscored}"] if m["unscored"] else []
+        for kind, by_variant in m["scores"].items():
+            more = Counter(by_variant["model"]["reasons"]) - Counter(m["reasons"])
+            told = ", ".join(f"{n} {reason}" for reason, n in more.items())
+            lines += [f"{more.total()} items have no score by {kind}: {told}"] if more else []
         lines += [f"{reason}: {said}" for reason, said in m.get("failures", {}).items()]
         lines += [f"not measured by {kind}: {why}" for kind, why in m.get("not_asked", {}).items()]
         if len(served := m.get("served", ())) > 1:
@@ -503,7 +508,9 @@ def run_id(encoder: Any, task: str, items: list[Item], seed: int, mode: tuple[st
 def rich_table(grid: Grid) -> RichTable:
     table = RichTable(title=grid.title, title_justify="left", caption=grid.note or None, caption_justify="left")
     for n, name in enumerate(grid.header):
-        table.add_column(name, justify="right" if n else "left", no_wrap=not n)
+        longest = max(map(len, (name, *(row[n] for row in grid.rows))))
+        # numbers are never cut: where it is narrow, long names wrap
+        table.add_column(name, justify="right" if n else "left", no_wrap=longest <= NUMBER, overflow="fold")
     for row in grid.rows:
         table.add_row(*row)
     return table
