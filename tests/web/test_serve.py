@@ -21,6 +21,7 @@ from omma.models.endpoint import Endpoint, Failed
 from omma.retrieval.build import build_index
 from omma.web.gate import Gate, Refused
 from omma.web.outside import fetched, picture_of, public
+from omma.web.server import make_app
 from omma.web.serving import checked, greeting, is_loopback, listen
 from omma.web.site import Site, written_as
 from omma.web.work import Work
@@ -275,6 +276,32 @@ def test_without_a_token_only_this_machines_names_and_this_servers_pages_may_ask
     assert web.get("/healthz", Origin="http://evil.example")[0] == 403
     assert web.get("/search?q=red", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"})[0] == 403
     assert web.get("/search?q=red", Origin=f"http://127.0.0.1:{web.port}")[0] == 200
+    assert web.get("/healthz", Host=f"LOCALHOST:{web.port}")[0] == 200
+    assert web.get("/healthz", Host="127.0.0.1")[0] == 403
+
+
+def test_every_address_of_this_machine_alone_answers_to_itself(site):
+    for host, asked, status in (("127.0.0.2", "127.0.0.2:8000", 200), ("127.0.0.1", "127.0.0.2:8000", 403),
+                                ("[::1]", "localhost:8000", 200), ("127.0.0.2", "evil.example:8000", 403)):
+        assert answered(make_app(site, None, 8000, host), asked) == status, (host, asked)
+    assert [answered(make_app(site, None, 80), asked) for asked in ("127.0.0.1", "127.0.0.1:80", "evil.example")] == [
+        200, 200, 403]  # fmt: skip
+
+
+def answered(app, host):
+    """The status of a GET of /healthz under this name."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/healthz", "query_string": b"", "headers": [
+        (b"host", host.encode())], "http_version": "1.1", "scheme": "http", "root_path": ""}  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"]
 
 
 def test_with_a_token_nothing_but_health_is_told_without_it(guarded):
@@ -300,6 +327,8 @@ def test_a_browser_gets_a_cookie_for_the_token_and_only_for_it(guarded):
         assert TOKEN not in headers["set-cookie"]
         assert guarded.get("/status", Cookie=headers["set-cookie"].partition(";")[0])[0] == 200
     assert guarded.raw("POST", "/enter", f"token={TOKEN}", Origin="http://evil.example", **form)[0] == 403
+    for empty in (("GET", "/?token=", None), ("GET", "/?token=%20", None), ("POST", "/enter", "token=")):
+        assert guarded.raw(*empty, **form)[0] == 401
 
 
 # ---- how much
@@ -527,3 +556,5 @@ def test_an_address_for_others_takes_a_token_and_says_what_they_see():
         listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(ValueError, match="no address of this machine"):
         listen("no.such.name.invalid", 0)
+    with pytest.raises(ValueError, match="another machine's address"):
+        listen("203.0.113.9", 0)

@@ -64,11 +64,13 @@ def as_error(status: int, message: str) -> dict[str, Any]:
 
 
 class Gate:
-    """Lets requests through to an app. token: None demands none; port: 0 until the server knows it."""
+    """Lets requests through to an app. token: None demands none; port: 0 until the server knows it; host: the address
+    of this machine alone that it listens at, as an address on the web has it."""
 
     def __init__(self, app: App, token: str | None = None, port: int = 0, metrics: Metrics | None = None, *,
-                 max_body: int = MAX_BODY, max_held: int = MAX_HELD, seconds: float = SECONDS):
+                 host: str = "127.0.0.1", max_body: int = MAX_BODY, max_held: int = MAX_HELD, seconds: float = SECONDS):
         self.app, self.token, self.port = app, token, port
+        self.names = {"127.0.0.1", "localhost", "[::1]", host.lower()}
         self.metrics = metrics or Metrics()
         self.max_body, self.max_held, self.seconds, self._held = max_body, max_held, seconds, 0
 
@@ -110,7 +112,8 @@ class Gate:
         """Whether the request goes on; else it was answered. Raises `Refused`."""
         said = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = said.get("host", "")
-        if self.token is None and host not in {f"{name}:{self.port}" for name in ("127.0.0.1", "localhost", "[::1]")}:
+        ports = (f":{self.port}", "") if self.port == 80 else (f":{self.port}",)  # browsers leave :80 out
+        if self.token is None and host.lower() not in {f"{name}{port}" for name in self.names for port in ports}:
             raise Refused(403, f"this server answers to the address that omma printed, and not to {host[:80]!r}")
         origin, site = said.get("origin"), said.get("sec-fetch-site", "none")
         navigates = said.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
@@ -126,7 +129,8 @@ class Gate:
             await self._welcome(send, given.strip())
             return False
         if scope["method"] == "GET" and scope["path"] == "/" and scope["query_string"].startswith(b"token="):
-            await self._welcome(send, parse_qs(scope["query_string"].decode("latin-1"))["token"][0])
+            given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+            await self._welcome(send, given.strip())
             return False
         kind, _, bearer = said.get("authorization", "").partition(" ")
         cookies = dict(part.strip().partition("=")[::2] for part in said.get("cookie", "").split(";"))

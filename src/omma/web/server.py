@@ -91,8 +91,8 @@ def who(request: Request) -> str:
     return "" if host in ("127.0.0.1", "::1", "") else host
 
 
-def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
-    """The app of a site behind its gate. token: None demands none, which is for loopback alone."""
+def make_app(site: Site, token: str | None = None, port: int = 0, host: str = "127.0.0.1") -> Gate:
+    """The app of a site behind its gate. token: None demands none, which is for loopback alone: host is its address."""
     app = FastAPI(title="omma", docs_url=None, redoc_url=None, default_response_class=Strict)
 
     tell_errors(app, site)
@@ -192,7 +192,7 @@ def make_app(site: Site, token: str | None = None, port: int = 0) -> Gate:
     for name, (file, kind) in FILES.items():
         app.get(f"/{name}", include_in_schema=False)(static(PAGE / file, kind))
 
-    return Gate(app, token, port, site.metrics)
+    return Gate(app, token, port, site.metrics, host=host)
 
 
 def tell_errors(app: FastAPI, site: Site) -> None:

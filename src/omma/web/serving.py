@@ -1,5 +1,6 @@
 """Runs `omma serve`: an index over HTTP, on this machine alone or, behind a token, for others."""
 
+import errno
 import ipaddress
 import os
 import secrets
@@ -62,7 +63,7 @@ def serve(
             others = [opened.eye(name) for name in encoders[1:]]
             loaded = omma.load_vlm(vlm, device=device) if isinstance(vlm, str | Path) else vlm
             site = Site(opened, others, loaded, fetch, waiting, reports)
-            app = make_app(site, token, port)
+            app = make_app(site, token, port, written(host))
             for line in greeting(host, port, token, site.state()["folders"]):
                 ready(line)
             config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
@@ -121,6 +122,9 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen(CONNECTIONS)                      # who comes while the models load waits, and isn't refused
     except (OSError, OverflowError) as error:
         listening.close()
+        if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            raise ValueError(f"{host!r} is another machine's address ({error}); leave --host out for this machine "
+                             "alone, or give 0.0.0.0 for all that can reach it") from None  # fmt: skip
         raise ValueError(f"{host}:{port} can't be used ({error}); is omma served there already? --port 0 takes a free "
                          "port") from None  # fmt: skip
     return listening
