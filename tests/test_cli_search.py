@@ -1,4 +1,4 @@
-"""omma index and omma search as they are typed: what is said, on which stream, with which exit code."""
+"""omma index, omma search and omma ask as they are typed: what is said, on which stream, with which exit code."""
 
 import json
 
@@ -39,13 +39,38 @@ def test_a_folder_is_indexed_and_searched_in_two_lines(capsys, photos):
     code, out, err = says(capsys, "index", "photos")
     assert code == 0
     assert "3/3 files" in err
-    assert "1 files can't be read" in out
+    assert "1 file can't be read" in out
     assert "photos/broken.jpg" in out
     assert "omma search" in out
     code, out, _ = says(capsys, "search", "red")
     assert code == 0
     assert out.index("photos/cup.png") < out.index("photos/leaf.png")
     assert "a cup on a shelf" in out
+
+
+def test_a_question_longer_than_a_file_may_be_called_is_a_question(capsys, photos):
+    says(capsys, "index", "photos")
+    for long in ("a red cup on the shelf " * 435, "고양이가 앉아 있는 파란 의자 " * 20, "red/" * 80 + "\udcff"):
+        for more in ((), ("--image", photos / "leaf.png")):
+            code, out, err = says(capsys, "search", long, "-k", 1, *more, "--json")
+            assert (code, err) == (0, "")
+            assert len(json.loads(out)["hits"]) == 1
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_hits_fit_the_terminal_and_always_say_where_they_are(capsys, photos, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    deep = photos / "a-folder-of-holidays" / "in-another-one-by-the-sea"
+    deep.mkdir(parents=True)
+    (deep / "story.txt").write_text("A red cup, of which a long story is told that no terminal has room for. " * 3)
+    says(capsys, "index", "photos")
+    out = says(capsys, "search", "red cup")[1]
+    assert max(len(line) for line in out.splitlines()[1:]) <= columns
+    assert {line[-1] for line in out.splitlines()[1:]} <= set("┓┃┩│┘")
+    column = [name.strip() for name in out.splitlines()[2].split("┃")].index("where")
+    said = "".join(line.split("│")[column].strip() for line in out.splitlines() if line.startswith("│"))
+    assert "photos/cup.png" in said
+    assert "photos/a-folder-of-holidays/in-another-one-by-the-sea/story.txt:1" in said
 
 
 def test_json_is_one_object_and_its_numbers_are_those_of_the_hits(capsys, photos):
@@ -123,3 +148,26 @@ def test_thumbnails_come_when_asked_for_or_in_a_terminal_and_never_into_json(cap
     code, out, err = says(capsys, "search", "red", "--json", "--thumbnails", "sixel")
     assert (code, out) == (2, "")
     assert "leave out --thumbnails" in err
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    ("It stands on a shelf [1].", ["It stands on a shelf [1].", "[1] photos/cup.png", "support 1.00, teller"]),
+    ("", ["The model gave no answer.", "support 1.00, teller"]),
+    ("Not in the sources.", ["Not in the sources.", "support 1.00, teller"]),
+    ('CALL {"tool": "count"}', ['CALL ("tool": "count")', "The model gave no answer.", "support 1.00, teller"]),
+])  # fmt: skip
+def test_what_is_answered_is_always_said_with_its_sources_seen_from_here(capsys, photos, monkeypatch, words, told):
+    class Teller:
+        name = "teller"
+
+        def generate(self, images, prompt, max_new_tokens=64):
+            return words
+
+    monkeypatch.setattr("omma.retrieval.answer.load_vlm", lambda name, **_: Teller())
+    says(capsys, "index", "photos")
+    code, out, err = says(capsys, "ask", "cup shelf", "--where", "name == 'cup.png'")
+    assert (code, err) == (0, "")
+    assert [line.strip() for line in out.splitlines()] == told
+    code, out, err = says(capsys, "ask", "cup shelf", "--where", "name == 'cup.png'", "--json")
+    assert json.loads(out)["text"] == (told[1] if "CALL" in words else told[0])
+    assert err.endswith("\n")

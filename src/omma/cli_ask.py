@@ -8,7 +8,7 @@ import typer
 
 import omma
 from omma.cli_parts import Device, Json, On, Where, read_picture, working
-from omma.views import answer, jsonable
+from omma.views import answer, from_here, jsonable
 
 
 def ask(
@@ -37,6 +37,7 @@ def ask(
     omma ask "what did we pay in May?" --vlm openai:Qwen/Qwen3-VL-8B-Instruct@http://127.0.0.1:8000/v1 --under Papers
     """
     last: Any = None
+    heard = ""
     with working(as_json):
         shown = [read_picture(path) for path in images or ()]
         for said in omma.ask_stream(at, question, images=shown, k=k, where=where, under=under, method=method,
@@ -44,17 +45,21 @@ def ask(
                                     device=device.value, vlm=vlm, tools=tools, detector=detector):  # fmt: skip
             if isinstance(said, str):
                 print(said, end="", flush=True, file=sys.stdout)
+                heard += said
             last = said
+        if last.abstained and last.text.split() != heard.split():  # it turned out at the end that this is no answer
+            print("\n" * bool(heard) + last.text, end="", file=sys.stdout)
+        print(file=sys.stdout)
     result = jsonable(last.as_dict())
     answer(as_json, result, lambda: sources(last))
 
 
 def sources(said: "omma.Answer") -> list[str]:
     """A line for each source that the answer names."""
-    lines = [""]
+    lines = []
     for one in said.citations:
         places = "; ".join(" ".join(f"{share:.2f}" for share in box) for box in one.boxes[:3])
-        lines.append(f"[{one.number}] {one.place}" + (f"  at {places} (by {one.by})" if places else ""))
+        lines.append(f"[{one.number}] {from_here(one.place)}" + (f"  at {places} (by {one.by})" if places else ""))
     for call in said.calls:
         given = ", ".join(f"{key}={value}" for key, value in call.arguments.items())
         text = " ".join(call.text.split())

@@ -146,7 +146,8 @@ def search(
         quoted = " ".join(given)
         raise typer.BadParameter(f'{len(given)} words; put what you look for in quotes: omma search "{quoted}"')
     first = Path(given[0]) if given else None
-    named = len(given) == 2 or (first is not None and (image is not None or is_table(first)) and first.exists())
+    named = len(given) == 2 or (first is not None and (is_table(first) or (image is not None and
+                                                                           os.path.exists(first))))  # fmt: skip
     place, query = (first, " ".join(given[1:])) if named else (None, " ".join(given))
     if not query and image is None:
         raise typer.BadParameter("give words to look for, --image FILE, or both")
@@ -217,7 +218,7 @@ def look(row: dict[str, Any], root: Path) -> Any:
 
 
 def is_table(place: Path) -> bool:
-    return (place / "manifest.json").is_file()
+    return os.path.isfile(place / "manifest.json")        # also where a long question is no name of a file
 
 
 def without_bytes(row: dict[str, Any]) -> dict[str, Any]:

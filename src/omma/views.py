@@ -72,24 +72,39 @@ def hits_table(query: str, hits: list[tuple[str, float, str]], numbered: bool = 
     return grid
 
 
+LEAST_WHERE, LEAST_WHAT = 16, 24  # characters of a place, and of what is said, where there is room for both
+
+
 def found_tables(query: str, rows: list[dict[str, Any]], numbered: bool = False) -> list[Any]:
     """One line a hit in an index: the numbers behind its place, where it is, and what is said of it. numbered: with the
     numbers that stand below its pictures."""
+    from rich.cells import cell_len
+    from rich.console import Console
     from rich.table import Table as Grid
 
     if not rows:
         return [f"nothing found for {query!r}"]
     kinds = [name for name in ("match", "look", "like", "words") if any(name in row["scores"] for row in rows)]
-    grid = Grid(title=f"hits for {query!r}", title_justify="left")
-    for name in (*["#"] * numbered, *kinds, "kind"):
-        grid.add_column(name, no_wrap=True)
-    grid.add_column("where", overflow="fold", min_width=24)
-    grid.add_column("what", overflow="ellipsis", no_wrap=True)
+    lines = []
     for number, row in enumerate(rows, 1):
         numbers = (f"{row['scores'][name]:.3f}" if name in row["scores"] else "" for name in kinds)
-        said = " ".join((row["row"]["caption"] or row["row"]["text"] or "").split())
         copies = f" (+{len(row['also'])} like it)" if row["also"] else ""
-        grid.add_row(*[str(number)] * numbered, *numbers, row["row"]["kind"], from_here(row["place"]) + copies, said)
+        said = " ".join((row["row"]["caption"] or row["row"]["text"] or "").split())
+        lines.append([*[str(number)] * numbered, *numbers, row["row"]["kind"], from_here(row["place"]) + copies, said])
+    first = [*["#"] * numbered, *kinds, "kind"]
+    widest = [max(cell_len(cell) for cell in column) for column in zip([*first, "where", "what"], *lines, strict=True)]
+    # in a narrow terminal what is said is cut first, and where it is last, which is what one came for
+    room = Console().width - sum(widest[:-2]) - 3 * len(widest) - 1
+    where = min(widest[-2], max(LEAST_WHERE, room - LEAST_WHAT))
+    what = room - where
+    grid = Grid(title=f"hits for {query!r}", title_justify="left")
+    for name, width in zip(first, widest, strict=False):
+        grid.add_column(name, no_wrap=True, width=width)
+    grid.add_column("where", overflow="fold", width=where if what >= LEAST_WHAT // 2 else max(LEAST_WHERE, room + 3))
+    if what >= LEAST_WHAT // 2:
+        grid.add_column("what", overflow="ellipsis", no_wrap=True, max_width=what)
+    for line in lines:
+        grid.add_row(*line[: len(grid.columns)])
     return [grid]
 
 
@@ -151,7 +166,8 @@ def unreadable_tables(rows: list[dict[str, str]]) -> list[Any]:
 
     if not rows:
         return []
-    grid = Grid("file", "why", "", title=f"{len(rows)} files can't be read", title_justify="left")
+    number = "1 file" if len(rows) == 1 else f"{len(rows)} files"
+    grid = Grid("file", "why", "", title=f"{number} can't be read", title_justify="left")
     for row in rows[:MOST_TOLD]:
         grid.add_row(from_here(row["path"]), row["status"], cut(row["note"], 60))
     return [grid, *([f"and {len(rows) - MOST_TOLD} more: omma index status --json"] if len(rows) > MOST_TOLD else [])]

@@ -377,9 +377,11 @@ def told(path: Path) -> Iterator[None]:
                              ) from error
         if "unable to open" in text or "readonly" in text:
             raise PermissionError(errno.EACCES, f"{text}; check who owns it and its folder", str(path)) from error
-        if isinstance(error, sqlite3.DatabaseError) and ("not a database" in text or "malformed" in text):
-            raise ValueError(f"{path} is no index, or it is damaged ({text}); remove it and index again: "
-                             "omma index FOLDER") from error
+        if isinstance(error, sqlite3.DatabaseError) and "not a database" in text:  # it may be anything of a person's
+            raise ValueError(f"{path} is no index of omma ({text}); give another place. If it was one, it is damaged: "
+                             "move it away, then omma index FOLDER") from error
+        if isinstance(error, sqlite3.DatabaseError) and "malformed" in text:
+            raise ValueError(f"{path} is damaged ({text}); remove it and index again: omma index FOLDER") from error
         raise
 
 
