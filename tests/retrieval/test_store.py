@@ -161,7 +161,7 @@ def test_a_file_that_is_no_index_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"no index at .*omma index FOLDER"):
         Store(tmp_path / "none.db")
     (tmp_path / "text.db").write_text("this is a text, and a rather long one " * 30)
-    with pytest.raises(ValueError, match="is no index of omma .* move it away"):
+    with pytest.raises(ValueError, match=r"is no index of omma .* move it away"):
         Store(tmp_path / "text.db")
     other = sqlite3.connect(tmp_path / "other.db")
     other.execute("CREATE TABLE cats (name)")

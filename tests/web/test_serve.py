@@ -155,6 +155,8 @@ def test_the_page_comes_with_all_its_parts_and_a_policy_that_lets_nothing_else_i
     parts = re.findall(r'(?:href|src)="([a-z.]+\.(?:css|js))"', page.decode())
     assert len(parts) == 3
     assert [web.raw("GET", f"/{part}")[0] for part in parts] == [200] * 3
+    status, told = web.post("/search", {"query": "red"}, **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert (status, told["error"]["message"][:15]) == (400, "a body is JSON:")
     assert b"<style" not in page
     assert b"onclick" not in page
 
@@ -184,6 +186,17 @@ def test_openais_client_gets_models_vectors_and_answers(web, site):
         talk = [*asked[:1], {"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Yes."}]
         told = client.chat.completions.create(model="speaker", messages=[*talk, {"role": "user", "content": "Why?"}])
         assert told.choices[0].message.content.endswith("User: Hm?\n\nAssistant: Yes.\n\nUser: Why?")
+        called = [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": None}, *asked[1:]]
+        plain = client.chat.completions.create(model="speaker", messages=called, response_format={"type": "text"})
+        assert plain.choices[0].message.content.endswith("User: How many?")
+        tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
+        for more, told in (({"tools": [tool]}, "calls no tools"),
+                           ({"response_format": {"type": "json_object"}}, "plain text")):
+            with pytest.raises(openai.BadRequestError, match=told):
+                client.chat.completions.create(model="speaker", messages=asked, **more)
+        assert client.models.retrieve(eye).id == eye
+        with pytest.raises(openai.NotFoundError, match="no model 'ada' here; there are"):
+            client.models.retrieve("ada")
         with pytest.raises(openai.NotFoundError, match="no eye 'ada' here; there are"):
             client.embeddings.create(model="ada", input="red")
         with pytest.raises(openai.BadRequestError, match="fetches nothing from elsewhere"):

@@ -54,7 +54,7 @@ Stop = Annotated[str, Field(min_length=1, max_length=100)]
 
 class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=LONGEST)] | list[Part]
+    content: Annotated[str, Field(max_length=LONGEST)] | list[Part] | None = None  # none: of a turn that called tools
 
 
 class Chat(BaseModel):
@@ -67,8 +67,8 @@ class Chat(BaseModel):
     stream: bool = False
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     n: Literal[1] = 1
-    tools: None = None
-    response_format: None = None
+    tools: list[Any] | None = None
+    response_format: dict[str, Any] | None = None
 
 
 def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
@@ -81,6 +81,13 @@ def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
     @app.get("/v1/models")
     async def models() -> Any:
         return {"object": "list", "data": listed()}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Any:
+        found = next((one for one in listed() if one["id"] == name), None)
+        if found is None:
+            raise Refused(404, f"no model {name[:80]!r} here; there are {', '.join(one['id'] for one in listed())}")
+        return found
 
     @app.post("/v1/embeddings")
     async def embeddings(asked: Embeddings, request: Request) -> Any:
@@ -108,6 +115,10 @@ def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
             raise Refused(404, NO_VLM)
         if asked.model != site.vlm.name:
             raise Refused(404, f"no VLM {asked.model[:80]!r} here; there is {site.vlm.name}")
+        if asked.tools:
+            raise ValueError("a chat calls no tools here; leave tools out. POST /ask has tools that look at pictures")
+        if (asked.response_format or {}).get("type", "text") != "text":
+            raise ValueError("an answer is plain text here; leave response_format out")
         prompt, addresses = written(asked.messages)
         images = [await site.opening.run(site.given, one, FOR_VLM, who=who(request)) for one in addresses]
         most = asked.max_completion_tokens or asked.max_tokens or 256
@@ -139,7 +150,8 @@ def written(messages: list[Message]) -> tuple[str, list[str]]:
         raise ValueError("the last message is the user's, which is answered")
     turns, pictures = [], []
     for message in messages:
-        parts = [Part(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+        said = message.content or ""
+        parts = [Part(type="text", text=said)] if isinstance(said, str) else said
         texts = [part.text for part in parts if part.type == "text" and part.text]
         for part in parts:
             if part.type == "image_url":

@@ -215,8 +215,10 @@ def tell_errors(app: FastAPI, site: Site) -> None:
         return error(raised.status_code, nothing if raised.status_code == 404 else str(raised.detail))
 
     @app.exception_handler(RequestValidationError)
-    async def unread(_: Request, raised: RequestValidationError) -> Response:
+    async def unread(request: Request, raised: RequestValidationError) -> Response:
         said = [f"{'.'.join(str(part) for part in one['loc'])[:120]}: {one['msg']}" for one in raised.errors()[:3]]
+        if request.method == "POST" and "json" not in request.headers.get("content-type", ""):
+            said = ["a body is JSON: send it with 'Content-Type: application/json'"]
         return error(400, "; ".join(said))
 
     @app.exception_handler(Exception)
