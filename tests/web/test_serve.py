@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -479,6 +480,37 @@ def test_a_stream_that_nobody_hears_any_more_is_closed():
 
     asyncio.run(scene())
     assert closed.is_set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/ask", "/v1/chat/completions"])
+def test_a_caller_who_leaves_stops_the_model_also_where_all_was_to_come_at_once(web, site, monkeypatch, path, stream):
+    begun, closed = threading.Event(), threading.Event()
+
+    def endless(images, prompt, max_new_tokens):
+        begun.set()
+        try:
+            while True:
+                time.sleep(0.01)
+                yield "word "
+        finally:
+            closed.set()
+
+    monkeypatch.setattr(site.vlm, "stream", endless)
+    said = {"question": "red house"} if path == "/ask" else {
+        "model": "speaker", "messages": [{"role": "user", "content": "Hm?"}]}  # fmt: skip
+    body = json.dumps({**said, "stream": stream}).encode()
+    with socket.create_connection(("127.0.0.1", web.port)) as calling:
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{web.port}\r\nContent-Type: application/json\r\n"
+        calling.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert begun.wait(10)
+        assert not closed.is_set()
+    assert closed.wait(10)
+    for _ in range(500):
+        if not site.talking.under_way:
+            break
+        time.sleep(0.01)
+    assert site.talking.under_way == 0
 
 
 # ---- addresses

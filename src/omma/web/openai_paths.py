@@ -23,6 +23,7 @@ from omma.models.saying import Saying, until
 from omma.web.gate import Refused, as_error
 from omma.web.outside import FOR_EYE, FOR_VLM
 from omma.web.site import LONGEST, MOST_AT_ONCE, NO_VLM, Site
+from omma.web.work import all_of, first_of, heard
 
 MOST_TOKENS = 2048
 MOST_PICTURES = 8
@@ -129,9 +130,9 @@ def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
         saying = Saying(site.vlm, images, prompt, most)
         pieces = site.talking.stream(lambda: until(iter(saying), stops), who(request))
         if asked.stream:
-            first = await anext(pieces, "")                # an error is an answer of its own, as nothing was sent yet
+            first = await heard(first_of(pieces, ""), request.receive)  # an error is an answer of its own, as ever
             return StreamingResponse(events(head, first, pieces, saying, site), media_type="text/event-stream")
-        text = "".join([piece async for piece in pieces])
+        text = "".join(await heard(all_of(pieces), request.receive))
         whole = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": ended(saying)}
         return Response(json.dumps({**head, "object": "chat.completion", "choices": [whole]}),
                         media_type="application/json")  # fmt: skip

@@ -22,6 +22,7 @@ from omma.web.gate import Gate, Refused, as_error
 from omma.web.outside import FOR_EYE, FOR_VLM
 from omma.web.reports import POLICY
 from omma.web.site import LONGEST, MOST, MOST_AT_ONCE, Site
+from omma.web.work import all_of, first_of, heard
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"": ("search.html", "text/html"), "annotate.css": ("annotate.css", "text/css"),
@@ -142,13 +143,13 @@ def make_app(site: Site, token: str | None = None, port: int = 0, host: str = "1
         images = [await picture(one, FOR_VLM, request) for one in asked.images]
         rest = asked.model_dump(exclude={"question", "images", "stream"})
         said = site.talking.stream(lambda: site.answer(asked.question, images, rest), who(request))
-        first = await anext(said, None)                    # an error is an answer of its own, as nothing was sent yet
-        if asked.stream:
+        if asked.stream:                                   # an error is an answer of its own, as nothing was sent yet
+            first = await heard(first_of(said, {}), request.receive)
             return StreamingResponse(told(first, said), media_type="text/event-stream")
-        parts = [first] + [part async for part in said]
-        return next(part["answer"] for part in parts if part and "answer" in part)
+        parts = await heard(all_of(said), request.receive)
+        return next(part["answer"] for part in parts if "answer" in part)
 
-    async def told(first: dict[str, Any] | None, rest: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[bytes]:
+    async def told(first: dict[str, Any], rest: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[bytes]:
         try:
             yield b"data: " + Strict(first).body + b"\n\n"
             async for part in rest:

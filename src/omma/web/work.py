@@ -10,7 +10,7 @@ waits behind too many others would be answered when nobody listens any more.
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -111,3 +111,30 @@ class Work:
     def close(self) -> None:
         """What is under way is finished; nothing new is taken."""
         self._pool.shutdown(wait=True)
+
+
+async def heard(answer: Awaitable[T], receive: Callable[[], Awaitable[Any]]) -> T:
+    """What an answer gives. It is broken off when the caller leaves before that, since nobody would read it."""
+
+    async def left() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            continue
+
+    under_way = [asyncio.ensure_future(answer), asyncio.ensure_future(left())]
+    try:
+        done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+        if under_way[0] in done:
+            return under_way[0].result()
+        raise Refused(499, "the caller left before there was an answer")
+    finally:
+        for one in under_way:
+            one.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def first_of(pieces: AsyncGenerator[T, None], otherwise: T) -> T:
+    return await anext(pieces, otherwise)
+
+
+async def all_of(pieces: AsyncIterable[T]) -> list[T]:
+    return [piece async for piece in pieces]
