@@ -129,6 +129,10 @@ def test_hits_in_a_table_are_drawn_too_but_for_those_whose_file_is_gone(capsys, 
         _, out, _ = says(capsys, "search", "table", "red", "--encoder", "colours", "--thumbnails", "blocks",
                          "--where", "status == 'ok'")  # fmt: skip
         assert out.split("hits for")[0].splitlines()[-1].split() == numbers
+    for more in (["--diverse", 0.5], ["--by", "words"], ["--vectors", "near"], ["--index", "mine.db"]):
+        code, out, err = says(capsys, "search", "table", "red", "--encoder", "colours", *more)
+        assert (code, out) == (2, "")
+        assert f"table is a table, and {more[0]} is for an index" in " ".join(err.split())
 
 
 def test_thumbnails_come_when_asked_for_or_in_a_terminal_and_never_into_json(capsys, photos, monkeypatch):

@@ -152,6 +152,10 @@ def search(
     if not query and image is None:
         raise typer.BadParameter("give words to look for, --image FILE, or both")
     if place is not None and is_table(place):
+        of_index = {"--index": at, "--by": by is not By.both, "--diverse": diverse, "--vectors": vectors}
+        if told := [name for name, given_one in of_index.items() if given_one]:
+            raise typer.BadParameter(f"{place} is a table, and {' and '.join(told)} is for an index of folders; leave "
+                                     "it out")  # fmt: skip
         search_table(place, query, image, encoder, k, where, rerank, device, thumbnails, as_json)
         return
     with working(as_json):
