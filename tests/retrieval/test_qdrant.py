@@ -2,12 +2,13 @@
 scores of the exact scan."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from omma.retrieval import qdrant
-from omma.retrieval.qdrant import Mirror, QdrantEdge, QdrantServer, recall
+from omma.retrieval.qdrant import Mirror, QdrantEdge, QdrantServer, engine_at, recall
 from omma.retrieval.store import Store
 
 E = 16
@@ -113,3 +114,29 @@ def test_an_engine_that_is_not_installed_is_named(monkeypatch, tmp_path):
     for place in (tmp_path / "vectors", "http://localhost:6333"):
         with pytest.raises(ImportError, match=r"pip install 'omma\[qdrant\]'"):
             qdrant.engine_at(place)
+
+
+def test_a_server_that_does_not_answer_is_told_and_gets_its_key(monkeypatch):
+    client, exceptions = types.ModuleType("qdrant_client"), types.ModuleType("qdrant_client.http.exceptions")
+    given = {}
+
+    class ApiException(Exception):
+        """As of qdrant-client: nobody there, or a reply that is none."""
+
+    class QdrantClient:
+        def __init__(self, location=None, **more):
+            given.update(more)
+
+        def collection_exists(self, name):
+            raise ApiException("[Errno 111]\nConnection refused")
+
+    vars(client).update(QdrantClient=QdrantClient, models=None)
+    vars(exceptions).update(ApiException=ApiException)
+    http = types.ModuleType("qdrant_client.http")
+    for name, module in {"": client, ".http": http, ".http.exceptions": exceptions}.items():
+        monkeypatch.setitem(sys.modules, f"qdrant_client{name}", module)
+    monkeypatch.setenv("QDRANT_API_KEY", "of-mine")
+    server = engine_at("http://127.0.0.1:9")
+    assert given == {"url": "http://127.0.0.1:9", "api_key": "of-mine"}
+    with pytest.raises(ValueError, match=r"no answer of Qdrant at http://127.0.0.1:9 \(\[Errno 111\] Connection"):
+        server.count("space")

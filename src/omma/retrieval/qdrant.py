@@ -10,6 +10,7 @@ time.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -119,16 +120,18 @@ class QdrantServer:
     """A Qdrant server by its address, a collection a space; several processes and machines may use it."""
 
     def __init__(self, url: str, api_key: str | None = None):
-        """url: its address, ":memory:" for one inside this process (to try things). Raises ImportError when
-        qdrant-client is not installed."""
+        """url: its address, ":memory:" for one inside this process (to try things); api_key: else QDRANT_API_KEY.
+        Raises ImportError when qdrant-client is not installed; whatever is asked, ValueError when nobody answers."""
         try:
             import qdrant_client  # pyright: ignore[reportMissingImports]
             from qdrant_client import models  # pyright: ignore[reportMissingImports]
+            from qdrant_client.http.exceptions import ApiException  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ImportError(f"{url} would be a server, and qdrant-client is not installed: {INSTALL}") from None
         self.url, self._models = url, models
-        self._client: Any = (qdrant_client.QdrantClient(":memory:") if url == ":memory:" else
-                             qdrant_client.QdrantClient(url=url, api_key=api_key))
+        key = api_key or os.environ.get("QDRANT_API_KEY") or None
+        self._client: Any = Told(qdrant_client.QdrantClient(":memory:") if url == ":memory:" else
+                                 qdrant_client.QdrantClient(url=url, api_key=key), url, ApiException)
 
     def close(self) -> None:
         self._client.close()
@@ -189,6 +192,24 @@ class QdrantServer:
         if not self._client.collection_exists(self._name(space)):
             raise ValueError(f"no vectors of {space!r} on {self.url}")
         return self._name(space)
+
+
+class Told:
+    """A client that tells in words that its server did not answer, or not as Qdrant does."""
+
+    def __init__(self, client: Any, url: str, failure: type[Exception]):
+        self._client, self._url, self._failure = client, url, failure
+
+    def __getattr__(self, name: str) -> Any:
+        def asked(*given: Any, **more: Any) -> Any:
+            try:
+                return getattr(self._client, name)(*given, **more)
+            except self._failure as error:
+                why = " ".join(str(error).split())[:200]
+                raise ValueError(f"no answer of Qdrant at {self._url} ({why}). Is it running there, and is its key, "
+                                 "if it takes one, in QDRANT_API_KEY?") from error  # fmt: skip
+
+        return asked
 
 
 class Mirror:
