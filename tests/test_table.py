@@ -244,6 +244,8 @@ def test_where_keeps_the_rows_it_names(table, where, expected):
     ("colour == 'red'", "no column 'colour' in .*; it has id, .* Create it with table.add_column"),
     ("col('embed.vlmo-nano') is None", "no column 'embed.vlmo-nano' .* Create it: omma embed .* --encoder vlmo-nano"),
     ("width > 'a'", "does not fit .*width int32"),
+    ("width > 'a'", "int32 can't be compared with string; texts and dates stand in quotes"),
+    ("split >= 2024", "string can't be compared with int"),
     ("width == None", "is None"),
     ("width & 3", "cannot read 'width & 3'"),
     ("width == 1 & split == 'a'", "cannot read"),

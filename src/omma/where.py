@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,10 @@ def _bind(expression: pc.Expression, schema: pa.Schema, text: str, uri: Path | s
         schema.empty_table().filter(expression)
     except (pa.ArrowException, TypeError) as error:
         types = ", ".join(f"{field.name} {field.type}" for field in schema)
-        raise ValueError(f"where={text!r} does not fit {uri}: {error}. Its columns: {types}") from None
+        apart = re.search(r"no kernel matching input types \((\w+), (\w+)\)", str(error))
+        why = (f"{apart[1]} can't be compared with {apart[2]}; texts and dates stand in quotes, numbers don't" if apart
+               else str(error))  # fmt: skip
+        raise ValueError(f"where={text!r} does not fit {uri}: {why}. Its columns: {types}") from None
 
 
 def _binds(expression: pc.Expression, schema: pa.Schema) -> bool:
