@@ -1,4 +1,5 @@
-"""A VLM called as lmms-eval and VLMEvalKit call their models; both are stood in for by classes with their interface."""
+"""A VLM called as lmms-eval and VLMEvalKit call their models; both are stood in for by classes with their interface.
+test_kits.py runs them themselves."""
 
 import importlib
 import sys
@@ -61,7 +62,11 @@ def theirs(monkeypatch):
     class Manifest(SimpleNamespace):
         pass
 
+    class Result(SimpleNamespace):
+        pass
+
     modules = {"lmms_eval": {}, "lmms_eval.api": {}, "lmms_eval.api.model": {"lmms": LMMS}, "lmms_eval.models": {},
+               "lmms_eval.api.instance": {"GenerationResult": Result},
                "lmms_eval.models.registry_v2": {"ModelManifest": Manifest}, "vlmeval": {}, "vlmeval.vlm": {},
                "vlmeval.vlm.base": {"BaseModel": BaseModel}}  # fmt: skip
     for name, holds in modules.items():
@@ -81,12 +86,13 @@ def test_lmms_eval_gets_one_reply_a_request_in_their_order_with_their_settings(t
     model = adapters.lmms_eval_model(vlm, batch_size=4)
     assert isinstance(model, theirs[0])
     model.task_dict["t"] = {"test": [{"image": picture(n)} for n in range(4)]}
-    greedy, drawn = {"max_new_tokens": 16, "temperature": 0, "until": ["\n\n"]}, {"temperature": 0.7, "top_p": None}
+    greedy, drawn = {"max_new_tokens": 16, "temperature": 0, "until": ["\n\nBec"]}, {"temperature": 0.7, "top_p": None}
+    drawn["until"] = ["\n\n"]  # which lmms-eval puts into tasks that name no end
     shown = lambda doc: [doc["image"]]
     requests = [SimpleNamespace(args=(f"<image>\nq{n}", (greedy, drawn)[n == 1], shown, n, "t", "test"))
                 for n in range(4)]  # fmt: skip
     assert model.generate_until(requests) == ["[0]", "[1]\n\nBecause.", "[2]", "[3]"]
-    assert vlm.asked == [(["q0", "q2", "q3"], 16, 4, {}), (["q1"], 64, 4, {"temperature": 0.7, "do_sample": True})]
+    assert vlm.asked == [(["q0", "q2", "q3"], 16, 4, {}), (["q1"], 1024, 4, {"temperature": 0.7, "do_sample": True})]
     film = SimpleNamespace(args=("q", {}, lambda doc: ["film.mp4"], 0, "t", "test"))
     with pytest.raises(ValueError, match="t shows a str"):
         model.generate_until([film])
@@ -105,7 +111,8 @@ def test_lmms_eval_gets_the_loss_of_each_answer_after_its_prompt_and_pictures(th
     shown = lambda doc: [doc["image"]]
     requests = [("<image>\nq", " cat", shown, 0, "t", "test"), ("q", " a", shown, 1, "t", "test"), ("", "cat"),
                 ("q", lambda doc: doc["right"], shown, 1, "t", "test")]  # fmt: skip
-    found = model.loglikelihood([SimpleNamespace(args=args) for args in requests])
+    results = model.loglikelihood([SimpleNamespace(args=args) for args in requests])
+    found = [result.text for result in results]  # wrapped, since it makes text of bare pairs
     assert found == [(6.0, True), (2.0, False), (3.0, False), (4.0, False)]
     assert [type(value) for value in found[0]] == [float, bool]
     assert vlm.asked == [(["q", "q", "", "q"], ["cat", "a", "cat", "xyz"], 4)]
@@ -118,7 +125,7 @@ def test_lmms_eval_finds_the_class_by_the_path_that_the_entry_point_gives(theirs
     found = getattr(importlib.import_module(module), name)
     assert issubclass(found, theirs[0])
     assert found.is_simple
-    with pytest.raises(ValueError, match="vlm=FOLDER"):
+    with pytest.raises(ValueError, match="pretrained=FOLDER"):
         found()
 
 
@@ -134,3 +141,11 @@ def test_vlmevalkit_gets_a_reply_to_pictures_and_texts(theirs, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"bad\.png can't be shown"):
         model.generate([{"type": "image", "value": str(tmp_path / "bad.png")}])
+    with pytest.raises(ValueError, match="MVBench shows a video"):
+        model.generate_inner([{"type": "video", "value": "film.mp4"}], dataset="MVBench")
+
+
+def test_a_version_of_lmms_eval_without_a_wrapper_gets_bare_pairs(theirs, monkeypatch):
+    assert adapters.kept_whole([(0.5, True)])[0].text == (0.5, True)
+    monkeypatch.setitem(sys.modules, "lmms_eval.api.instance", None)
+    assert adapters.kept_whole([(0.5, True)]) == [(0.5, True)]

@@ -205,6 +205,54 @@ def test_lmms_eval_s_samples_are_read_with_their_pairs_and_categories(tmp_path):
         describe(Path(__file__))
 
 
+def written(path, lines):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps({"target": "yes"} | line) + "\n" for line in lines))
+    return path
+
+
+def test_lmms_eval_s_samples_of_parts_name_groups_and_pictures_only_where_they_can(tmp_path):
+    facts = lambda n, part: {"question_id": f"{n // 2}.png", "category": part, "score": 1.0}
+    of_mme = lambda n, part: {"doc_id": n, "filtered_resps": "Yes", "input_media": [f"{n // 2}.png"],
+                              f"mme_{part}_score": facts(n, part)}  # fmt: skip
+    (run,) = outcomes(written(tmp_path / "samples_mme.jsonl", [of_mme(n, "abcd"[n // 2]) for n in range(8)]))
+    assert [item.earned for item in run.items.values()] == [1] * 8, "each question has the metric of its own part"
+    assert run.credit == "mme_a_score, mme_b_score, mme_c_score, mme_d_score"
+    assert [item.group for item in run.items.values()] == [f"{'abcd'[n // 2]} {n // 2}.png" for n in range(8)]
+    assert run.items["3"].pictures == ("1.png",)
+    inline = "data:image/png;base64,AAAA"
+    of_pope = lambda n: {"doc_id": n, "resps": [["no"]], "input_media": ["x.png" if n % 2 else inline],
+                         "pope_accuracy": {"question_id": str(n % 2), "score": 0.0, "ground_truth": "yes"}}  # fmt: skip
+    (run,) = outcomes(written(tmp_path / "samples_pope.jsonl", [of_pope(n) for n in range(4)]))
+    assert [item.group for item in run.items.values()] == ["0", "1", "2", "3"], "a number of each part anew is no group"
+    pictures = [item.pictures[0] for item in run.items.values()]
+    assert pictures[0] == pictures[2] != pictures[1]
+    assert len(pictures[0]) == 16
+    same = [of_pope(2 * n) for n in range(2)]
+    assert outcomes(written(tmp_path / "samples_one.jsonl", same))[0].items["0"].pictures == (), "it tells none apart"
+
+
+def test_of_lmms_eval_s_filters_the_first_counts_and_losses_are_no_reply(tmp_path):
+    likely = {"doc_id": 0, "filtered_resps": [["0.2", "True"], ["0.3", "False"]], "acc": 1.0}
+    again = {"doc_id": 0, "filtered_resps": "B", "acc": 0.0}
+    (run,) = outcomes(written(tmp_path / "samples_two.jsonl", [likely, again]))
+    assert (run.items["0"].earned, run.items["0"].said) == (1, None)
+    assert run.note == "lmms-eval; its files name no pictures; 1 lines of other filters or runs are left out"
+
+
+@pytest.mark.parametrize(("path", "named"), [
+    ("llava_v1.5_7b/T20261122/llava_v1.5_7b_MMBench_DEV_EN_gpt-4o-mini_result.tsv",
+     ("llava_v1.5_7b", "MMBench_DEV_EN", "gpt-4o-mini")),
+    ("llava_v1.5_7b/llava_v1.5_7b_MMVP_exact_matching_result.tsv", ("llava_v1.5_7b", "MMVP", "")),
+    ("out/omma_POPE_auxmatch.tsv", ("omma", "POPE", "")),
+])  # fmt: skip
+def test_vlmevalkit_s_files_are_in_folders_of_the_model_s_name(tmp_path, path, named):
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text("index\tanswer\tprediction\thit\tscore\n0\tA\tA\t1\t1\n")
+    (run,) = outcomes(tmp_path / path)
+    assert (run.model, run.task, run.judge) == named
+
+
 def test_vlmevalkit_s_results_are_read_judged_or_not(tmp_path):
     judged = tmp_path / "llava_MMVP_result.tsv"
     judged.write_text("index\tquestion\tanswer\tprediction\thit\n0\tq\tA\tA\t1\n1\tq\tB\tA\t0\n")

@@ -37,7 +37,9 @@ def test_a_missing_letter_of_ten_costs_a_tenth_and_half_of_them_all():
     assert anls.similarity("abcd", ["abxy"], mode="reference:vlmevalkit") == 0.5
     assert anls.similarity("  The   END", ["x", "the end"]) == 1
     assert anls.similarity("ab  c", ["ab d"], mode="reference:lmms-eval") == pytest.approx(1 - 1 / 5)
-    assert anls.similarity("ab  c", ["ab d"], mode="reference:vlmevalkit") == pytest.approx(1 - 1 / 4)
+    assert anls.similarity("ab  c", ["ab d"], mode="reference:vlmevalkit") == pytest.approx(1 - 1 / 5)
+    assert anls.similarity(" ab c", ["ab d"], mode="reference:lmms-eval") == pytest.approx(1 - 1 / 4)
+    assert anls.similarity(" ab c", ["ab d"], mode="reference:vlmevalkit") == pytest.approx(1 - 1 / 5)
 
 
 def test_levenshtein_s_distance_is_what_its_definition_says():

@@ -70,10 +70,11 @@ def test_the_processor_of_the_server_loses_commas_before_punctuation():
     assert vqa.normalised("red,blue") == "red blue"
 
 
-def test_lmms_eval_cleans_answers_of_vqav2_only_where_they_differ():
+def test_lmms_eval_cleans_answers_of_vqav2_always_and_tokenises_none():
     assert vqa.accuracy("Yes", ["yes"] * 10, "reference:lmms-eval-vqav2") == 1
-    assert vqa.accuracy("yes", ["Yes"] * 10, "reference:lmms-eval-vqav2") == 0
-    assert vqa.accuracy("yes", ["Yes"] * 10, "reference:lmms-eval") == 1
+    assert vqa.accuracy("yes", ["Yes"] * 10, "reference:lmms-eval-vqav2") == 1
+    assert vqa.normalised("red,blue", "reference:lmms-eval-vqav2") == "red blue"
+    assert vqa.normalised("red,blue", "reference:lmms-eval") == "redblue"
 
 
 def test_vlmevalkit_keeps_a_full_stop_behind_a_digit():

@@ -1,13 +1,14 @@
 """A VLM of omma in other people's evaluations: lmms-eval and VLMEvalKit call it as one of their own models.
 
     lmms_eval.simple_evaluate(model=lmms_eval_model("runs/vlm"), tasks=["mmvp"])      # or on the command line:
-    python -m lmms_eval --model omma --model_args vlm=runs/vlm --tasks mmvp --log_samples --output_path out
+    python -m lmms_eval --model omma --model_args pretrained=runs/vlm --tasks mmvp --log_samples --output_path out
 
     vlmeval.config.supported_VLM["omma"] = lambda **_: vlmevalkit_model("runs/vlm")   # then their run.py
 
 Neither is needed to import this file. Pictures come first in a prompt, in their order, then the words. What either
 writes is read by `omma compare`. lmms-eval's tasks of multiple choice by likelihood take the option of the least loss,
-the mean over its tokens, which is what its own models return there: so does this one.
+the mean over its tokens, which is what its own models return there: so does this one. Run with lmms-eval 0.7.3 and
+VLMEvalKit e8e78f0 (of August 2026).
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from PIL import Image
 from omma.decode import decode
 
 PLACE = "<image>"  # where lmms-eval's prompts put a picture
+NO_END = "\n\n"  # lmms-eval's end of a reply where a task names none; its own models let it pass
+LONGEST = 1024  # tokens of a reply where a task names no number, as of its LLaVA
 PASSED_ON = ("temperature", "top_p", "num_beams", "do_sample")
 
 
@@ -40,14 +43,23 @@ def settings_of(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def cut(said: str, until: str | Sequence[str] | None) -> str:
-    """A reply up to the first of the strings that end it.
+    """A reply up to the first of the strings that end it. An empty line ends none: a reply may reason first.
 
-    >>> cut("yes\\n\\nBecause", ["\\n\\n"])
-    'yes'
+    >>> cut("yes\\nBecause", ["\\n"]), cut("2 and 2.\\n\\nSo 4", ["\\n\\n"])
+    ('yes', '2 and 2.\\n\\nSo 4')
     """
     for end in [until] if isinstance(until, str) else until or ():
-        said = said.partition(end)[0] if end else said
+        said = said.partition(end)[0] if end not in ("", NO_END) else said
     return said
+
+
+def kept_whole(pairs: list[tuple[float, bool]]) -> list[Any]:
+    """The pairs in lmms-eval's own wrapper where it has one: its versions 0.7 make text of every other result."""
+    try:
+        from lmms_eval.api.instance import GenerationResult  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return list(pairs)
+    return [GenerationResult(text=pair) for pair in pairs]
 
 
 # ------------------------------------------------------------------------------------------------ lmms-eval
@@ -57,15 +69,16 @@ def lmms_eval_class() -> type:
     from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 
     class OmmaForLMMsEval(lmms):
-        """vlm: a folder or name for load_vlm, or a VLM. batch_size: questions at a time."""
+        """pretrained: a folder or name for load_vlm, or a VLM; lmms-eval names the folder of its results by an argument
+        of this name. batch_size: questions at a time."""
 
         is_simple = True
 
-        def __init__(self, vlm: Any = "", device: str = "auto", batch_size: int | str = 1, **others: Any) -> None:
+        def __init__(self, pretrained: Any = "", device: str = "auto", batch_size: int | str = 1, **others: Any):
             super().__init__()
-            if not vlm:
-                raise ValueError("no VLM: give --model_args vlm=FOLDER, as omma.load_vlm takes it")
-            self.vlm, self.batch_size = loaded(vlm, device), int(batch_size)
+            if not pretrained:
+                raise ValueError("no VLM: give --model_args pretrained=FOLDER, as omma.load_vlm takes it")
+            self.vlm, self.batch_size = loaded(pretrained, device), int(batch_size)
             self.device = getattr(self.vlm, "device", device)
 
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
@@ -77,7 +90,7 @@ def lmms_eval_class() -> type:
             for numbers in parts.values():
                 told = dict(requests[numbers[0]].args[1])
                 shown, prompts = zip(*(self.asked(requests[number]) for number in numbers), strict=True)
-                found = self.vlm.generate_batch(list(shown), list(prompts), told.get("max_new_tokens") or 64,
+                found = self.vlm.generate_batch(list(shown), list(prompts), told.get("max_new_tokens") or LONGEST,
                                                 batch_size=self.batch_size, **settings_of(told))  # fmt: skip
                 for number, text in zip(numbers, found, strict=True):
                     said[number] = cut(text, told.get("until"))
@@ -93,7 +106,7 @@ def lmms_eval_class() -> type:
                 raise ValueError(f"{task} shows a {type(other[0]).__name__}; omma's VLMs are asked about pictures here")
             return shown, context.replace(PLACE, "").strip()
 
-        def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
             """(the mean loss of the answer's tokens, whether a greedy answer begins with them) of each request; see
             models/likelihood.py. An answer stands where a reply begins, so blanks before it are left out."""
             if not hasattr(self.vlm, "answer_loss"):
@@ -102,7 +115,7 @@ def lmms_eval_class() -> type:
             shown, prompts = zip(*(self.asked(request) for request in requests), strict=True)
             answers = [self.answer(request).strip() for request in requests]
             loss, greedy = self.vlm.answer_loss(list(shown), list(prompts), answers, batch_size=self.batch_size)
-            return list(zip(map(float, loss), map(bool, greedy), strict=True))
+            return kept_whole(list(zip(map(float, loss), map(bool, greedy), strict=True)))
 
         def answer(self, request: Any) -> str:
             """The answer that a request is about: its second argument, or what that makes of the document."""
@@ -153,6 +166,8 @@ def vlmevalkit_class() -> type:
 
         def generate_inner(self, message: Sequence[dict[str, str]], dataset: str | None = None) -> str:
             """The reply to a message of pictures (paths) and texts."""
+            if other := [part["type"] for part in message if part["type"] not in ("text", "image")]:
+                raise ValueError(f"{dataset} shows a {other[0]}; omma's VLMs are asked about pictures here")
             words = "\n".join(part["value"] for part in message if part["type"] == "text")
             shown = [opened(part["value"]) for part in message if part["type"] == "image"]
             return self.vlm.generate(shown, words, self.max_new_tokens)

@@ -7,6 +7,7 @@ others name groups here and there, and pictures rarely; where they don't, each q
 """
 
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ from omma.eval.protocols import choice, exact, pope
 from omma.eval.run import Report, judged_by
 
 NOT_METRICS = {"doc_id", "doc", "doc_hash", "target", "input", "arguments", "resps", "filtered_resps", "prompt_hash",
-               "target_hash", "filter", "metrics", "token_counts"}  # fmt: skip
+               "target_hash", "filter", "metrics", "token_counts", "input_media"}  # fmt: skip
 SCORES = ("score", "is_correct", "correct", "accuracy", "exact_match", "anls")  # where lmms-eval's metrics keep theirs
 HITS = ("hit", "score")  # VLMEvalKit's columns after an evaluation
+JUDGED = re.compile(r"_(exact_matching|openai|(?:chat)?gpt[^_]*|qwen[^_]*|deepseek[^_]*|llama[^_]*)$")  # in its names
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
 
@@ -136,25 +138,51 @@ def _lmms_eval(path: Path, credit: str | None) -> Run:
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     if not lines or any("doc_id" not in line for line in lines):
         raise ValueError(f"{path} has no doc_id in each line; lmms-eval writes it with --log_samples")
+    lines, filtered = _first_filter(lines)
     known = {
         name: n for line in lines for name in line if name not in NOT_METRICS and (n := _number(line[name])) is not None
     }
     if not known or (credit is not None and credit not in known):
         raise ValueError(f"{path} has no metric {credit or 'with a number'!r}; it has {', '.join(known) or 'none'}")
-    metric = credit or next(iter(known))
-    items = {}
-    for line in lines:
+    shown = [tuple(map(_picture, line.get("input_media") or ())) for line in lines]
+    if len(set(shown)) == 1:  # a name that all documents hold tells no pictures apart
+        shown = [()] * len(lines)
+    items, used = {}, {}
+    for line, pictures in zip(lines, shown, strict=True):
+        # a benchmark of several parts (MME) gives each question the metric of its own part
+        metric = credit or next((name for name in known if _number(line.get(name)) is not None), next(iter(known)))
+        used[metric] = None
         told = line.get(metric)
         facts = told if isinstance(told, dict) else {}
-        name, question = str(line["doc_id"]), facts.get("question_id")
-        group = str(facts["pair_index"]) if "pair_index" in facts else str(question) if question is not None else name
+        name, category = str(line["doc_id"]), str(facts.get("category") or "")
+        group = name
+        if "pair_index" in facts:
+            group = str(facts["pair_index"])
+        elif category and "question_id" in facts:  # POPE numbers the questions of each part anew, and tells no part
+            group = f"{category} {facts['question_id']}"
         said = line.get("filtered_resps", line.get("resps"))
         while isinstance(said, list):
-            said = said[0] if said else None
-        items[name] = Outcome(_number(told), group, str(facts.get("category") or ""), (), str(line.get("target", "")),
-                              said if isinstance(said, str) else None)  # fmt: skip
+            said = said[0] if len(said) == 1 else None  # several: the losses of options, or of repeats
+        items[name] = Outcome(_number(told), group, category, pictures, str(line.get("target", "")),
+                              said if isinstance(said, str) else None, facts.get("pred_letter") == "")  # fmt: skip
     task = re.split(r"_?samples_", path.stem)[-1]
-    return Run(path.parent.name, task, "", metric, items, "lmms-eval; its files name no pictures")
+    note = "lmms-eval" + ("" if any(shown) else "; its files name no pictures") + filtered
+    return Run(path.parent.name, task, "", ", ".join(used), items, note)
+
+
+def _first_filter(lines: list[dict]) -> tuple[list[dict], str]:
+    """The lines of a task's first filter, and a note of the others: each repeats all documents and doesn't tell its
+    name."""
+    seen: dict[str, dict] = {}
+    for line in lines:
+        seen.setdefault(str(line["doc_id"]), line)
+    again = len(lines) - len(seen)
+    return list(seen.values()), f"; {again} lines of other filters or runs are left out" if again else ""
+
+
+def _picture(name: str) -> str:
+    """A picture's name; one that stands in the line itself by its hash."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16] if name.startswith("data:") else name
 
 
 def _vlmevalkit(path: Path, credit: str | None) -> Run:
@@ -188,9 +216,24 @@ def _vlmevalkit(path: Path, credit: str | None) -> Run:
         items[name] = Outcome(earned, group, str(row.get("category") or ""), pictures, str(row.get("answer", "")),
                               str(row.get("prediction", "")), unparsed)  # fmt: skip
     note = "VLMEvalKit" if column else "VLMEvalKit; replies parsed by omma's strict rules"
-    stem = path.stem.removesuffix("_result").removesuffix("_auxmatch")
-    model, _, task = stem.partition("_")
-    return Run(model, task or stem, "", column or "right", items, note)
+    model, task, judge = _named(path)
+    return Run(model, task, "", column or "right", items, note, judge)
+
+
+def _named(path: Path) -> tuple[str, str, str]:
+    """(model, benchmark, judge) of a result file: MODEL_BENCHMARK, after an evaluation with _auxmatch, or with _JUDGE
+    and _result.
+
+    It lies in a folder MODEL, or in one of a run in there; elsewhere a model's name ends at the first "_".
+    """
+    stem = path.stem.removesuffix("_auxmatch")
+    judge = JUDGED.search(stem.removesuffix("_result")) if stem.endswith("_result") else None
+    stem = stem.removesuffix("_result")
+    stem = stem[: judge.start()] if judge else stem
+    folders = [folder.name for folder in path.absolute().parents]
+    model = next((name for name in folders[:2] if name and stem.startswith(f"{name}_")), stem.partition("_")[0])
+    by = judge[1] if judge and judge[1] != "exact_matching" else ""
+    return model, stem.removeprefix(f"{model}_"), by
 
 
 def _first_of_pairs(path: Path, rows: list[dict]) -> int:

@@ -4,7 +4,8 @@ InfographicVQA).
     similarity("Unversity", ["University"])                        # 0.9: one letter of ten is missing
 
 Modes: "strict" is the paper's: 1 - distance / length of the longer, without case and double blanks, and 0 from a half
-on. The evaluation scripts keep exactly a half; "reference:lmms-eval" also takes the lengths before blanks were cleaned.
+on. The evaluation scripts keep exactly a half; "reference:lmms-eval" and "reference:vlmevalkit" also take the lengths
+before double blanks were cleaned, the first of a reply without the blanks around it.
 """
 
 from collections.abc import Sequence
@@ -23,10 +24,12 @@ def similarity(said: str, answers: Sequence[str], threshold: float = 0.5, mode: 
     check_mode(mode, MODES)
     if not answers:
         raise ValueError("no answers; leave out a question without one, and count it")
+    said = said.strip() if mode == LMMS else said
     mine, shares = _plain(said), []
     for answer in answers:
         known = _plain(answer)
-        length = max(len(answer.upper()), len(said.upper())) if mode == LMMS else max(len(known), len(mine))
+        before = (known, mine) if mode == STRICT else (answer.upper(), said.upper())
+        length = max(map(len, before))
         shares.append(distance(known, mine) / length if length else 0.0)
     found = 1 - min(shares)
     kept = found > threshold if mode == STRICT else found >= threshold

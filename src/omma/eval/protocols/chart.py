@@ -1,8 +1,9 @@
 """Relaxed accuracy: a number within five per cent is right, words must match (Methani et al. 2020; ChartQA).
 
 Modes: "strict" reads a number with its signs (1,200; $3; 45 %), takes a per cent sign that only one of the two has as a
-unit left out, and wants 0 where 0 is right. "reference:pix2struct", which lmms-eval and VLMEvalKit use, turns 45% into
-0.45 always, doesn't read "1,200", and compares with 0 as text. Years are numbers in both, so 1990 passes for 2010.
+unit left out, and wants 0 where 0 is right. "reference:pix2struct", which lmms-eval and VLMEvalKit use, takes a reply
+without the blanks around it, turns 45% into 0.45 always, doesn't read "1,200", and compares with 0 as text. Years are
+numbers in both, so 1990 passes for 2010.
 """
 
 import math
@@ -25,6 +26,7 @@ def right(said: str, answer: str, tolerance: float = 0.05, mode: str = STRICT) -
     """
     check_mode(mode, MODES)
     if mode == PIX2STRUCT:
+        said = said.strip()
         mine, known = _published(said), _published(answer)
         if mine is not None and known:
             return abs(mine - known) / abs(known) <= tolerance

@@ -9,8 +9,8 @@ Modes: "strict" cleans prediction and answers alike, always. "reference:official
 only where the answers differ (so that `Yes` earns nothing beside ten `yes`), compares answers together with their ids,
 and adds in the order of answers. "reference:evalai" is the evaluation server's and MMF's, for TextVQA: words are
 tokenised first (a comma goes, 's stands apart), and it cleans always; "reference:lmms-eval" is the same with an exact
-mean; "reference:lmms-eval-vqav2" cleans the answers where they differ, and the prediction by the tokeniser always;
-"reference:vlmevalkit" cleans always, and keeps a full stop behind a digit.
+mean; "reference:lmms-eval-vqav2", its VQAv2, cleans always too, and tokenises nothing; "reference:vlmevalkit" cleans
+always, and keeps a full stop behind a digit.
 """
 
 import re
@@ -68,13 +68,7 @@ def accuracy(prediction: str, answers: Sequence[str], mode: str = STRICT, ids: S
     if mode == OFFICIAL:
         return _official(prediction, answers, ids)
     said = normalised(prediction, mode)
-    if mode == LMMS_VQAV2:
-        known = [text.replace("\n", " ").replace("\t", " ").strip() for text in answers]
-        if len(set(known)) > 1:
-            known = [digits_and_articles(punctuation(text)) for text in known]
-            said = digits_and_articles(punctuation(said))
-    else:
-        known = [normalised(text, mode) for text in answers]
+    known = [normalised(text, mode) for text in answers]
     matches = known.count(said)
     if mode == STRICT:
         n = len(known)
@@ -111,11 +105,13 @@ def normalised(text: str, mode: str = STRICT) -> str:
     >>> normalised("The  red, blue"), normalised("U.S.A."), normalised("dont"), normalised("2,000")
     ('red blue', 'usa', "don't", '2000')
     """
-    if mode in (EVALAI, LMMS, LMMS_VQAV2):
+    if mode in (EVALAI, LMMS):
         return _evalai(text)
     flat = text.replace("\n", " ").replace("\t", " ").strip()
     if mode == VLMEVALKIT:
         return digits_and_articles(punctuation_vlmevalkit(flat))
+    if mode == LMMS_VQAV2:
+        return digits_and_articles(punctuation(flat, DIGIT_COMMAS_DIGIT))
     return cleaned(flat)
 
 
