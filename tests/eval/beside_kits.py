@@ -11,9 +11,13 @@ import sys
 
 import torchvision_stub
 from omma.eval.adapters import vlmevalkit_model
-from omma.eval.protocols import anls, chart, choice, mme, mmvp, pope, vqa
+from omma.eval.protocols import anls, chart, choice, exact, mme, mmvp, pope, vqa
+from omma.eval.protocols.hard_negatives import parse_naturalbench
 
-WORDS = ["a", "b", "A", "B", "C", "Z", "(a)", "(B)", "A.", "b)", "yes", "no", "Yes", "No", "YES", "no.", "Yes,", "not", "None", "know", "y", "n", "Y", "y.", "answer", "is", "**B**", "option", "left", "right", "dog", "bulb", "the", "an", "two", "2", "none", "3.", "1,000", "1,,0", "50%", "0.5", "45", "-1", "1e3", "nan", "inf", "dont", "don't", "'s", "it's", "U.S.A.", "red,", "?", "!", "...", ";", "/", "[x]", "(", ")", "ten", "Zero", "ß", "é", "İ", "ſ", "５", "0", "0%", "%", "1990", "2010", "-", "_", "1_000", "+5", "5%%", "٣"]
+LINE = """a b A B C Z (a) (B) A. b) yes no Yes No YES no. Yes, not None know y n Y y. answer is **B** option left right
+dog bulb the an two 2 none 3. 1,000 1,,0 50% 0.5 45 -1 1e3 nan inf dont don't 's it's U.S.A. red, ? ! ... ; / [x] ( )
+ten Zero ß é İ ſ ５ 0 0% % 1990 2010 - _ 1_000 +5 5%% ٣"""
+WORDS = LINE.split()
 WORDS += ["", " ", "\n", "\n\n", "\t", "\u2028", "\xa0", "45 %", "The answer is", "Cannot determine the answer"]
 LENGTHS = (0, 1, 1, 2, 3, 4, 9)
 ANSWERS = ("45", "0", "0.5", "50%", "red", "1990", "-3", "None of these", "a cup")
@@ -31,9 +35,11 @@ def one(rng):
 
 def lmms_eval(rng, differs):
     from lmms_eval.api.metrics import anls as k_anls
+    from lmms_eval.api.metrics import exact_match_hf_evaluate
     from lmms_eval.tasks.chartqa.utils import relaxed_correctness
     from lmms_eval.tasks.mme.utils import parse_pred_ans
     from lmms_eval.tasks.mmvp.utils import mmvp_process_results
+    from lmms_eval.tasks.naturalbench.utils import extract_answer
     from lmms_eval.tasks.pope.utils import pope_process_results
     from lmms_eval.tasks.textvqa.utils import textvqa_process_results
     from lmms_eval.tasks.vqav2.utils import vqav2_process_results
@@ -55,6 +61,12 @@ def lmms_eval(rng, differs):
     differs("chartqa", theirs, chart.right(said, answer, mode=chart.PIX2STRUCT), said, answer)
     theirs = k_anls(references=answers[:3], predictions=[told])["anls"]
     differs("docvqa", float(theirs), anls.similarity(said, answers[:3], mode=anls.LMMS), said, answers[:3])
+    answer = answer.strip()  # as GQA's are
+    theirs = exact_match_hf_evaluate([told], [answer], ignore_case=True, ignore_punctuation=True)["exact_match"] == 1
+    differs("gqa", bool(theirs), exact.right(said, answer, exact.LMMS), said, answer)
+    for kind, options in (("yes_no", ("yes", "no")), ("multiple_choice", ("A", "B"))):
+        theirs = {1: options[0], 0: options[1], -1: None}[extract_answer(told, kind)]
+        differs("naturalbench", theirs, parse_naturalbench(said, options, exact.LMMS).value, said, options)
 
 
 def vlmevalkit(rng, differs):

@@ -6,7 +6,6 @@ without the blanks around it, turns 45% into 0.45 always, doesn't read "1,200", 
 numbers in both, so 1990 passes for 2010.
 """
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -63,7 +62,6 @@ def score(
 
 def _published(text: str) -> float | None:
     try:
-        value = float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+        return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
     except ValueError:
         return None
-    return None if math.isnan(value) else value

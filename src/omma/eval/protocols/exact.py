@@ -1,7 +1,7 @@
 """Exact match: one short answer, right or wrong, as GQA and video question answering (TGIF, MSVD, MSRVTT-QA) count.
 
 Modes: "strict" compares without case, punctuation and articles, numbers as digits; "reference:gqa" compares the strings
-as they stand; "reference:lmms-eval" without case and ASCII punctuation.
+as they stand; "reference:lmms-eval" without the blanks around them, case and ASCII punctuation.
 """
 
 import string
@@ -27,7 +27,7 @@ def parse(text: str, mode: str = STRICT) -> Parsed:
     if mode == GQA:
         return Parsed(text, "as it stands")
     if mode == LMMS:
-        return Parsed(text.lower().translate(NO_PUNCTUATION), "without case and punctuation")
+        return Parsed(text.strip().lower().translate(NO_PUNCTUATION), "without case and punctuation")
     said = normalised(next((line for line in text.splitlines() if line.strip()), ""))
     return Parsed(said, "the first line") if said else UNPARSED
 

@@ -91,8 +91,8 @@ def parse_naturalbench(text: str, options: tuple[str, str] = ("yes", "no"), mode
             return found
         capitals = set(CAPITAL.findall(text))
         return Parsed(capitals.pop(), "the only one of the two") if len(capitals) == 1 else UNPARSED
-    words = "".join(letter if letter.isalnum() or letter == "_" else " " for letter in text.lower()).split()
-    places = {option: words.index(option.lower()) for option in options if option.lower() in words}
+    found = {option: re.search(rf"\b{re.escape(option)}\b", text, re.IGNORECASE) for option in options}
+    places = {option: match.start() for option, match in found.items() if match}
     if not places or (mode == STRICT and len(places) > 1):
         return UNPARSED
     rule = "the first of the two" if mode == LMMS else "the only one of the two"
