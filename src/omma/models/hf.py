@@ -190,8 +190,7 @@ class Tower(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        lists = [module for module in self.model.modules() if isinstance(module, nn.ModuleList)]
-        return max(lists, key=lambda blocks: sum(weight.numel() for weight in blocks.parameters()))
+        return layers_of(self.model)
 
     def own_pooled(self, out: Any) -> Tensor:
         pooled = out.get("pooler_output")
@@ -299,6 +298,12 @@ def drop_unused(model: Any, kind: str, pooling: Pooling) -> None:
     for name, weight in model.named_parameters():
         if name.rpartition(".")[2] == "mask_token":  # stands for hidden patches in a pre-training that isn't this one
             weight.requires_grad_(False)
+
+
+def layers_of(model: nn.Module) -> nn.ModuleList:
+    """The layers of a model: of its lists of modules the one with most weights."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=lambda blocks: sum(weight.numel() for weight in blocks.parameters()))
 
 
 def tokens(x: Tensor) -> Tensor:

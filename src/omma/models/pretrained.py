@@ -17,6 +17,7 @@ from torch import Tensor
 from omma.models.attribution import Explanation, Kind, Method, attribute, whole_words
 from omma.models.captions import write
 from omma.models.clip import CLIP, CLIPConfig
+from omma.models.lean import faster_linear
 from omma.models.preprocess import CLS, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, Processor
 from omma.models.segmentation import resized
 from omma.models.towers import TextConfig, VisionConfig
@@ -100,9 +101,9 @@ class Batched:
     @torch.inference_mode()
     def _batched(self, n: int, batch_size: int, step: Callable[[slice], Tensor], shape: tuple[int, ...]) -> np.ndarray:
         out = np.empty((n, *shape), dtype=np.float32)
-        for start in range(0, n, batch_size):
-            part = slice(start, min(n, start + batch_size))
-            with autocast(self.device, self.precision):
+        with autocast(self.device, self.precision), faster_linear(self.device):  # weights are cast once for all batches
+            for start in range(0, n, batch_size):
+                part = slice(start, min(n, start + batch_size))
                 out[part] = step(part).float().cpu().numpy()
         return out
 
