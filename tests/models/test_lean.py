@@ -1,6 +1,7 @@
 """Cheaper passes: the same vectors as the whole model's, and nothing else of the model's is changed."""
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,18 +47,28 @@ def test_vectors_are_those_of_the_whole_model_and_only_class_tokens_go_through_t
     linear = [part for part in layers_of(vision)[-1].modules() if isinstance(part, torch.nn.Linear)][-1]
     seen = []
     hook = linear.register_forward_hook(lambda part, inputs, output: seen.append(output.shape[1]))
-    try:
-        found = eye.encode_image(pictures(), batch_size=1)
-    finally:
-        hook.remove()
+    found = eye.encode_image(pictures(), batch_size=1)
+    hook.remove()
     np.testing.assert_allclose(found, whole(eye), atol=3e-6, rtol=0)
     assert (set(seen) == {1}) == (name in BY_CLASS_TOKEN)
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov2", "dinov3", "vit"])
+def test_of_the_queries_only_the_class_tokens_is_made(name, eyes):
+    eye = eyes(name)
+    queries = [part for key, part in side_of(eye.model, "vision").named_modules() if key.endswith("q_proj")]
+    seen = []
+    hooks = [part.register_forward_hook(lambda part, inputs, output: seen.append(output)) for part in queries]
+    eye.encode_image(pictures()[:1])
+    for hook in hooks:
+        hook.remove()
+    assert [bool((q == q[:, :1]).all()) for q in seen] == [False, True]  # repeated for all tokens in the last layer
 
 
 def test_what_the_last_layer_spares_is_not_what_it_reads(eyes):
     """That the test above can fail: with keys of the first token alone the vectors are others."""
     eye = eyes("clip")
-    last = layers_of(eye.model.vision_model)[-1]
+    last: Any = layers_of(eye.model.vision_model)[-1]
     spared = FirstTokenAlone(last)
     spared.queries.add(id(last.self_attn.k_proj.weight))
     with torch.inference_mode(), spared:
@@ -86,7 +97,8 @@ def test_the_model_is_left_as_found_and_another_thread_sees_all_of_it_meanwhile(
 def test_a_model_whose_last_layer_has_maps_of_other_names_is_computed_whole(eyes, tmp_path):
     eye = load_hf_encoder(save(tmp_path / "clip", ALL["clip"]()), device="cpu")
     expected = whole(eye)
-    attention = layers_of(eye.model.vision_model)[-1].self_attn
+    last: Any = layers_of(eye.model.vision_model)[-1]
+    attention = last.self_attn
     attention.q_proj = torch.nn.Sequential(attention.q_proj)  # as an adapter wraps it
     np.testing.assert_allclose(eye.encode_image(pictures()), expected, atol=3e-6, rtol=0)
 
@@ -99,8 +111,10 @@ def test_a_processor_is_given_as_many_pictures_as_its_cache_holds(eyes, monkeypa
     eye.encode_image(pictures())
     monkeypatch.setattr(hf_encoder, "ACTIVATIONS", 3 * 16 * 4 * 4 * 32)  # of 3 x 16 patches, 4 x 32 wide in float32
     np.testing.assert_allclose(eye.encode_image(pictures()), expected, atol=3e-6, rtol=0)
-    eye.encode_image(pictures(), batch_size=2)
-    assert seen == [4, 3, 1, 2, 2]
+    eye.encode_image(pictures()[:3])
+    monkeypatch.setattr(eye, "precision", "bf16")
+    eye.encode_image(pictures())
+    assert seen == [4, 2, 2, 3, 4]
 
 
 def test_pictures_at_once_of_released_sizes(eyes, monkeypatch):
@@ -108,8 +122,8 @@ def test_pictures_at_once_of_released_sizes(eyes, monkeypatch):
     for size, patch, width in ((224, 32, 768), (224, 16, 768), (224, 14, 1024), (336, 14, 1024)):
         config = hf.CLIPVisionConfig(image_size=size, patch_size=patch, hidden_size=width, num_attention_heads=16)
         monkeypatch.setattr(eye.model.vision_model, "config", config)
-        found.append(eye._at_once())
-    assert found == [13, 3, 2, 1]
+        found.append([eye._at_once(wanted) for wanted in (1, 32, 64)])
+    assert found == [[1, 16, 16], [1, 4, 4], [1, 2, 2], [1, 1, 1]]
 
 
 # ---------------------------------------------------------------------------------------------------------- linear maps

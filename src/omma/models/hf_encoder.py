@@ -7,6 +7,7 @@ ConvNeXt, which see but don't read. Their vectors are those that transformers co
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ SEERS = ("clip_vision_model", "convnext", "convnextv2", "dinov2", "dinov2_with_r
 # Vision models whose vector is made of the first token of their last layer.
 CLASS_TOKEN = ("blip_vision_model", "chinese_clip_vision_model", "clip_vision_model", "dinov2", "dinov2_with_registers",
                "dinov3_vit", "vit")  # fmt: skip
-ACTIVATIONS = 8 << 20  # bytes of the widest that a layer makes of the pictures of a pass
+ACTIVATIONS = 10 << 20  # bytes of the widest that a layer makes of the pictures of a pass
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class HFEncoder(Batched):
             with self._spared():
                 return self.image_embeds(inputs)
 
-        return self._batched(len(images), min(batch_size, self._at_once()), step, (self.embed_dim,))
+        at_once = self._at_once(max(1, min(batch_size, len(images))))
+        return self._batched(len(images), at_once, step, (self.embed_dim,))
 
     def _spared(self) -> contextlib.AbstractContextManager:
         """The vision model for its vector alone, which most make of the class token: the last layer sees to no other.
@@ -96,15 +98,17 @@ class HFEncoder(Batched):
             return contextlib.nullcontext()
         return FirstTokenAlone(layers_of(vision)[-1])
 
-    def _at_once(self) -> int:
-        """Pictures whose activations a processor's cache and malloc keep: beyond, each layer's memory comes anew from
-        the system, which took a ViT-B/32 a tenth of its time in batches of 32."""
+    def _at_once(self, wanted: int) -> int:
+        """Pictures of a pass in float32 on a processor: an equal part of `wanted` whose activations malloc keeps.
+        Beyond, each layer's memory comes anew from the system, a tenth of a ViT-B/32's time in batches of 32."""
         config = side_of(self.model, "vision").config
-        sizes = [getattr(config, name, None) for name in ("image_size", "patch_size", "hidden_size")]
-        if self.device.type != "cpu" or not all(isinstance(size, int) for size in sizes):
-            return 1 << 30
+        sizes: list[Any] = [getattr(config, name, None) for name in ("image_size", "patch_size", "hidden_size")]
+        in_float32 = self.device.type == "cpu" and not isinstance(autocast(self.device, self.precision), torch.autocast)
+        if not in_float32 or not all(isinstance(size, int) for size in sizes):
+            return wanted
         image, patch, width = sizes
-        return max(1, ACTIVATIONS // (4 * 4 * width * (image // patch) ** 2))  # float32, an MLP four times as wide
+        most = max(1, ACTIVATIONS // (4 * 4 * width * (image // patch) ** 2))  # four bytes, an MLP four times as wide
+        return math.ceil(wanted / math.ceil(wanted / most))
 
     @torch.inference_mode()
     def hidden_states(self, images: Sequence[Image.Image], layers: Sequence[int], batch_size: int = 64) -> Features:
