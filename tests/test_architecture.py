@@ -69,7 +69,7 @@ BESIDE_PUBLIC = {
         "omma.data.papers.bibtex",
     },
     "cli_blind": {
-        *("omma.eval.blind", "omma.eval.missed", "omma.web.annotate"),
+        *("omma.eval.blind", "omma.eval.both_ways", "omma.eval.missed", "omma.web.annotate"),
         *("omma.eval.annotate.benchmark", "omma.eval.annotate.pairs", "omma.eval.annotate.store"),
     },
     "cli_compare": {"omma.eval.paired"},

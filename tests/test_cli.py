@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -407,7 +408,7 @@ def test_blind_prints_what_is_found_and_writes_all_of_it(tmp_path, capsys):
     table = omma.Table.create(tmp_path / "t")
     table.append([{"id": f"p{k}", "bytes": bytes([k])} for k in range(4)])
     table.add_column("embed.a", np.array([[1, 0], [1, 0.1], [0, 1], [-1, 1]], np.float32))
-    table.add_column("embed.b", np.array([[1, 0], [0, 1], [-1, 1], [1, 1]], np.float32))
+    table.add_column("embed.b", np.array([[1, 0], [0, 1], [-1, 1], [1, 1.5]], np.float32))
     eyes = ("--eye", "embed.a", "--reference", "embed.b")
     code, out, _ = omma_says(capsys, "blind", table.uri, *eyes, "--out", tmp_path / "o", "--json")
     told = json.loads(out)
@@ -416,9 +417,20 @@ def test_blind_prints_what_is_found_and_writes_all_of_it(tmp_path, capsys):
     assert told["missed"] is None
     assert told["counts"]["compared"] == 6
     assert (tmp_path / "o" / "pairs.parquet").is_file()
+    assert told["other_way"] is None
     code, out, _ = omma_says(capsys, "blind", table.uri, *eyes, "--above", "quantile:0.2")
     assert code == 0
     assert "for these eyes: --above" in out
+    code, out, _ = omma_says(capsys, "blind", table.uri, *eyes, "--both-ways", "--out", tmp_path / "o", "--json")
+    assert code == 0
+    back = json.loads(out)["other_way"]
+    assert (back["counts"]["blind"], back["patterns"], back["of"]["eye"]) == (1, None, "embed.b")
+    assert back["out"] == str(tmp_path / "o" / "other-way" / "pairs.parquet")
+    assert pq.read_table(back["out"])["a"].to_pylist() == ["p1"]
+    assert pq.read_table(tmp_path / "o" / "pairs.parquet")["a"].to_pylist() == ["p0"]
+    code, out, _ = omma_says(capsys, "blind", table.uri, *eyes, "--both-ways")
+    assert code == 0
+    assert "both ways: 1 pairs blind to embed.a, 1 to embed.b" in " ".join(out.split())
     code, _, err = omma_says(capsys, "blind", table.uri, "--eye", "embed.c", "--reference", "embed.b")
     assert code == 2
     assert "omma embed" in err

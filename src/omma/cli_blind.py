@@ -34,6 +34,9 @@ def blind(
     near: Annotated[float, typer.Option(help="Both cosines above it: near duplicates, listed once.")] = 0.99,
     per_row: Annotated[int, typer.Option(min=1, help="Widest gaps of a picture that are listed.")] = 100,
     sample: Annotated[int | None, typer.Option(min=1, help="Hold so many pictures, by chance, against all.")] = None,
+    both_ways: Annotated[
+        bool, typer.Option("--both-ways", help="Mine the other way round, too: who misses what?")
+    ] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare all pairs of more than 2 million, too.")] = False,
     workers: Annotated[str, typer.Option(help="Processes to work with, or ray.")] = "1",
     annotate: Annotated[Path | None, typer.Option(help="Folder with pairs: a page to write down what differs.")] = None,
@@ -52,7 +55,7 @@ def blind(
     """Find pictures that one eye takes for the same.
 
     And another one tells apart: CLIP-blind pairs. All pairs are compared. On scenes, the pattern in which they differ
-    is named, beside chance.
+    is named, beside chance; with --both-ways also which of the two eyes misses it, if they don't merely disagree.
 
     \b
     omma blind scenes/test/pictures --eye vlmo-nano --reference embed.pixels --above quantile:1e-3 --below 0.6
@@ -72,6 +75,7 @@ def blind(
         raise ValueError("give two eyes, as in omma blind TABLE --eye vlmo-nano --reference embed.pixels, or --annotate"
                          " FOLDER for pairs that were found")  # fmt: skip
     from omma.eval.blind import column, suggest_thresholds
+    from omma.eval.both_ways import mine_other_way, who_misses
     from omma.eval.missed import missed
 
     with working(as_json):
@@ -80,10 +84,13 @@ def blind(
             raise ValueError(f"{table} is a table of items, whose rows are questions; give its pictures, such as "
                              f"{table.parent / 'pictures'}")  # fmt: skip
         names = [vectors_of(pictures, name, device.value, batch_size) for name in (eye, reference)]
-        found = omma.mine_blind_pairs(
-            names[0], names[1], above, below, table=pictures, near=near, per_row=per_row, sample=sample,
-            exact=exact, out=out, workers=workers if not workers.isdigit() else int(workers), seed=seed, progress=True,  # type: ignore
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "table": pictures, "near": near, "per_row": per_row, "sample": sample, "exact": exact,
+            "workers": workers if not workers.isdigit() else int(workers), "seed": seed, "progress": True,
+        }  # fmt: skip
+        found = omma.mine_blind_pairs(names[0], names[1], above, below, out=out, **options)
+        other = None if out is None else out / "other-way"
+        back = mine_other_way(found, *names, out=other, **options) if both_ways else None
         told = missed(pictures, found, seed)
         if out is not None and told is not None:
             found.write(out, {"missed": told["patterns"]}, differences=told["differences"])
@@ -95,6 +102,10 @@ def blind(
             row["differences"] = told["differences"][place]
     result |= {"pairs": pairs, "suggested": suggested, "out": None if out is None else str(out / "pairs.parquet")}
     result["missed"] = None if told is None else {name: told[name] for name in ("one_pattern", "compared", "patterns")}
+    result["other_way"] = None
+    if back is not None:
+        result["other_way"] = {**back.to_json(), "patterns": who_misses(pictures, found, back),
+                               "out": None if other is None else str(other / "pairs.parquet")}  # fmt: skip
     answer(as_json, result, lambda: blind_tables(result))
 
 

@@ -210,11 +210,32 @@ def blind_tables(result: dict[str, Any]) -> list[Any]:
             shares = ("–" if row[name] is None else f"{100 * row[name]:.1f}" for name in ("share", "base_share"))
             grid.add_row(row["pattern"], str(row["blind"]), *shares, f"{row['p_holm']:.2g}", "yes" * row["enriched"])
         grids.append(grid)
+    if result["other_way"]:
+        grids += both_ways_tables(result)
     told = result["suggested"]
     grids.append(f"for these eyes: --above {told['above']:.4f} --below {told['below']:.4f}\n(the eye's cosine is "
                  f"{told['eye']['mean']:.3f} on average, the reference's {told['reference']['mean']:.3f}; from "
                  f"{told['pairs']:,} pairs)")  # fmt: skip
     return [*grids, *([f"pairs: {result['out']}"] if result["out"] else [])]
+
+
+def both_ways_tables(result: dict[str, Any]) -> list[Any]:
+    """How many pairs are blind to the one eye and to the other, and who misses each pattern."""
+    from rich.table import Table as Grid
+
+    other, eyes = result["other_way"], (result["eye"], result["reference"])
+    lines: list[Any] = [f"both ways: {result['counts']['blind']:,} pairs blind to {eyes[0]}, "
+                        f"{other['counts']['blind']:,} to {eyes[1]} (above {other['above']:.4f}, "
+                        f"below {other['below']:.4f})"]  # fmt: skip
+    if other["patterns"]:
+        names = {"eye": eyes[0], "reference": eyes[1], None: ""}
+        title = "blind to one of the two and told apart by the other, each picture once"
+        grid = Grid("pattern", *eyes, "p (Holm)", "missed by", title=title, title_justify="left")
+        for row in other["patterns"]:
+            counts = (str(row[name]) for name in ("eye", "reference"))
+            grid.add_row(row["pattern"], *counts, f"{row['p_holm']:.2g}", names[row["missed_by"]])
+        lines.append(grid)
+    return lines
 
 
 def curve_table(rows: list[dict[str, float]]) -> Any:

@@ -8,7 +8,7 @@ share among all such pairs of the table, by Fisher's exact test, and Holm correc
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -98,8 +98,7 @@ def enrichment(pairs: np.ndarray, facts: list[list[str]], groups: list[str | Non
     with the same kinds of things, up to 50,000 drawn by `seed`. The test takes pairs as independent, which minimal
     pairs are, and pairs that share a picture are not quite.
     """
-    read = functools.cache(lambda row: read_facts(facts[row]))  # a row is in many pairs
-    tell = lambda i, j: apart(read(i), read(j), groups[i] is not None and groups[i] == groups[j])
+    tell = teller(facts, groups)
     told = [tell(i, j) for i, j in pairs.tolist()]
     blind = {tuple(pair): next(iter(what)) for pair, what in zip(pairs.tolist(), told, strict=True) if named(what)}
     base = dict(blind)
@@ -116,6 +115,18 @@ def enrichment(pairs: np.ndarray, facts: list[list[str]], groups: list[str | Non
         row |= {"p_holm": adjusted, "enriched": adjusted < 0.05}
     rows.sort(key=lambda row: row["p"])
     return {"differences": [sorted(what) for what in told], "one_pattern": m, "compared": n, "patterns": rows}
+
+
+def differences(pairs: np.ndarray, facts: list[list[str]], groups: list[str | None]) -> list[frozenset[str]]:
+    """The patterns in which the rows of each pair differ; arguments as of `enrichment`."""
+    tell = teller(facts, groups)
+    return [tell(i, j) for i, j in pairs.tolist()]
+
+
+def teller(facts: list[list[str]], groups: list[str | None]) -> Callable[[int, int], frozenset[str]]:
+    """A function of two rows that gives the patterns in which they differ."""
+    read = functools.cache(lambda row: read_facts(facts[row]))  # a row is in many pairs
+    return lambda i, j: apart(read(i), read(j), groups[i] is not None and groups[i] == groups[j])
 
 
 def named(what: frozenset[str]) -> bool:
