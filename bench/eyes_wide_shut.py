@@ -8,12 +8,14 @@ All towers see one world (six kinds in four colours, 64 px) by the recipe eye-mi
 half of whose pictures are mirrored under the same captions; `untold`, whose captions never speak of orientation;
 `fewer`, with a quarter of the pictures; `small` and `large`, of other sizes. Two references tell pictures apart:
 `plain` from another seed, and `sight`, which has seen the pictures and not a word (masked image modelling). Each
-tower's blind pairs are mined against both in scenes that none has seen, and the nine patterns measured by the MMVP-VLM
-protocol. A result is one line of FILE, by default WORK/results.jsonl; it counts as long as the settings that made it
-are those of this file.
+tower's blind pairs are mined against both in scenes that none has seen, and both ways; the nine patterns are measured
+by the MMVP-VLM protocol. Towers of a seed start from the same weights, and `flip` and `untold` are compared with the
+`plain` of their seed. A result is one line of FILE, by default WORK/results.jsonl; it counts as long as the settings
+that made it are those of this file.
 """
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -21,7 +23,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the command line sets it
 
@@ -31,6 +33,7 @@ import pyarrow as pa
 import omma
 from omma.config import apply
 from omma.eval.blind import canonical, column, suggest_thresholds, threshold
+from omma.eval.both_ways import mine_other_way, who_misses
 from omma.eval.metrics import PAIR_CHANCE, wilson
 from omma.eval.missed import missed
 from omma.scenes.kinds import PATTERNS
@@ -38,7 +41,7 @@ from omma.scenes.sources import ITEM_COLUMNS, write_scenes
 from omma.training.config import TrainConfig
 from omma.training.loop import train
 from omma.training.recipes import load_recipe
-from vlmo_tables import commit, fingerprint, read, settings
+from vlmo_tables import T95, commit, fingerprint, read, settings
 
 KINDS = ("fish", "cup", "lamp", "sign", "ball", "tree")  # a fish alone faces left or right
 COLOURS = ("red", "yellow", "green", "blue")
@@ -206,43 +209,72 @@ def rows_as_array(vectors: pa.ChunkedArray) -> np.ndarray:
 
 
 def mine(work: Path, eye: str, reference: str) -> dict[str, Any]:
-    """The blind pairs of one eye against another among the test scenes.
+    """The blind pairs of one eye against another among the test scenes, and of the other against the one.
 
-    partners: of each pattern how many of the minimal pairs are blind, and of how many. suggested: the thresholds that
-    `omma blind` suggests, and how many pairs are blind by these.
+    partners: of each pattern how many of the minimal pairs are blind, and of how many. other_way: the limits, counts
+    and verdicts of both ways. suggested: the thresholds that `omma blind` suggests, and how many pairs are blind by
+    these.
     """
     table = omma.Table.open(work / "test" / "pictures")
     names = [f"embed.{name}" for name in (eye, reference)]
-    columns = [column(table, name) for name in names]
     options: dict[str, Any] = {"table": table, "per_row": 1000}
     found = omma.mine_blind_pairs(names[0], names[1], LIMITS[0], LIMITS[1], **options)
-    suggested = suggest_thresholds(*columns)
+    back = mine_other_way(found, names[0], names[1], **options)
+    suggested = suggest_thresholds(*(column(table, name) for name in names))
     limits = [suggested["above"], suggested["below"]]
     by_these = omma.mine_blind_pairs(names[0], names[1], limits[0], limits[1], **options)
     told = missed(table, found)
     assert told is not None
     partners = blind_partners(table, names, found.above, found.below)
     return {"above": found.above, "below": found.below, "counts": found.counts, "one_pattern": told["one_pattern"],
-            "compared": told["compared"], "patterns": told["patterns"], "partners": partners,
+            "compared": told["compared"], "patterns": told["patterns"],
+            "partners": {pattern: [sum(blind), len(blind)] for pattern, blind in partners.items()},
+            "other_way": {"above": back.above, "below": back.below, "counts": back.counts,
+                          "patterns": who_misses(table, found, back)},
             "suggested": [*limits, by_these.counts["blind"]]}  # fmt: skip
 
 
-def blind_partners(table: omma.Table, names: Sequence[str], above: float, below: float) -> dict[str, list[int]]:
-    """Of each pattern how many minimal pairs are above for the eye and below for the reference, and of how many."""
-    c, r = (canonical(rows_as_array(column(table, name)))[0] for name in names)
-    partners: dict[str, list[int]] = {pattern: [0, 0] for pattern in PATTERNS}
+def blind_partners(table: omma.Table, names: Sequence[str], above: float, below: float) -> dict[str, list[bool]]:
+    """Whether each minimal pair of a pattern is above for the eye and below for the reference."""
+    eye, reference = (cosines(table.uri, name) for name in names)
+    blind = (eye > above) & (reference < below)
+    patterns = partners_of(table.uri)[0]
+    return {pattern: [bool(one) for one, of in zip(blind, patterns, strict=True) if of == pattern]
+            for pattern in PATTERNS}  # fmt: skip
+
+
+@functools.cache
+def partners_of(uri: str) -> tuple[list[str], list[int], list[int]]:
+    """Of the minimal pairs of a table their patterns, and the rows of both sides."""
     first: dict[str, int] = {}
-    for row, group in enumerate(table.read(["group"])["group"].to_pylist()):
-        if group is not None and (other := first.setdefault(group, row)) != row:
-            counts = partners[next(pattern for pattern in PATTERNS if pattern in group)]
-            counts[0] += bool(c[row] @ c[other] > above and r[row] @ r[other] < below)
-            counts[1] += 1
-    return partners
+    patterns, one, other = [], [], []
+    for row, group in enumerate(omma.Table.open(uri).read(["group"])["group"].to_pylist()):
+        if group is not None and first.setdefault(group, row) != row:
+            patterns.append(next(pattern for pattern in PATTERNS if pattern in group))
+            one.append(first[group])
+            other.append(row)
+    return patterns, one, other
+
+
+@functools.cache
+def units(uri: str, name: str) -> np.ndarray:
+    return canonical(rows_as_array(column(omma.Table.open(uri), name)))[0]
+
+
+def cosines(uri: str, name: str) -> np.ndarray:
+    """The cosine of each minimal pair's sides to an eye."""
+    vectors, (_, one, other) = units(uri, name), partners_of(uri)
+    return (vectors[one] * vectors[other]).sum(axis=1)
+
+
+@functools.cache
+def limit_of(uri: str, name: str, limit: str, side: Literal["above", "below"]) -> float:
+    return threshold(units(uri, name), limit, side)[0]
 
 
 def mined(work: Path, results: Path, eye: dict[str, Any], reference: dict[str, Any]) -> dict[str, Any]:
     """`mine` for two towers of which there are lines; what it found becomes a line, too."""
-    known = fingerprint(eye["run"], reference["run"], LIMITS)
+    known = fingerprint(eye["run"], reference["run"], LIMITS, "both ways")
     if same := [line for line in read(results) if line.get("mined") == known]:
         return same[0]
     names = [f"{row['tower']}-{row['seed']}" for row in (eye, reference)]

@@ -27,6 +27,9 @@ def blind(
     reference: Annotated[str | None, typer.Option(help="The eye that tells them apart: likewise.")] = None,
     above: Annotated[str, typer.Option(help="The eye's cosine is above it: 0.95, or quantile:1e-6 of pairs.")] = "0.95",
     below: Annotated[str, typer.Option(help="The reference's is below it: 0.6, or quantile:0.5.")] = "0.6",
+    both_ways: Annotated[
+        bool, typer.Option("--both-ways", help="Mine the other way round, too: who misses what?")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for pairs.parquet, where a killed run goes on; or of --export.")
     ] = None,
@@ -34,9 +37,6 @@ def blind(
     near: Annotated[float, typer.Option(help="Both cosines above it: near duplicates, listed once.")] = 0.99,
     per_row: Annotated[int, typer.Option(min=1, help="Widest gaps of a picture that are listed.")] = 100,
     sample: Annotated[int | None, typer.Option(min=1, help="Hold so many pictures, by chance, against all.")] = None,
-    both_ways: Annotated[
-        bool, typer.Option("--both-ways", help="Mine the other way round, too: who misses what?")
-    ] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Compare all pairs of more than 2 million, too.")] = False,
     workers: Annotated[str, typer.Option(help="Processes to work with, or ray.")] = "1",
     annotate: Annotated[Path | None, typer.Option(help="Folder with pairs: a page to write down what differs.")] = None,
