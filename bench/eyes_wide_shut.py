@@ -236,9 +236,9 @@ def mine(work: Path, eye: str, reference: str) -> dict[str, Any]:
 
 def blind_partners(table: omma.Table, names: Sequence[str], above: float, below: float) -> dict[str, list[bool]]:
     """Whether each minimal pair of a pattern is above for the eye and below for the reference."""
-    eye, reference = (cosines(table.uri, name) for name in names)
+    eye, reference = (cosines(str(table.uri), name) for name in names)
     blind = (eye > above) & (reference < below)
-    patterns = partners_of(table.uri)[0]
+    patterns = partners_of(str(table.uri))[0]
     return {pattern: [bool(one) for one, of in zip(blind, patterns, strict=True) if of == pattern]
             for pattern in PATTERNS}  # fmt: skip
 
@@ -313,17 +313,37 @@ def grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def nine_patterns(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """A line a tower: the image score of each pattern, swaps and single edits together; * above chance at 99 %."""
-    yield "**Nine patterns**: image score by the two encoders, chance 25; * the lower 99 % bound is above it\n"
+    """The image score of each pattern: a line a tower over its seeds, and a line a run with what is right."""
+    yield ("**Nine patterns**: image score by the two encoders, mean of the seeds, chance 25; * the lower 99 % bound "
+           "is above it in every seed\n")  # fmt: skip
+    lines = []
+    for name in dict.fromkeys(row["tower"] for row in rows):
+        some = [row for row in rows if row["tower"] == name]
+        cells = []
+        for pattern in PATTERNS:
+            both = [np.sum(list(row["patterns"][pattern].values()), axis=0).tolist() for row in some]
+            seen = all(wilson(right, n, 0.99)[0] > CHANCE for right, n in both)
+            cells.append(f"{100 * np.mean([right / n for right, n in both]):.0f}" + " *" * seen)
+        mean = spread([100 * row["mean"] for row in some])
+        lines.append([TOWERS[name].about, str(len(some)), f"{some[0]['weights'] / 1e6:.2f}M", *cells, mean])
+    yield from grid(["", "seeds", "weights", *PATTERNS, "mean"], lines)
+    yield "**Pairs that are right**: swaps, single edits\n"
     lines = []
     for row in rows:
-        both = {pattern: np.sum(list(modes.values()), axis=0).tolist() for pattern, modes in row["patterns"].items()}
-        cells = [f"{100 * right / n:.0f}" + " *" * (wilson(right, n, 0.99)[0] > CHANCE)
-                 for right, n in (both[pattern] for pattern in PATTERNS)]  # fmt: skip
+        cells = [", ".join(str(right) for right, _ in row["patterns"][pattern].values()) for pattern in PATTERNS]
         controls = [f"{100 * row[name]:.1f}" for name in ("mean", "blind", "wrong-image")]
-        about = f"{TOWERS[row['tower']].about}, seed {row['seed']}"
-        lines.append([about, f"{row['weights'] / 1e6:.2f}M", *cells, *controls, f"{row['cpu_seconds']:.0f}"])
-    yield from grid(["", "weights", *PATTERNS, "mean", "blind", "wrong picture", "CPU-s"], lines)
+        lines.append([called(row), *cells, *controls, f"{row['cpu_seconds']:.0f}"])
+    yield from grid(["", *PATTERNS, "mean", "blind", "wrong picture", "CPU-s"], lines)
+
+
+def called(row: dict[str, Any]) -> str:
+    return f"{TOWERS[row['tower']].about}, seed {row['seed']}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and 95 % interval by Student's t."""
+    half = T95[len(values) - 2] * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0
+    return f"{np.mean(values):.1f}" + f" ± {half:.1f}" * (len(values) > 1)
 
 
 def blind_pairs(rows: list[dict[str, Any]], found: dict[str, dict[str, Any]], title: str) -> Iterator[str]:
@@ -335,8 +355,7 @@ def blind_pairs(rows: list[dict[str, Any]], found: dict[str, dict[str, Any]], ti
         made = next(one for one in mined["patterns"] if one["pattern"] == MADE)
         others = np.sum([counts for pattern, counts in mined["partners"].items() if pattern != MADE], axis=0).tolist()
         enriched = [one["pattern"] for one in mined["patterns"] if one["enriched"]]
-        about = f"{TOWERS[row['tower']].about}, seed {row['seed']}"
-        lines.append([about, f"{mined['above']:.3f}, {mined['below']:.3f}", str(mined["counts"]["blind"]),
+        lines.append([called(row), f"{mined['above']:.3f}, {mined['below']:.3f}", str(mined["counts"]["blind"]),
                       str(mined["one_pattern"]), percent(made["blind"], mined["one_pattern"]),
                       percent(made["base"], mined["compared"]), f"{made['p_holm']:.1g}", ", ".join(enriched) or "none",
                       percent(*mined["partners"][MADE]), percent(*others),
@@ -346,49 +365,129 @@ def blind_pairs(rows: list[dict[str, Any]], found: dict[str, dict[str, Any]], ti
                      "blind as suggested"], lines)  # fmt: skip
 
 
+def both_ways(rows: list[dict[str, Any]], found: dict[str, dict[str, Any]], title: str) -> Iterator[str]:
+    """A line an eye: pairs that differ in one pattern and are blind to the eye alone : to the reference alone."""
+    yield f"**Both ways** {title}: blind to the eye, to the reference; < missed by the eye, > by the reference\n"
+    lines = []
+    for row in rows:
+        back = found[f"{row['tower']}-{row['seed']}"]["other_way"]
+        ways = {one["pattern"]: one for one in back["patterns"]}
+        sign = {"eye": " <", "reference": " >", None: ""}
+        cells = [f"{ways[name]['eye']}, {ways[name]['reference']}{sign[ways[name]['missed_by']]}" for name in PATTERNS]
+        lines.append([called(row), str(back["counts"]["blind"]), *cells, f"{ways[MADE]['p_holm']:.1g}"])
+    yield from grid(["eye", "blind to the reference", *PATTERNS, f"p of {MADE} (Holm)"], lines)
+
+
 def other_limits(work: Path, rows: list[dict[str, Any]], reference: str) -> Iterator[str]:
     """How many partners of the pattern, and of all others, are blind by other limits of the reference."""
     yield f"**Blind partners** of {MADE}, and of the other patterns, by other limits of {reference}\n"
-    table, lines = omma.Table.open(work / "test" / "pictures"), []
+    lines = []
     for row in rows:
-        names = [f"embed.{row['tower']}-{row['seed']}", f"embed.{reference}"]
-        c, r = (canonical(rows_as_array(column(table, name)))[0] for name in names)
-        above, cells = threshold(c, LIMITS[0], "above")[0], []
+        cells = []
         for limit in OTHERS:
-            found = blind_partners(table, names, above, threshold(r, limit, "below")[0])
-            rest = np.sum([counts for pattern, counts in found.items() if pattern != MADE], axis=0).tolist()
-            cells.append(f"{percent(*found[MADE])}; {percent(*rest)}")
-        lines.append([f"{TOWERS[row['tower']].about}, seed {row['seed']}", *cells])
+            found = partners_by(work, f"{row['tower']}-{row['seed']}", reference, limit)
+            rest = [one for pattern, blind in found.items() if pattern != MADE for one in blind]
+            cells.append(f"{percent(sum(found[MADE]), len(found[MADE]))}; {percent(sum(rest), len(rest))}")
+        lines.append([called(row), *cells])
     yield from grid(["eye", *OTHERS], lines)
 
 
-def claims(rows: list[dict[str, Any]], found: dict[str, dict[str, Any]], reference: str) -> Iterator[dict[str, Any]]:
-    """Whether the pattern is enriched where it was made invisible, and more of its partners are blind than to plain."""
-    plain = {row["seed"]: found[f"plain-{row['seed']}"] for row in rows if row["tower"] == "plain"}
+def partners_by(work: Path, eye: str, reference: str, limit: str) -> dict[str, list[bool]]:
+    """`blind_partners` by the eye's nearest thousandth and a limit of the reference."""
+    table, names = omma.Table.open(work / "test" / "pictures"), [f"embed.{eye}", f"embed.{reference}"]
+    above, below = (limit_of(str(table.uri), names[0], LIMITS[0], "above"),
+                    limit_of(str(table.uri), names[1], limit, "below"))  # fmt: skip
+    return blind_partners(table, names, above, below)
+
+
+# ------------------------------------------------------------------------------------------------- over the seeds
+def crossed(values: np.ndarray) -> tuple[float, float, float]:
+    """(low, mean, high) at 95 % of a mean over seeds and items, both of which could have been others.
+
+    values: (S, N), every item under every seed. The variances of the mean over seeds and over items are added (two-way
+    clusters, Cameron, Gelbach and Miller 2011, without taking off what both share, which is on the safe side), and
+    Student's t has Satterthwaite's degrees of freedom (1946), 9 at most. The interval held the truth in 95 to 98 % of
+    simulated worlds with 5 seeds, and in 92 to 98 % with 3.
+    """
+    seeds, items = values.shape
+    of_seeds, of_items = values.mean(axis=1).var(ddof=1) / seeds, values.mean(axis=0).var(ddof=1) / items
+    mean, both = float(values.mean()), float(of_seeds + of_items)
+    freedom = both**2 / (of_seeds**2 / (seeds - 1) + of_items**2 / (items - 1)) if both else 1
+    half = T95[min(int(freedom), len(T95)) - 1] * both**0.5
+    return mean - half, mean, mean + half
+
+
+def pooled(work: Path, seeds: Sequence[int], reference: str, limit: str) -> Iterator[dict[str, Any]]:
+    """How many more partners are blind to an eye that was made blind than to the plain eye of its seed; and how many
+    more are to each eye, and told apart by the reference, than the other way round.
+
+    Over the seeds, in points, each of {"name", "low95", "value", "high95", "seeds"}.
+    """
+    shares = lambda eyes: np.array([partners_by(work, one, other, limit)[MADE] for one, other in eyes], float)
+    blind = {eye: shares((f"{eye}-{seed}", reference) for seed in seeds) for eye in ("plain", *PURPOSE)}
+    for eye in PURPOSE:
+        yield {"name": f"{eye} less plain", **points(blind[eye] - blind["plain"])}
+    for eye, share in blind.items():
+        back = shares((reference, f"{eye}-{seed}") for seed in seeds)
+        yield {"name": f"{eye} less the other way", **points(share - back)}
+
+
+def points(values: np.ndarray) -> dict[str, Any]:
+    low, mean, high = (round(100 * value, 2) for value in crossed(values))
+    return {"low95": low, "value": mean, "high95": high, "seeds": (100 * values.mean(axis=1)).round(1).tolist()}
+
+
+def over_seeds(work: Path, rows: list[dict[str, Any]], seeds: Sequence[int], reference: str) -> Iterator[str]:
+    """`pooled` by the limit chosen beforehand and by others; against a plain eye also with each other one in its place.
+
+    Only seeds of which all eyes have been run.
+    """
+    have = {(row["tower"], row["seed"]) for row in rows}
+    whole = [seed for seed in seeds if all((eye, seed) in have for eye in ("plain", *PURPOSE))]
+    if len(whole) < 2:
+        return
+    yield f"**Over seeds** {whole}, against {reference}: points of {MADE} partners that are blind (95 %); each seed\n"
+    by = {limit: list(pooled(work, whole, reference, limit)) for limit in OTHERS}
+    cell = lambda one: f"{one['value']:+.1f} ({one['low95']:.1f} to {one['high95']:.1f}); " + ", ".join(
+        f"{value:+.1f}" for value in one["seeds"])  # fmt: skip
+    names = [one["name"] for one in by[OTHERS[0]]]
+    yield from grid(["", *OTHERS], [[name, *(cell(by[limit][k]) for limit in OTHERS)] for k, name in enumerate(names)])
+    if not reference.startswith("plain"):
+        return
+    yield "The same with the plain eye of another seed as the reference, by the limits chosen beforehand\n"
+    lines = []
+    for other in whole:
+        left = [seed for seed in whole if seed != other]
+        lines.append([f"plain-{other}", *map(cell, pooled(work, left, f"plain-{other}", LIMITS[1]))])
+    yield from grid(["reference", *names], lines)
+
+
+def claims(
+    work: Path, rows: list[dict[str, Any]], found: dict[str, dict[str, Any]], seeds: Sequence[int], reference: str
+) -> Iterator[dict[str, Any]]:
+    """Whether the pattern is enriched where it was made invisible, and missed by that eye and by no plain one.
+
+    Enriched: in each seed. Missed: by `omma blind --both-ways` in each seed; and, over seeds, more partners are blind
+    than to the plain eye, and more than the other way round.
+    """
     for row in rows:
         mined = found[f"{row['tower']}-{row['seed']}"]
         made = next(one for one in mined["patterns"] if one["pattern"] == MADE)
-        who = f"{row['tower']} {row['seed']} against {reference}"
-        if row["tower"] in PURPOSE:
-            yield {"name": f"{who}: {MADE} is enriched, p", "value": made["p_holm"], "goal": 0.05,
-                   "ok": made["enriched"]}  # fmt: skip
-            if row["seed"] in plain:
-                low, share, high = difference(mined["partners"][MADE], plain[row["seed"]]["partners"][MADE])
-                yield {"name": f"{who}: share of {MADE} partners that are blind, less plain's",
-                       "value": round(share, 4), "low95": round(low, 4), "high95": round(high, 4), "goal": 0.0,
-                       "ok": low > 0}  # fmt: skip
-        elif row["tower"] == "plain":
-            yield {"name": f"{who}: {MADE} is not enriched, p", "value": made["p_holm"], "goal": 0.05,
-                   "ok": not made["enriched"]}  # fmt: skip
-
-
-def difference(one: Sequence[int], other: Sequence[int]) -> tuple[float, float, float]:
-    """(low, value, high) of the difference of two shares (right, n), at 95 %, from Wilson's bounds (Newcombe 1998)."""
-    (a, m), (b, n) = one, other
-    p, q = a / m, b / n
-    (p_low, p_high), (q_low, q_high) = wilson(a, m), wilson(b, n)
-    low = p - q - ((p - p_low) ** 2 + (q_high - q) ** 2) ** 0.5
-    return low, p - q, p - q + ((p_high - p) ** 2 + (q - q_low) ** 2) ** 0.5
+        way = next(one for one in mined["other_way"]["patterns"] if one["pattern"] == MADE)
+        who, purpose = f"{row['tower']} {row['seed']} against {reference}", row["tower"] in PURPOSE
+        word = "" if purpose else "not "
+        yield {"name": f"{who}: {MADE} is {word}enriched, p", "value": made["p_holm"], "goal": 0.05,
+               "ok": made["enriched"] == purpose}  # fmt: skip
+        yield {"name": f"{who}: {MADE} is {word}missed by the eye, p of both ways", "value": way["p_holm"],
+               "goal": 0.05, "ok": (way["missed_by"] == "eye") == purpose}  # fmt: skip
+    have = {(row["tower"], row["seed"]) for row in rows}
+    whole = [seed for seed in seeds if all((eye, seed) in have for eye in ("plain", *PURPOSE))]
+    if len(whole) < 2:
+        return
+    for one in pooled(work, whole, reference, LIMITS[1]):
+        purpose = not one["name"].startswith("plain")
+        yield {**one, "name": f"against {reference}, {len(whole)} seeds: points of {MADE} partners, {one['name']}",
+               "goal": 0.0, "ok": (one["low95"] > 0) == purpose}  # fmt: skip
 
 
 def report(work: Path, results: Path, size: Size, towers: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
@@ -407,8 +506,10 @@ def report(work: Path, results: Path, size: Size, towers: Sequence[str], seeds: 
         held, some = lines[identity(tower, size, seed)], [row for row in rows if row["tower"] in ("plain", *PURPOSE)]
         found = {f"{row['tower']}-{row['seed']}": mined(work, results, row, held) for row in some}
         yield from blind_pairs(some, found, f"against {TOWERS[tower].about}, by {' and '.join(LIMITS)}")
+        yield from both_ways(some, found, f"against {TOWERS[tower].about}")
         yield from other_limits(work, some, f"{tower}-{seed}")
-        judged += claims(some, found, tower)
+        yield from over_seeds(work, some, seeds, f"{tower}-{seed}")
+        judged += claims(work, some, found, seeds, f"{tower}-{seed}")
     yield from map(json.dumps, judged)
 
 

@@ -63,7 +63,9 @@ def test_a_run_ends_in_lines_and_is_not_trained_twice(shut, world, tmp_path, mon
     assert found == [("untold-0", "plain-100"), ("untold-0", "sight-0")], "each once"
     claims = [json.loads(line) for line in lines if line.startswith("{")]
     assert [claim["name"] for claim in claims] == [
-        f"untold 0 against {name}: orientation is enriched, p" for name in ("plain", "sight")
+        f"untold 0 against {name}: orientation is {what}"
+        for name in ("plain-100", "sight-0")
+        for what in ("enriched, p", "missed by the eye, p of both ways")
     ]
 
 
@@ -102,10 +104,50 @@ def test_what_is_mined_is_counted_against_the_partners_of_each_pattern(shut, wor
     assert found["patterns"][0]["pattern"] == "orientation"
     assert found["patterns"][0]["enriched"]
     assert found["suggested"] == [0.9, 0.5, 6]
+    ways = {row["pattern"]: (row["eye"], row["reference"]) for row in found["other_way"]["patterns"]}
+    assert ways == {pattern: (6, 0) if pattern == "orientation" else (0, 0) for pattern in shut.PATTERNS}
 
 
-def test_the_interval_of_a_difference_is_newcombes(shut):
-    """His example (1998, table II, method 10): 56 of 70 less 48 of 80 is 0.2 (0.0524 to 0.3339)."""
-    assert shut.difference((56, 70), (48, 80)) == pytest.approx((0.0524, 0.2, 0.3339), abs=5e-5)
-    low, value, high = shut.difference((48, 80), (56, 70))
-    assert (low, value, high) == pytest.approx((-0.3339, -0.2, -0.0524), abs=5e-5)
+def test_over_seeds_an_eye_is_held_against_the_plain_one_of_its_seed_and_against_the_other_way(
+    shut, world, monkeypatch
+):
+    """The reference misses one pair of six, the plain eyes one each, another one, and the blind ones miss them all."""
+    table = shut.omma.Table.open(world / "test" / "pictures")
+    groups = table.read(["group"])["group"].to_pylist()
+    pairs = list(dict.fromkeys(group for group in groups if group and "orientation" in group))
+    missing = {"ref": {0}, "plain-7": {1}, "plain-8": {2}} | {f"{eye}-{k}": set(range(6)) for eye in shut.PURPOSE
+                                                             for k in (7, 8)}  # fmt: skip
+    for name, missed in missing.items():
+        vectors = shut.np.eye(len(groups), dtype="float32")
+        for row, group in enumerate(groups):
+            if group in pairs and pairs.index(group) in missed:
+                vectors[row] = vectors[groups.index(group)]
+        table.add_column(f"embed.{name}", vectors)
+    monkeypatch.setattr(shut, "limit_of", lambda uri, name, limit, side: {"above": 0.9, "below": 0.5}[side])
+    found = {one["name"]: one for one in shut.pooled(world, (7, 8), "ref", "any")}
+    sixth = 100 / 6
+    assert found["flip less plain"]["seeds"] == [round(4 * sixth, 1)] * 2
+    assert found["untold less the other way"]["value"] == round(5 * sixth, 2)
+    plain = found["plain less the other way"]
+    assert (plain["value"], plain["seeds"]) == (0, [0, 0])
+    assert plain["low95"] < 0 < plain["high95"]
+    run = [{"tower": tower, "seed": seed} for tower in ("plain", *shut.PURPOSE) for seed in (7, 8)]
+    assert "[7, 8], against ref" in next(shut.over_seeds(world, run, (7, 8, 9), "ref")), "seed 9 has no runs"
+    assert not list(shut.over_seeds(world, run, (8, 9), "ref"))
+
+
+def test_the_interval_over_seeds_and_items_adds_their_variances(shut):
+    """Over seeds 2/9 / 2, over items 1/12 / 3; 1.5 degrees of freedom count as one."""
+    values = shut.np.array([[1, 0, 1], [0, 0, 0]], float)
+    half = 12.7062 * (1 / 9 + 1 / 36) ** 0.5
+    assert shut.crossed(values) == pytest.approx((1 / 3 - half, 1 / 3, 1 / 3 + half))
+    assert shut.crossed(shut.np.ones((3, 4))) == (1, 1, 1)
+
+
+def test_the_interval_over_seeds_and_items_holds_the_truth_as_often_as_it_says(shut):
+    rng, held = shut.np.random.default_rng(0), 0
+    for _ in range(400):
+        seeds, items = rng.normal(0, 0.5, (5, 1)), rng.normal(0, 3, (1, 150))
+        low, _, high = shut.crossed(1 + seeds + items + rng.normal(0, 1, (5, 150)))
+        held += low <= 1 <= high
+    assert 0.92 < held / 400 < 0.995
