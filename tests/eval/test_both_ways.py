@@ -112,8 +112,7 @@ def test_the_other_way_lets_the_same_share_of_pairs_through():
     eye, reference = rng.standard_normal((300, 8)) + 2, rng.standard_normal((300, 8))
     found = mine_blind_pairs(eye, reference, 0.95, 0.1, near=None, per_row=300)
     back = mine_other_way(found, eye, reference, near=None, per_row=300)
-    assert found.counts["similar"] > 100
-    assert back.counts["similar"] == pytest.approx(found.counts["similar"], abs=1)
+    assert back.counts["similar"] == found.counts["similar"] > 100
     units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (eye, reference)]
     ours, theirs = ((x @ x.T)[np.triu_indices(300, 1)] for x in units)
     assert pairs_below(reference, 0.1) == (2 * (theirs < 0.1).sum(), 300 * 299)

@@ -368,8 +368,9 @@ def quantile(rows: np.ndarray, share: float, side: Literal["above", "below"], se
         kept = len(held) > most
         if kept:
             held = np.partition(held, len(held) - most - 1)[len(held) - most - 1 :]
-    held = np.sort(held)[::-1]
-    return float(sign * held[min(most, len(held) - 1)]), pairs
+    held = np.sort(held)[::-1].astype(np.float64)
+    inside, outside = held[min(most, len(held)) - 1], held[min(most, len(held) - 1)]
+    return float(sign * (inside + outside) / 2), pairs  # between the two: the join decides in fp64, these are fp32
 
 
 def suggest_thresholds(eye: Any, reference: Any, seed: int = 0) -> dict[str, Any]:
