@@ -1,6 +1,6 @@
 """Eyes that are blind on purpose: does `omma blind` say to what? ("Eyes Wide Shut?", Tong et al. 2024, in miniature.)
 
-    python bench/eyes_wide_shut.py WORK                    # draws, trains, mines, measures, prints; goes on
+    python bench/eyes_wide_shut.py WORK --seeds 5          # draws, trains, mines, measures, prints; goes on
     python bench/eyes_wide_shut.py WORK --only plain,flip  # some of the towers; the references are always trained
     python bench/eyes_wide_shut.py WORK --report           # tables and claims of what has been run
 

@@ -124,7 +124,7 @@ def eye_fusion() -> TrainConfig:
 
 
 def eye_mini() -> TrainConfig:
-    """A small eye for questions that take many trainings: contrast alone, at 64 px, two minutes on one thread.
+    """A small eye for questions that take many trainings: contrast alone, at 64 px, a minute or two on one thread.
 
     For a world of a few kinds in a few colours. dataset.flip=true mirrors half of the pictures and leaves the captions
     as they are, so that left and right can't be learned (bench/eyes_wide_shut.py).
