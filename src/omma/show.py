@@ -11,7 +11,7 @@ import omma
 
 SAMPLE_ROWS = 3
 LONGEST_TEXT = 120  # characters of a sample's cell
-RESULTS = (".jsonl", ".tsv", ".csv", ".json")
+RESULTS = (".jsonl", ".xlsx", ".tsv", ".csv", ".json")
 
 
 def describe(path: str | Path) -> dict[str, Any]:

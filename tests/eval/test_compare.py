@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,33 @@ def test_vlmevalkit_s_files_are_in_folders_of_the_model_s_name(tmp_path, path, n
     assert (run.model, run.task, run.judge) == named
 
 
+def sheet(path, lines, shared):
+    """An .xlsx file of cells as they stand in it: (place, kind, value)."""
+    space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    cells = lambda line: "".join(f'<c r="{place}" t="{kind}">{value}</c>' for place, kind, value in line)
+    with zipfile.ZipFile(path, "w") as file:
+        whole = "".join(f"<row>{cells(line)}</row>" for line in lines)
+        file.writestr("xl/worksheets/sheet1.xml", f"<worksheet {space}><sheetData>{whole}</sheetData></worksheet>")
+        file.writestr("xl/sharedStrings.xml", f"<sst {space}>{''.join(f'<si>{text}</si>' for text in shared)}</sst>")
+    return path
+
+
+def test_vlmevalkit_s_sheets_are_read_cell_by_cell(tmp_path):
+    words = ["<t>index</t>", "<t>answer</t>", "<t>prediction</t>", "<r><t>Y</t></r><r><t>es_x000A_&amp;</t></r>"]
+    found = sheet(tmp_path / "omma_POPE_auxmatch.xlsx", [
+        [("A1", "s", "<v>0</v>"), ("B1", "s", "<v>1</v>"), ("C1", "s", "<v>2</v>"),
+         ("AA1", "inlineStr", "<is><t>score</t></is>")],
+        [("A2", "n", "<v>7</v>"), ("C2", "s", "<v>3</v>"), ("AA2", "b", "<v>1</v>")],
+        [("A3", "n", "<v>8</v>"), ("C3", "str", "<v>no</v>"), ("AA3", "b", "<v>0</v>")],
+    ], words)  # fmt: skip
+    (run,) = outcomes(found)
+    assert {name: (item.earned, item.said) for name, item in run.items.items()} == {"7": (1, "Yes\n&"), "8": (0, "no")}
+    assert describe(found)["earned"]["value"] == 0.5
+    found.write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"is no \.xlsx file with a sheet"):
+        outcomes(found)
+
+
 def test_vlmevalkit_s_results_are_read_judged_or_not(tmp_path):
     judged = tmp_path / "llava_MMVP_result.tsv"
     judged.write_text("index\tquestion\tanswer\tprediction\thit\n0\tq\tA\tA\t1\n1\tq\tB\tA\t0\n")
@@ -276,9 +304,9 @@ def test_vlmevalkit_s_results_are_read_judged_or_not(tmp_path):
     )
     (run,) = outcomes(table)
     assert [(item.earned, item.pictures) for item in run.items.values()] == [(1, ("x",)), (0, ("x",))]
-    (tmp_path / "x.xlsx").write_text("")
-    with pytest.raises(ValueError, match="PRED_FORMAT=tsv"):
-        outcomes(tmp_path / "x.xlsx")
+    (tmp_path / "x.pkl").write_text("")
+    with pytest.raises(ValueError, match="no result that can be read"):
+        outcomes(tmp_path / "x.pkl")
     with pytest.raises(ValueError, match="doesn't exist; give a report folder"):
         outcomes(tmp_path / "none.tsv")
     with pytest.raises(ValueError, match="make one: omma eval"):

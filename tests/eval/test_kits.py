@@ -106,7 +106,8 @@ def test_lmms_eval_s_command_runs_a_vlm_and_its_samples_say_what_omma_measures(a
     assert len(set(said.values())) > 1, "the model looks"
 
 
-def test_vlmevalkit_s_command_runs_a_vlm_and_its_files_say_what_omma_reads(asked, tmp_path):
+@pytest.mark.parametrize("kind", ["xlsx", "tsv"])
+def test_vlmevalkit_s_command_runs_a_vlm_and_its_files_say_what_omma_reads(asked, tmp_path, kind):
     _, rows = asked
     letter = lambda row: row["Correct Answer"][1].upper()
     options = [[part.strip() for part in row["Options"][4:].split("(b)")] for row in rows]
@@ -124,22 +125,22 @@ def test_vlmevalkit_s_command_runs_a_vlm_and_its_files_say_what_omma_reads(asked
         with (data / f"{name}.tsv").open("w", newline="") as file:
             csv.writer(file, delimiter="\t").writerows([header, *lines])
     beside(HERE / "beside_kits.py", "run", "--data", "OmmaMMVP", "OmmaPOPE", "--model", "omma_vlm", "--work-dir",
-           tmp_path / "out", "--judge", "exact_matching", LMUData=str(data), PRED_FORMAT="tsv")  # fmt: skip
+           tmp_path / "out", "--judge", "exact_matching", LMUData=str(data), PRED_FORMAT=kind)  # fmt: skip
     (folder,) = (tmp_path / "out" / "omma_vlm").glob("T*")
 
     def first(name):
         with (folder / f"omma_vlm_{name}.csv").open(newline="") as file:
             return next(csv.DictReader(file))
 
-    (judged,) = outcomes(folder / "omma_vlm_OmmaMMVP_exact_matching_result.tsv")
+    (judged,) = outcomes(folder / f"omma_vlm_OmmaMMVP_exact_matching_result.{kind}")
     assert (judged.model, judged.task, judged.judge, judged.credit) == ("omma_vlm", "OmmaMMVP", "", "hit")
     earned = [item.earned for item in judged.items.values()]
     assert sum(earned) / len(rows) == pytest.approx(float(first("OmmaMMVP_acc")["Overall"]))
     assert len({item.group for item in judged.items.values()}) == len(rows) // 2
-    (raw,) = outcomes(folder / "omma_vlm_OmmaMMVP.tsv")
+    (raw,) = outcomes(folder / f"omma_vlm_OmmaMMVP.{kind}")
     assert (raw.model, raw.task) == ("omma_vlm", "OmmaMMVP")
     assert [item.said for item in raw.items.values()] == [item.said for item in judged.items.values()]
-    (yes_or_no,) = outcomes(folder / "omma_vlm_OmmaPOPE_auxmatch.tsv")
+    (yes_or_no,) = outcomes(folder / f"omma_vlm_OmmaPOPE_auxmatch.{kind}")
     earned = [item.earned for item in yes_or_no.items.values()]
     assert 100 * sum(earned) / len(rows) == pytest.approx(float(first("OmmaPOPE_score")["acc"]))
     assert yes_or_no.items["0"].pattern == "random"

@@ -117,8 +117,8 @@ def compare(
     """Compare two models on the items that both answered; b - a, so that a gain of b is positive.
 
     a, b: a Report, its folder, a folder of such folders (several benchmarks), lmms-eval's samples (.jsonl) or
-    VLMEvalKit's results (.tsv, .csv, .json). kinds: the kind of score, or one of each ("itc", "itm"); all that both
-    have when None. credit: what counts, by its name in the reports, the first when None. variant: "model", or a
+    VLMEvalKit's results (.xlsx, .tsv, .csv, .json). kinds: the kind of score, or one of each ("itc", "itm"); all that
+    both have when None. credit: what counts, by its name in the reports, the first when None. variant: "model", or a
     control. Nothing is printed. Raises ValueError when they share no benchmark or no item, or when an item has another
     answer in the other run: these are two versions of a benchmark.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from omma.eval import sheets
 from omma.eval.clusters import clustered, joined
 from omma.eval.protocols import choice, exact, pope
 from omma.eval.run import Report, judged_by
@@ -77,11 +78,10 @@ def outcomes(source: Any, *, kind: str | None = None, credit: str | None = None,
         return [run for folder in inside for run in _report(Report.load(folder), kind, credit, variant)]
     if not path.exists():
         raise ValueError(f"{path} doesn't exist; give a report folder, lmms-eval's samples (.jsonl), or VLMEvalKit's "
-                         f"results (.tsv, .csv, .json)")  # fmt: skip
-    readers = {".jsonl": _lmms_eval, ".tsv": _vlmevalkit, ".csv": _vlmevalkit, ".json": _vlmevalkit}
+                         f"results (.xlsx, .tsv, .csv, .json)")  # fmt: skip
+    readers = {".jsonl": _lmms_eval} | dict.fromkeys((".xlsx", ".tsv", ".csv", ".json"), _vlmevalkit)
     if path.suffix not in readers:
-        more = " VLMEvalKit writes .tsv when PRED_FORMAT=tsv is set." if path.suffix == ".xlsx" else ""
-        raise ValueError(f"{path} is no result that can be read; {', '.join(readers)} are, and report folders.{more}")
+        raise ValueError(f"{path} is no result that can be read; {', '.join(readers)} are, and report folders")
     return [readers[path.suffix](path, credit)]
 
 
@@ -191,6 +191,8 @@ def _vlmevalkit(path: Path, credit: str | None) -> Run:
         read = json.loads(path.read_text(encoding="utf-8"))
         rows = [dict(zip(read, values, strict=True)) for values in zip(*(column.values() if isinstance(column, dict)
                 else column for column in read.values()), strict=True)] if isinstance(read, dict) else read  # fmt: skip
+    elif path.suffix == ".xlsx":
+        rows = sheets.rows(path)
     else:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
