@@ -1,4 +1,5 @@
-"""The first sheet of an .xlsx file as rows of text, header first: what VLMEvalKit writes unless PRED_FORMAT is set.
+"""The first sheet of an .xlsx file as rows of text, header first: what VLMEvalKit writes unless PRED_FORMAT is set. Of
+true and false it holds 1 and 0.
 
     for row in rows("outputs/omma/omma_MMVP.xlsx"): print(row["index"], row["prediction"])
 """
@@ -35,8 +36,6 @@ def _text(cell: ElementTree.Element, shared: list[str]) -> str:
     kind, value = cell.get("t"), cell.findtext(f"{SPACE}v") or ""
     if kind == "s":
         return shared[int(value)]
-    if kind == "b":
-        return "True" if value == "1" else "False"
     return _words(cell) if kind == "inlineStr" else value
 
 
