@@ -340,6 +340,8 @@ def test_two_runs_without_a_common_pair_say_so_where_the_pairs_would_stand(eye, 
     rows = vlm.rows.set_column(vlm.rows.column_names.index("group"), "group", renamed)
     both = [eye, replace(vlm, rows=rows)]
     page = write_html(tmp_path / "a.html", runs=both, answers=True).read_text(encoding="utf-8")
+    for run in both:
+        assert f'weights <span class="mono">{run.metrics["model_fingerprint"]}<' in page
     (first, *_), (second, *_) = eye.rows["group"].to_pylist(), renamed.to_pylist()
     assert "The two runs have no pair in common" in page
     assert f'>{first}</span>, B’s such as <span class="mono">{second}<' in page

@@ -29,6 +29,16 @@ def test_questions_that_are_right_together_count_as_one():
     assert found["n"] == 200
 
 
+def test_the_order_of_questions_changes_no_digit():
+    rng = np.random.default_rng(5)
+    earned, pictures = rng.choice([0, 1 / 3, 0.7, 1], 300), rng.integers(0, 300, 300)
+    order = rng.permutation(300)
+    first = clustered(earned, [str(n) for n in range(300)])
+    assert clustered(earned[order], [str(n) for n in order]) == first
+    some, again = clustered(earned > 0.5, pictures.tolist()), clustered(earned[order] > 0.5, pictures[order].tolist())
+    assert some == again
+
+
 def test_where_all_are_right_the_pictures_are_counted_and_where_none_is_asked_nothing_is_known():
     found = clustered([True] * 30, ["a", "b", "c"] * 10)
     assert (found["low95"], found["high95"]) == pytest.approx(wilson(3, 3))
@@ -76,8 +86,8 @@ def test_where_nothing_can_be_compared_nothing_is_claimed():
 
 def found_by_twins(way, right):
     """Result rows of `retrieval`: 40 pictures, each found by all of its five captions or by none."""
-    return [{"pattern": way, "group": f"p{n}", "pictures": [f"p{n}"], "texts": [f"caption {n} {k}"], "correct": hit,
-             "credits": [float(hit)] * 3 + [1.0]} for n, hit in enumerate(right) for k in range(5)]  # fmt: skip
+    return [{"item": f"{n}-{k}", "group": f"p{n}", "pattern": way, "pictures": [f"p{n}"], "texts": [f"caption {n} {k}"],
+             "correct": hit, "credits": [float(hit)] * 3 + [1.0]} for n, hit in enumerate(right) for k in range(5)]
 
 
 def test_captions_of_one_picture_count_as_one_search_in_the_interval_of_recall():

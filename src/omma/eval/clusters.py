@@ -5,6 +5,7 @@ Wilson interval of the number of independent questions that have its variance; a
 questions gets a bootstrap that draws pictures, with all their questions, with replacement (Field and Welsh 2007).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -29,11 +30,11 @@ def clustered(right: Sequence[float] | np.ndarray, clusters: Sequence[str], chan
     if n == 0:
         return estimate(0, 0, chance)
     sums, sizes = by_cluster(y, clusters)
-    p, groups = float(y.mean()), len(sizes)
+    p, groups = math.fsum(y) / n, len(sizes)  # sums that no order of the questions changes
     if p in (0.0, 1.0):
         independent = float(groups)
     else:
-        spread = float(((sums - p * sizes) ** 2).sum()) * groups / max(groups - 1, 1) / n**2
+        spread = math.fsum((sums - p * sizes) ** 2) * groups / max(groups - 1, 1) / n**2
         independent = n / max(1.0, spread / (p * (1 - p) / n))
     found = estimate(p * independent, independent, chance)
     return found | {"value": p, "right": round(float(y.sum())), "n": n, "clusters": groups}

@@ -87,7 +87,7 @@ def metrics(rows: list[dict]) -> dict:
     """
     out: dict = {}
     for way, column_of_gallery in (("i2t", "texts"), ("t2i", "pictures")):
-        mine = [row for row in rows if row["pattern"] == way]
+        mine = sorted((row for row in rows if row["pattern"] == way), key=lambda row: row["item"])
         gallery = len({name for row in rows for name in row[column_of_gallery]})
         relevant = [len(row[column_of_gallery]) for row in mine]
         together = clusters_of(mine)
