@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 from fakes import Oracle, make_world
 
-from omma.eval.captions import bleu, bleu_counts, cider
+from omma.eval.captions import bleu, bleu_counts, cider, in_words, likeness
 from omma.eval.run import evaluate
 from omma.eval.tasks.caption import judge
 from omma.scenes.language import Known
@@ -66,3 +67,35 @@ def test_chance_is_that_of_the_same_captions_beside_the_other_pictures(tmp_path)
     assert found["true"]["right"] == found["there"]["right"] == 4  # 24 things of 6 kinds, 4 of them cups
     assert found["true"]["chance"] == pytest.approx((24 - 4) / 23 / 24)
     assert found["different"] == 4
+
+
+def test_intervals_of_bleu_and_cider_are_of_corpora_drawn_by_picture():
+    """A slow path draws rows picture by picture and makes the corpus anew."""
+    rng = np.random.default_rng(0)
+    counts = [[int(rng.binomial(n, share)) for n in (8, 7, 6, 5)] + [8, 7, 6, 5, 8, 8]
+              for share in rng.uniform(0.2, 0.9, 60)]  # fmt: skip
+    scores = [[float(rng.uniform(0, 5)), *row] for row in counts]
+    pictures = [f"p{k // 2}" for k in range(60)]
+    found = likeness(scores, pictures)
+    assert found["bleu4"] == bleu(counts)
+    assert found["cider"] == pytest.approx(np.mean([row[0] for row in scores]))
+    drawn = [[2 * g + k for g in rng.integers(30, size=30) for k in (0, 1)] for _ in range(3000)]
+    slow = {"bleu4": [bleu([counts[k] for k in some]) for some in drawn],
+            "cider": [np.mean([scores[k][0] for k in some]) for some in drawn]}  # fmt: skip
+    for name, values in slow.items():
+        low, high = np.quantile(values, [0.025, 0.975])
+        np.testing.assert_allclose(found[f"{name}_95"], [low, high], atol=0.05 * (high - low))
+    apart = likeness(scores, [str(k) for k in range(60)])
+    twice = likeness([row for row in scores for _ in (1, 2)], [str(k) for k in range(60) for _ in (1, 2)])
+    assert twice["bleu4_95"] == pytest.approx(apart["bleu4_95"])                # the same captions again tell nothing
+
+
+def test_captions_without_references_and_one_picture_alone_have_no_interval():
+    row = [math.nan, *bleu_counts("a cup", [])]
+    assert likeness([row, row], ["p", "q"])["cider_95"] is None
+    assert likeness([[1.0, *bleu_counts("a cup", ["a cup"])]], ["p"])["bleu4_95"] is None
+    nothing = likeness([], [])
+    assert nothing == {"bleu4": 0.0, "bleu4_95": None, "cider": None, "cider_95": None}
+    assert in_words(nothing) == "BLEU-4 0.0, CIDEr-D 0.00"
+    assert in_words({"bleu4": 0.439, "bleu4_95": [0.4, 0.476], "cider": 2.17, "cider_95": [2, 2.34]}) == (
+        "BLEU-4 43.9 (40.0-47.6), CIDEr-D 2.17 (2.00-2.34)")  # fmt: skip

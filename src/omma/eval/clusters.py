@@ -91,6 +91,19 @@ def bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int, rounds: int) -> np
     return out
 
 
+def drawn_sums(columns: Sequence[Sequence[float]] | np.ndarray, clusters: Sequence[str], seed: int = 0,
+               rounds: int = ROUNDS) -> np.ndarray:  # fmt: skip
+    """(rounds, k) sums of k columns over samples of clusters drawn with replacement. columns: (n, k), a row for each
+    name in clusters. For a score that is a function of sums over a whole corpus, as BLEU is."""
+    sums = np.stack([by_cluster(column, clusters)[0] for column in np.asarray(columns, float).T], axis=1)
+    rng, groups, out = np.random.default_rng(seed), len(sums), np.empty((rounds, sums.shape[1]))
+    step = max(1, 2_000_000 // groups)
+    for start in range(0, rounds, step):
+        times = rng.multinomial(groups, np.full(groups, 1 / groups), size=min(step, rounds - start))
+        out[start : start + step] = times @ sums
+    return out
+
+
 def by_cluster(values: np.ndarray, clusters: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Sums and sizes of clusters, in order of first appearance."""
     number: dict[str, int] = {}

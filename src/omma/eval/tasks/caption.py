@@ -7,8 +7,9 @@ that, for any pictures with captions, BLEU-4 and CIDEr-D; both reward the wordin
 
 import math
 
-from omma.eval.captions import bleu, bleu_counts, cider
-from omma.eval.metrics import estimate
+from omma.eval.asking import clusters_of
+from omma.eval.captions import bleu_counts, cider, in_words, likeness
+from omma.eval.clusters import clustered
 from omma.eval.task import Answer, Grid, Item, Task, plain_tables
 from omma.scenes.kinds import KINDS
 from omma.scenes.language import Known, holds
@@ -77,25 +78,27 @@ def judge(texts: list[str], known: list[Known | None]) -> list[list[float]]:
 
 def metrics(rows: list[dict]) -> dict:
     """true: of all captions, with chance that of the same captions beside the other pictures; readable: have a meaning;
-    there: of the things they name; different: how many captions there are; bleu4, cider."""
-    judged = [row["credits"] for row in rows if not math.isnan(row["credits"][0])]
-    sums = [sum(column) for column in zip(*judged, strict=True)] or [0.0] * 5
-    rare = [row["scores"][0] for row in rows if not math.isnan(row["scores"][0])]
+    there: of the things they name; different: how many captions there are; and `likeness`. Intervals are over
+    pictures."""
+    where = clusters_of(rows)
+    judged = [(row["credits"], place) for row, place in zip(rows, where, strict=True)
+              if not math.isnan(row["credits"][0])]  # fmt: skip
+    places = [place for _, place in judged]
+    readable, true, elsewhere = ([each[k] for each, _ in judged] for k in range(3))
+    named = [(k >= each[4], place) for each, place in judged for k in range(int(each[3]))]
     return {
-        "true": estimate(sums[1], len(judged), sums[2] / len(judged) if judged else None),
-        "readable": estimate(sums[0], len(judged)),
-        "there": estimate(sums[3] - sums[4], int(sums[3])),
+        "true": clustered(true, places, sum(elsewhere) / len(judged) if judged else None),
+        "readable": clustered(readable, places),
+        "there": clustered([there for there, _ in named], [place for _, place in named]),
         "different": len({row["prediction"] for row in rows}),
-        "bleu4": bleu([row["scores"][1:] for row in rows]),
-        "cider": sum(rare) / len(rare) if rare else None,
+        **likeness([row["scores"] for row in rows], where),
     }
 
 
 def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
     grid = plain_tables("captions")(kind, by_variant)[0]
     said = [
-        f"{name} {m['different']} different captions, BLEU-4 {100 * m['bleu4']:.1f}, CIDEr-D {m['cider'] or 0:.2f}"
-        for name, m in by_variant.items()
+        f"{name} {m['different']} different captions, {in_words(m)}" for name, m in by_variant.items()
     ]
     note = "Shares in per cent; chance: the same captions beside the other pictures. " + "; ".join(said) + "."
     return [Grid(grid.title, grid.header, grid.rows, note)]

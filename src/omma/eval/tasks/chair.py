@@ -11,7 +11,7 @@ import hashlib
 import math
 
 from omma.eval.asking import Mode, as_it_stands, asked, clusters_of
-from omma.eval.captions import bleu, bleu_counts, cider
+from omma.eval.captions import bleu_counts, cider, in_words, likeness
 from omma.eval.clusters import clustered, quotient
 from omma.eval.protocols import chair
 from omma.eval.task import Answer, Grid, Item, group_of, plain_tables
@@ -66,7 +66,6 @@ def metrics(rows: list[dict], mode: Mode) -> dict:
     where, credits = clusters_of(written), [row["credits"] for row in written]
     named, wrong = [each[1] for each in credits], [each[2] for each in credits]
     known = [(each[4], place) for each, place in zip(credits, where, strict=True) if not math.isnan(each[4])]
-    rare = [row["scores"][0] for row in written if not math.isnan(row["scores"][0])]
     pictures = sorted({name for row in written for name in row["pictures"]})
     return {
         "there": quotient([n - w for n, w in zip(named, wrong, strict=True)], named, where),
@@ -77,8 +76,7 @@ def metrics(rows: list[dict], mode: Mode) -> dict:
         "unparsed": clustered([row["prediction"] is None for row in rows], clusters_of(rows)),
         "mentions": int(sum(named)),
         "mean_words": sum(each[3] for each in credits) / len(credits) if credits else None,
-        "bleu4": bleu([row["scores"][1:] for row in written]),
-        "cider": sum(rare) / len(rare) if rare else None,
+        **likeness([row["scores"] for row in written], where),
         "digest": hashlib.blake2b("\n".join(pictures).encode(), digest_size=6).hexdigest(),
     }
 
@@ -86,9 +84,9 @@ def metrics(rows: list[dict], mode: Mode) -> dict:
 def tables(kind: str, by_variant: dict[str, dict]) -> list[Grid]:
     (grid,) = plain_tables("CHAIR")(kind, by_variant)
     told = [
-        f"{name} {m['mentions']} mentions, {m['mean_words'] or 0:.1f} words, BLEU-4 {100 * m['bleu4']:.1f}, "
-        f"CIDEr-D {m['cider'] or 0:.2f}" for name, m in by_variant.items()
-    ]  # fmt: skip
+        f"{name} {m['mentions']} mentions, {m['mean_words'] or 0:.1f} words, {in_words(m)}"
+        for name, m in by_variant.items()
+    ]
     note = "Shares in per cent; lower is better of chair_i and chair_s. " + "; ".join(told) + "."
     return [Grid(grid.title, grid.header, grid.rows, note)]
 
