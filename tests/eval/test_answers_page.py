@@ -206,6 +206,24 @@ def test_calibration_on_the_page_is_the_protocols(world, vlm, eye, page):
     assert (heads["kind"], heads["n"]) == ("itm", 4 * 16)  # each text with each picture
 
 
+@pytest.mark.parametrize(("surest", "told"), [(True, "every answer is right"), (False, "which answer is right")])
+def test_where_no_finite_temperature_is_best_the_page_says_why(world, vlm, tmp_path, surest, told):
+    options = {row["id"]: row["options"] for row in Table.open(world / "items").read(["id", "options"]).to_pylist()}
+    rows = vlm.rows.to_pylist()
+    for row in rows:
+        if row["variant"] == "model" and row["score_kind"] == "first_token":
+            place = options[row["item"]].index(row["answer"])
+            row |= {"scores": [0.9, 0.1] if (place == 0) == surest else [0.1, 0.9], "correct": surest}
+    report = replace(vlm, rows=pa.Table.from_pylist(rows, schema=vlm.rows.schema))
+    (found,) = calibrations(report, options)
+    assert (found["temperature"], found["after"], found["accuracy"]) == (None, None, float(surest))
+    report.save(tmp_path / "run")
+    page_of([tmp_path / "run"], tmp_path / "page.html")
+    text = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "none is best: " in text
+    assert told in text.partition("none is best: ")[2][:120]
+
+
 def test_questions_with_more_and_with_fewer_options_have_one_temperature():
     rng = np.random.default_rng(4)
     rows, options = [], {}
