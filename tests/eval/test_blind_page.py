@@ -94,8 +94,9 @@ def test_names_of_blind_pairs_are_folded_and_never_cut():
     names = [f"a-folder-with-a-name/and-another-one-{n}" for n in "ab"]
     pair = {"a": names[0], "b": names[1], "eye": 0.9, "reference": 0.1, "differences": ["position", "colour", "text"]}
     told = {"above": 0.5, "below": 0.1, "eye": {"mean": 0.2}, "reference": {"mean": 0.1}, "pairs": 10}
-    result = {"counts": {}, "above": 0.9, "below": 0.6, "eye": "embed.a", "reference": "embed.b", "exact": True, "rate": None,
-              "pairs": [pair], "missed": None, "other_way": None, "suggested": told, "out": None}  # fmt: skip
+    result = {"counts": {}, "above": 0.9, "below": 0.6, "eye": "embed.a", "reference": "embed.b", "exact": True,
+              "rate": None, "pairs": [pair], "missed": None, "other_way": None, "suggested": told,
+              "out": None}  # fmt: skip
     page = Console(width=60, file=io.StringIO(), legacy_windows=False)
     page.print(blind_tables(result)[1])
     lines = [line.split("│")[1:-1] for line in page.file.getvalue().splitlines() if line.startswith("│")]
