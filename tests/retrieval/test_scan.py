@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from omma.retrieval.scan import BLOCK, WAYS, ExactScan, fastest_way
+from omma.retrieval.scan import BLOCK, WAYS, ExactScan, fastest_way, onednn, packed
 
 
 def unit(rng, *shape):
@@ -83,6 +84,25 @@ def test_fewer_rows_than_asked_for_are_all_found_and_none_is_no_error():
     scan.set(np.array([7, 5, 6, 4]), rows)
     assert scan.search(np.array([[1, 3, 2, 0]]), 9)[0][0].tolist() == [5, 6, 7, 4]
     assert scan.search(np.ones((1, 4)), 2, np.zeros(4, bool))[0][0].tolist() == []
+
+
+@pytest.mark.parametrize("laid_out", [True, False])
+def test_rows_in_bf16_are_multiplied_alike_with_and_without_onednn(monkeypatch, laid_out):
+    if laid_out and not onednn():
+        pytest.skip("this PyTorch lays out no rows for oneDNN")
+    monkeypatch.setattr("omma.retrieval.scan.onednn", lambda: laid_out)
+    rng = np.random.default_rng(3)
+    rows, asked = (torch.from_numpy(unit(rng, n, 48).astype(np.float32)) for n in (70, 9))
+    product = packed(rows)
+    known = asked.bfloat16().double() @ rows.bfloat16().double().T
+    for queries in (1, 9):
+        found = product(asked[:queries].bfloat16())
+        assert (found.shape, found.dtype) == ((queries, 70), torch.bfloat16)
+        np.testing.assert_allclose(found.float(), known[:queries], atol=2**-8)
+    scan = ExactScan(48, "bfloat16")
+    scan.set(np.arange(70), rows.numpy().astype(np.float16))
+    for query, (found, _) in zip(asked.numpy(), scan.search(asked.numpy(), 5), strict=True):
+        assert found.tolist() == plain(np.arange(70), rows.numpy().astype(np.float16), query, 5)[0].tolist()
 
 
 def test_the_way_that_is_fastest_here_is_one_there_is():
