@@ -82,7 +82,7 @@ def test_options_that_make_no_sense_say_so(world):
         task_for(table, templates=["a dog"])
     with pytest.raises(ValueError, match="names 1 classes"):
         task_for(table.select("id == 'p1'"))
-    with pytest.raises(ValueError, match="task 'retrieval' takes no label; classify does"):
+    with pytest.raises(ValueError, match="task 'retrieval' takes no label; classify, linear-probe does"):
         evaluate(Constant(), "retrieval", data=world, label="kind")
 
 

@@ -120,7 +120,8 @@ def counted(matrices, patterns_of_pairs, reference=None):
     task = patterns.made_for(None, reference)
     asked = task.items(pairs_of(patterns_of_pairs))
     answers = task.score(asked, Given(np.asarray(matrices, float)))
-    return task.metrics([{"pattern": item.pattern, "scores": got.scores, "credits": got.credits}
+    return task.metrics([{"pattern": item.pattern, "pictures": item.pictures, "group": item.id,
+                          "scores": got.scores, "credits": got.credits}
                          for item, got in zip(asked, answers, strict=True)])  # fmt: skip
 
 
