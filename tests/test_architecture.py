@@ -103,7 +103,7 @@ BESIDE_PUBLIC = {
     },
 }
 BESIDE_PUBLIC["web"] = {
-    *("omma.decode", "omma.fetching", "omma.models.saying", "omma.retrieval.store"),
+    *("omma.decode", "omma.fetching", "omma.models.saying", "omma.retrieval.filters", "omma.retrieval.store"),
     *("omma.eval.report", "omma.eval.blind_page"),
 } | {
     f"omma.eval.annotate.{name}"

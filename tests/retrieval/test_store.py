@@ -6,7 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from omma.retrieval.store import COLUMNS, TYPES, Store
+from omma.retrieval.filters import COLUMNS, TYPES
+from omma.retrieval.store import Store
 
 E = 8
 

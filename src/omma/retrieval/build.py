@@ -88,7 +88,7 @@ def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: 
     store = Store(path, create=sources is not None)       # after the eye: one that can't be loaded leaves no index
     with filling(path):
         if sources is None:
-            sources = [Path(row[0]) for row in store.rows("SELECT DISTINCT source FROM file ORDER BY source")]
+            sources = [Path(source) for source in store.sources()]
             if not sources:
                 raise ValueError(f"{path} knows no folder yet. Give one: omma index FOLDER")
         eye, place = first or loaded(encoder, store, device, precision)

@@ -22,11 +22,12 @@ from PIL import Image
 from omma.decode import decode, read_bounded
 from omma.models.pretrained import load_encoder
 from omma.models.rerank import rerank_scores
+from omma.retrieval.filters import COLUMNS
 from omma.retrieval.index import Hit, check_query, check_rerank
 from omma.retrieval.process import MediaProcess
 from omma.retrieval.qdrant import Mirror, engine_at, recall
 from omma.retrieval.reading import Unreadable
-from omma.retrieval.store import COLUMNS, Space, Store, filling
+from omma.retrieval.store import Space, Store, filling
 
 RANK = 60              # of reciprocal rank fusion
 LEAST_DEPTH = 50       # of each list
@@ -360,7 +361,7 @@ class Index:
             return self._forget(str(Path(source).expanduser().resolve()))
 
     def _forget(self, place: str) -> int:
-        known = [row[0] for row in self.store.rows("SELECT DISTINCT source FROM file ORDER BY source")]
+        known = self.store.sources()
         if place not in known:
             raise ValueError(f"{place} is not in {self.store.path}; it knows {', '.join(known) or 'no folder'}")
         with self.store.writing() as con:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 import omma
-from omma.retrieval.store import called
+from omma.retrieval.filters import called
 from omma.web.gate import Refused
 from omma.web.metrics import Metrics
 from omma.web.outside import Opened, picture_of
@@ -141,7 +141,7 @@ class Site:
     def labels(self) -> dict[str, str]:
         """Folder that was indexed -> its name for others: the last part, and a number where two have the same."""
         labels: dict[str, str] = {}
-        for (source,) in self.index.store.rows("SELECT DISTINCT source FROM file ORDER BY source"):
+        for source in self.index.store.sources():
             name, n = Path(source).name or "root", 1
             while (label := name if n == 1 else f"{name}-{n}") in labels.values():
                 n += 1
