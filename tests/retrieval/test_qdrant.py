@@ -1,11 +1,13 @@
 """Engines behind the protocol, and an index that searches one of them instead of scanning: who is found, with the
 scores of the exact scan."""
 
+import contextlib
 import sys
 import types
 
 import numpy as np
 import pytest
+from qdrant_served import qdrant_served
 
 from omma.retrieval import qdrant
 from omma.retrieval.qdrant import Mirror, QdrantEdge, QdrantServer, engine_at, recall
@@ -20,12 +22,17 @@ def unit(n, seed):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-@pytest.fixture(params=["edge", "server"])
+@pytest.fixture(params=["edge", "memory", "http"])
 def engine(request, tmp_path):
-    pytest.importorskip("qdrant_edge" if request.param == "edge" else "qdrant_client")
-    made = QdrantEdge(tmp_path / "vectors.qdrant") if request.param == "edge" else QdrantServer(":memory:")
-    yield made
-    made.close()
+    with contextlib.ExitStack() as serving:
+        if request.param == "edge":
+            pytest.importorskip("qdrant_edge")
+            made = QdrantEdge(tmp_path / "vectors.qdrant")
+        else:
+            address = serving.enter_context(qdrant_served())[0] if request.param == "http" else ":memory:"
+            made = QdrantServer(address)
+        yield made
+        made.close()
 
 
 @pytest.fixture
@@ -96,6 +103,44 @@ def test_a_folder_that_was_begun_and_killed_is_begun_again(tmp_path):
     again.close()
 
 
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_a_server_that_demands_a_key_gets_it_and_refuses_another_in_words(monkeypatch):
+    monkeypatch.delenv("QDRANT_API_KEY", raising=False)
+    with qdrant_served(key="of-this-server") as (address, served):
+        for key in (None, "of-another"):
+            with (contextlib.closing(QdrantServer(address, key)) as server,
+                  pytest.raises(ValueError, match=r"no answer of Qdrant at .*401.*is its key.*in QDRANT_API_KEY")):
+                server.upsert("eye-1", [1], unit(1, 0))
+        assert served.client.get_collections().collections == []
+        monkeypatch.setenv("QDRANT_API_KEY", "of-this-server")
+        with contextlib.closing(engine_at(address)) as server:
+            server.upsert("eye-1", [1, 2], unit(2, 0))
+            assert server.count("eye-1") == 2
+
+
+def test_a_server_that_goes_away_in_the_middle_is_told_and_brought_up_to_date_when_it_is_back(store, monkeypatch):
+    monkeypatch.setattr(qdrant, "BATCH", 40)
+    rows = unit(120, 1)
+    store.upsert("eye-1", list(range(1, 121)), rows)
+    with qdrant_served() as (address, served):
+        server = engine_at(address)
+        mirror, served.left = Mirror(store, server), 2                    # of three requests with points
+        with pytest.raises(ValueError, match=rf"no answer of Qdrant at {address} \(.*Is it running there"):
+            mirror.search("eye-1", rows[:1], 3)
+        served.left = None
+        assert server.count("eye-1") == 80
+        ((ids, _),) = mirror.search("eye-1", rows[100][None], 1)
+        assert ids.tolist() == [101]
+        assert server.count("eye-1") == 120
+    with pytest.raises(ValueError, match=rf"no answer of Qdrant at {address} \(.*refused"):
+        mirror.engine.search("eye-1", rows[:1], 3)
+    with qdrant_served(port=int(address.rpartition(":")[2]), served=served):
+        store.delete([101])
+        assert mirror.search("eye-1", rows[100][None], 1)[0][0].tolist() != [101]
+        assert server.count("eye-1") == 119
+    server.close()
+
+
 def test_recall_is_the_share_of_the_truly_nearest_that_is_found(store):
     rows = unit(120, 3)
     store.upsert("eye-1", list(range(1, 121)), rows)
@@ -137,6 +182,6 @@ def test_a_server_that_does_not_answer_is_told_and_gets_its_key(monkeypatch):
         monkeypatch.setitem(sys.modules, f"qdrant_client{name}", module)
     monkeypatch.setenv("QDRANT_API_KEY", "of-mine")
     server = engine_at("http://127.0.0.1:9")
-    assert given == {"url": "http://127.0.0.1:9", "api_key": "of-mine"}
+    assert given == {"url": "http://127.0.0.1:9", "api_key": "of-mine", "check_compatibility": False}
     with pytest.raises(ValueError, match=r"no answer of Qdrant at http://127.0.0.1:9 \(\[Errno 111\] Connection"):
         server.count("space")

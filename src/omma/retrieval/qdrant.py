@@ -130,8 +130,10 @@ class QdrantServer:
             raise ImportError(f"{url} would be a server, and qdrant-client is not installed: {INSTALL}") from None
         self.url, self._models = url, models
         key = api_key or os.environ.get("QDRANT_API_KEY") or None
-        self._client: Any = Told(qdrant_client.QdrantClient(":memory:") if url == ":memory:" else
-                                 qdrant_client.QdrantClient(url=url, api_key=key), url, ApiException)
+        # whether their versions fit, a client would warn of, also where nobody answers, which is told anyway
+        made = qdrant_client.QdrantClient(":memory:") if url == ":memory:" else qdrant_client.QdrantClient(
+            url=url, api_key=key, check_compatibility=False)
+        self._client: Any = Told(made, url, ApiException)
 
     def close(self) -> None:
         self._client.close()

@@ -356,7 +356,7 @@ class Store:
         """The folders that were indexed. They are stepped through: to tell them from all files takes long."""
         return [row[0] for row in self.rows(
             "WITH RECURSIVE one(name) AS (SELECT min(source) FROM file UNION ALL SELECT (SELECT min(source) FROM file "
-            "WHERE source > one.name) FROM one WHERE one.name IS NOT NULL) SELECT name FROM one WHERE name IS NOT NULL")]
+            "WHERE source > one.name) FROM one WHERE name IS NOT NULL) SELECT name FROM one WHERE name IS NOT NULL")]
 
 
 @contextlib.contextmanager
