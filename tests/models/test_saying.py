@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import omma
-from omma.models.saying import Saying, until
+from omma.models.saying import Saying, Stopped, answered, until, while_heard
 from tiny_vlm_folders import save
 
 SHOWN = [Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))]
@@ -44,6 +44,27 @@ def test_who_stops_reading_stops_the_model(vlm):
     hook.remove()
     assert len(steps) < 100
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_model_that_never_says_a_word_is_stopped_when_its_reader_leaves(vlm, monkeypatch, whole):
+    monkeypatch.setattr(vlm, "read", lambda ids: "")
+    before, steps = threading.active_count(), []
+    hook = vlm.model.register_forward_hook(lambda *_: steps.append(1))
+    with while_heard(lambda: len(steps) > 3), pytest.raises(Stopped):
+        answered(vlm, SHOWN, "What is it?", 400) if whole else list(Saying(vlm, SHOWN, "What is it?", 400))
+    hook.remove()
+    assert 3 < len(steps) < 100
+    assert threading.active_count() == before
+    assert list(Saying(vlm, SHOWN, "What is it?", 3)) == [], "outside, nobody has left"
+
+
+def test_tokens_are_counted_by_the_models_own_tokenizer(vlm):
+    saying = Saying(vlm, SHOWN, "What is it?", 5)
+    assert saying.tokens is None
+    text = answered(vlm, SHOWN, "What is it?", 5)
+    assert "".join(saying) == text == vlm.generate(SHOWN, "What is it?", max_new_tokens=5)
+    assert saying.tokens == (vlm.prompts([SHOWN], ["What is it?"])["input_ids"].shape[1], 5)
 
 
 def test_what_fails_in_the_model_is_told_to_the_reader(vlm):

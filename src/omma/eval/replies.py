@@ -124,7 +124,7 @@ class Replies:
             else:
                 said = self.model.try_batch(shown, prompts, questions[0].max_new_tokens)
             if all(getattr(s, "fatal", False) for s in said):  # nobody is there, or not for us: so it will go on
-                raise said[0]
+                raise type(said[0])(f"{said[0]}; replies so far are kept", said[0].reason, fatal=True) from said[0]
             by = getattr(self.model, "served", "")
             return [Reply(problem=self._failed(s)) if isinstance(s, Exception) else
                     Reply(s, by=by) if isinstance(s, str) else Reply(scores=tuple(s), by=by) for s in said]  # fmt: skip

@@ -174,8 +174,7 @@ class Endpoint:
         with contextlib.closing(told) as chunks:
             try:
                 for chunk in chunks:
-                    if chunk.choices and (piece := chunk.choices[0].delta.content):
-                        yield piece
+                    yield (chunk.choices and chunk.choices[0].delta.content) or ""  # it may think without words
                     cut = cut or (bool(chunk.choices) and chunk.choices[0].finish_reason == "length")
             except (openai.OpenAIError, OSError) as error:
                 raise Failed(f"{self.url} broke off: {error}", "endpoint_broke_off") from error
@@ -240,7 +239,7 @@ class Endpoint:
             return Failed(f"{self.url} gave no reply in time", "endpoint_timeout")
         except openai.APIConnectionError as error:
             return Failed(f"nobody answers at {self.url} ({error.__cause__ or error}); start the server, then run this "
-                          "again: replies so far are kept", "endpoint_unreachable", fatal=True)  # fmt: skip
+                          "again", "endpoint_unreachable", fatal=True)  # fmt: skip
         except openai.APIStatusError as error:
             code, fatal = error.status_code, error.status_code in FATAL
             why = f"{FATAL[code]}: " if fatal else ""

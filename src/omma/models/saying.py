@@ -5,13 +5,15 @@
     saying.text, saying.confidence
 
 Of `HFVLM` and `OmmaVLMRunner` the words come token by token, of an endpoint as it sends them; a VLM that only has
-`generate` says all at once. Who stops reading stops the model.
+`generate` says all at once. Who stops reading stops the model; who waits in another thread, for words that may never
+come, stops it between two tokens by `while_heard`.
 """
 
 import contextlib
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -21,17 +23,36 @@ from torch import Tensor
 UNFINISHED = "\ufffd"  # a tokenizer's sign for a character of which not all bytes are there
 
 
+LEFT: ContextVar[Callable[[], bool]] = ContextVar("left", default=lambda: False)
+
+
 class Stopped(Exception):
     """Ends `generate` from within: nobody reads any more."""
 
 
+@contextlib.contextmanager
+def while_heard(left: Callable[[], bool]) -> Iterator[None]:
+    """What is said within, in this thread, ends with `Stopped` between two tokens once left() is true."""
+    before = LEFT.set(left)
+    try:
+        yield
+    finally:
+        LEFT.reset(before)
+
+
 class Saying:
     """One answer, iterated once. text: all of it; confidence: the geometric mean of its tokens' probabilities, 0..1,
-    None where the model doesn't tell; cut: whether max_new_tokens ended it before the model did."""
+    None where the model doesn't tell; cut: whether max_new_tokens ended it before the model did; tokens: of the prompt
+    with its pictures and of the answer so far, by the model's own tokenizer, None where it runs elsewhere."""
 
     def __init__(self, vlm: Any, images: Sequence[Image.Image], prompt: str, max_new_tokens: int = 64):
         self.vlm, self.images, self.prompt, self.max_new_tokens = vlm, list(images), prompt, max_new_tokens
         self.text, self.confidence, self.cut = "", None, False
+        self._heard: Heard | None = None
+
+    @property
+    def tokens(self) -> tuple[int, int] | None:
+        return None if self._heard is None else (self._heard.prompt, len(self._heard.ids))
 
     def __iter__(self) -> Generator[str, None, None]:
         if hasattr(self.vlm, "prompts") and hasattr(self.vlm, "generation"):
@@ -47,6 +68,8 @@ class Saying:
                 except StopIteration as end:
                     self.cut = bool(end.value)
                     break
+                if LEFT.get()():
+                    raise Stopped
                 self.text += piece
                 if piece:
                     yield piece
@@ -56,7 +79,7 @@ class Saying:
 
     def _tokens(self) -> Generator[str, None, bool]:
         inputs = self.vlm.prompts([self.images], [self.prompt])
-        heard = Heard(inputs["input_ids"].shape[1])
+        heard = self._heard = Heard(inputs["input_ids"].shape[1])
         told = self.vlm.generation(self.max_new_tokens, {}) | {"streamer": heard, "logits_processor": [heard.score]}
         failed: list[BaseException] = []
 
@@ -80,6 +103,8 @@ class Saying:
                 if text.startswith(said) and not text.endswith(UNFINISHED):
                     yield text[len(said) :]
                     said = text
+                else:
+                    yield ""                              # a token without words is one to be stopped at, too
         finally:
             heard.stopped = True
             thread.join()
@@ -92,6 +117,14 @@ class Saying:
         ends = told.get("eos_token_id", self.vlm.model.generation_config.eos_token_id)
         ended = heard.ids and heard.ids[-1] in (ends if isinstance(ends, list) else [ends])
         return len(heard.ids) >= self.max_new_tokens and not ended
+
+
+def answered(vlm: Any, images: Sequence[Image.Image], prompt: str, max_new_tokens: int = 64) -> str:
+    """All of an answer at once, which ends between two tokens where nobody waits for it any more (`while_heard`)."""
+    saying = Saying(vlm, images, prompt, max_new_tokens)
+    for _ in saying:
+        continue
+    return saying.text
 
 
 def until(pieces: Generator[str, None, None], stops: Sequence[str]) -> Generator[str, None, None]:
@@ -115,7 +148,7 @@ class Heard:
     """What `generate` tells while it runs: the ids of the answer, and the logits that each was chosen by."""
 
     def __init__(self, prompt: int):
-        self.left, self.ids, self.logits = prompt, [], []
+        self.prompt, self.left, self.ids, self.logits = prompt, prompt, [], []
         self.queue: queue.SimpleQueue = queue.SimpleQueue()
         self.stopped = False
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from omma.models.pretrained import load_vlm
-from omma.models.saying import Saying
+from omma.models.saying import Saying, answered
 from omma.retrieval.find import Index
 from omma.retrieval.index import Hit
 from omma.retrieval.plain import Plain, masked
@@ -308,8 +308,8 @@ class Asking:
 
     def looked_at(self, n: int) -> Box | None:
         """Where in hit n the VLM looks while it answers, None where it doesn't tell."""
-        said = self.vlm.generate([self.pictured(n)], self.question, max_new_tokens=self.max_new_tokens)
-        places, _ = self.patches([self.pictured(n)], 0, self.question, said)
+        seen = answered(self.vlm, [self.pictured(n)], self.question, self.max_new_tokens)
+        places, _ = self.patches([self.pictured(n)], 0, self.question, seen)
         return places[0] if places else None
 
     # ---- where in a picture

@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from omma.models.saying import answered
 from omma.retrieval.plain import clean
 from omma.retrieval.things import Box
 from omma.retrieval.tools import MOST_SIDE, MOST_WORDS, TOOLS, Result, Sight, ToolFailed, checked
@@ -222,7 +223,7 @@ def by_words(vlm: Any, plan: Plan, prompt: Callable[[str, Sequence[str]], str], 
     prompt: (rules, what came back so far) -> all of it.
     """
     while plan.open:
-        said = vlm.generate(plan.pictures, prompt(plan.rules(), plan.material()), max_new_tokens=max_new_tokens)
+        said = answered(vlm, plan.pictures, prompt(plan.rules(), plan.material()), max_new_tokens)
         if not plan.heard(said):
             return said
     return None

@@ -56,6 +56,11 @@ class Refused(Exception):
         self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
 
 
+def status_of(error: Exception) -> int:
+    """Of what was not answered: 502 where it is the VLM's server elsewhere that failed, else the asker's 400."""
+    return 502 if str(getattr(error, "reason", "")).startswith("endpoint_") else 400
+
+
 def as_error(status: int, message: str) -> dict[str, Any]:
     """An error as OpenAI's clients read it."""
     kind = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}

@@ -20,7 +20,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from omma.models.saying import Saying, until
-from omma.web.gate import Refused, as_error
+from omma.web.gate import Refused, as_error, status_of
 from omma.web.outside import FOR_EYE, FOR_VLM
 from omma.web.site import LONGEST, MOST_AT_ONCE, NO_VLM, Site
 from omma.web.work import all_of, first_of, heard
@@ -58,6 +58,10 @@ class Message(BaseModel):
     content: Annotated[str, Field(max_length=LONGEST)] | list[Part] | None = None  # none: of a turn that called tools
 
 
+class StreamOptions(BaseModel):
+    include_usage: bool | None = False
+
+
 class Chat(BaseModel):
     """Greedy: temperature, top_p and seed are read, and change nothing."""
 
@@ -66,6 +70,7 @@ class Chat(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     stream: bool = False
+    stream_options: StreamOptions | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     n: Literal[1] = 1
     tools: list[Any] | None = None
@@ -131,11 +136,13 @@ def add(app: FastAPI, site: Site, who: Callable[[Request], str]) -> None:
         pieces = site.talking.stream(lambda: until(iter(saying), stops), who(request))
         if asked.stream:
             first = await heard(first_of(pieces, ""), request.receive)  # an error is an answer of its own, as ever
-            return StreamingResponse(events(head, first, pieces, saying, site), media_type="text/event-stream")
+            counted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+            told = events(head, first, pieces, saying, site, counted)
+            return StreamingResponse(told, media_type="text/event-stream")
         text = "".join(await heard(all_of(pieces), request.receive))
         whole = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": ended(saying)}
-        return Response(json.dumps({**head, "object": "chat.completion", "choices": [whole]}),
-                        media_type="application/json")  # fmt: skip
+        said = {**head, "object": "chat.completion", "choices": [whole], "usage": used(saying)}
+        return Response(json.dumps(said), media_type="application/json")
 
 
 def packed(vector: np.ndarray, form: str) -> Any:
@@ -173,20 +180,31 @@ def ended(saying: Saying) -> str:
     return "length" if saying.cut else "stop"
 
 
+def used(saying: Saying) -> dict[str, int] | None:
+    """The tokens of the prompt, with those of its pictures, and of the answer; None of a VLM that runs elsewhere."""
+    if saying.tokens is None:
+        return None
+    prompt, made = saying.tokens
+    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+
+
 async def events(
-    head: dict[str, Any], first: str, pieces: AsyncGenerator[str, None], saying: Saying, site: Site
+    head: dict[str, Any], first: str, pieces: AsyncGenerator[str, None], saying: Saying, site: Site, counted: bool
 ) -> AsyncIterator[str]:
-    def event(delta: dict[str, str], reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': [choice]})}\n\n"
+    def event(delta: dict[str, str] | None, reason: str | None = None) -> str:
+        choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": reason}]
+        usage = {"usage": used(saying) if delta is None else None} if counted else {}
+        return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', 'choices': choices, **usage})}\n\n"
 
     try:
         yield event({"role": "assistant", "content": first})
         async for piece in pieces:
             yield event({"content": piece})
         yield event({}, ended(saying))
+        if counted:
+            yield event(None)                              # the last one has no choices and tells what was used
     except (ValueError, Refused) as error:                  # the reply has begun, so it is told within it
-        yield f"data: {json.dumps(as_error(500, site.hidden(str(error))))}\n\n"
+        yield f"data: {json.dumps(as_error(max(500, status_of(error)), site.hidden(str(error))))}\n\n"
     finally:
         await pieces.aclose()                              # nobody may listen any more; then the VLM stops
     yield "data: [DONE]\n\n"

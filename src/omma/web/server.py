@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from omma.web import openai_paths
-from omma.web.gate import Gate, Refused, as_error
+from omma.web.gate import Gate, Refused, as_error, status_of
 from omma.web.outside import FOR_EYE, FOR_VLM
 from omma.web.reports import POLICY
 from omma.web.site import LONGEST, MOST, MOST_AT_ONCE, Site
@@ -57,7 +57,8 @@ class Embed(BaseModel):
 
 class Question(BaseModel):
     """images: data URLs of the asker's own; k: how many sources; mask: leave personal data out of the answer; tools:
-    those that may look closer, "all" or "none", as of `omma.ask`."""
+    those that may look closer, "all" or "none"; least: the support below which there is no answer; boxes: where in its
+    pictures a source says so; sparsify, budget: the method and budget of `omma.sparsify`; all as of `omma.ask`."""
 
     model_config = ConfigDict(extra="forbid")
     question: Annotated[str, Field(max_length=2000)]
@@ -67,6 +68,10 @@ class Question(BaseModel):
     folder: Text | None = None
     mask: bool = False
     tools: Text | Annotated[list[Text], Field(max_length=8)] | None = None
+    least: float | None = Field(default=None, ge=0, le=1)
+    boxes: bool = True
+    sparsify: Annotated[str, Field(max_length=100)] | None = None
+    budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_new_tokens: int = Field(default=64, ge=1, le=openai_paths.MOST_TOKENS)
     stream: bool = True
 
@@ -141,7 +146,11 @@ def make_app(site: Site, token: str | None = None, port: int = 0, host: str = "1
     @app.post("/ask")
     async def ask(asked: Question, request: Request) -> Any:
         images = [await picture(one, FOR_VLM, request) for one in asked.images]
-        rest = asked.model_dump(exclude={"question", "images", "stream"})
+        rest = asked.model_dump(exclude={"question", "images", "stream", "sparsify"})
+        if (asked.sparsify is None) != (asked.budget is None):
+            raise ValueError(f"sparsify={asked.sparsify!r}, budget={asked.budget}; give both, such as "
+                             "\"sparsify\": \"divprune\" and \"budget\": 64, or none")  # fmt: skip
+        rest["method"] = asked.sparsify
         said = site.talking.stream(lambda: site.answer(asked.question, images, rest), who(request))
         if asked.stream:                                   # an error is an answer of its own, as nothing was sent yet
             first = await heard(first_of(said, {}), request.receive)
@@ -155,7 +164,7 @@ def make_app(site: Site, token: str | None = None, port: int = 0, host: str = "1
             async for part in rest:
                 yield b"data: " + Strict(part).body + b"\n\n"
         except (ValueError, Refused) as raised:            # the reply has begun, so it is told within it
-            yield b"data: " + Strict(as_error(500, site.hidden(str(raised)))).body + b"\n\n"
+            yield b"data: " + Strict(as_error(max(500, status_of(raised)), site.hidden(str(raised)))).body + b"\n\n"
         finally:
             await rest.aclose()                            # nobody may listen any more; then the VLM stops
 
@@ -208,7 +217,7 @@ def tell_errors(app: FastAPI, site: Site) -> None:
 
     @app.exception_handler(ValueError)
     async def wrong(_: Request, raised: ValueError) -> Response:
-        return error(400, str(raised))
+        return error(status_of(raised), str(raised))
 
     @app.exception_handler(StarletteHTTPException)
     async def known(request: Request, raised: HTTPException) -> Response:

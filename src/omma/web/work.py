@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from omma.models.saying import while_heard
 from omma.web.gate import Refused
 
 T = TypeVar("T")
@@ -75,10 +76,11 @@ class Work:
             try:
                 if not gone.is_set():
                     iterator = make()
-                    for piece in iterator:
-                        if gone.is_set():
-                            break
-                        loop.call_soon_threadsafe(pieces.put_nowait, (piece,))
+                    with while_heard(gone.is_set):        # also where it is long in coming to its next piece
+                        for piece in iterator:
+                            if gone.is_set():
+                                break
+                            loop.call_soon_threadsafe(pieces.put_nowait, (piece,))
             except Exception as error:
                 last = error
             finally:
