@@ -100,6 +100,9 @@ def test_a_picture_and_words_beside_it_are_asked_for(capsys, photos):
 def test_status_check_and_forget_say_what_they_did(capsys, photos):
     says(capsys, "index", "photos")
     assert "3 files" in says(capsys, "index", "status")[1]
+    for verb, folder in (("status", "check"), ("check", "Pictures")):
+        code, _, err = says(capsys, "index", verb, folder)
+        assert (code, f"{folder!r} is one word too many" in " ".join(err.replace("│", " ").split())) == (2, True), err
     assert json.loads(says(capsys, "index", "check", "--json")[1])["recall by pictures"] == 1
     assert says(capsys, "index", "forget", "photos")[1] == f"forgot 3 files of {photos.name}\n"
     assert "nothing found" in says(capsys, "search", "red", "--by", "words")[1]

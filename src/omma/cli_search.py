@@ -80,6 +80,9 @@ def index(
     omma index forget Pictures
     """
     first = str(folders[0]) if folders else ""
+    if first in ("status", "check") and folders and len(folders) > 1:
+        raise typer.BadParameter(f"omma index {first} is of the whole index, and {str(folders[1])!r} is one word too "
+                                 f"many; a folder of the name {first} is indexed as ./{first}")
     if first == "status":
         with working(as_json), omma.Index.open(at) as opened:
             result = opened.status()
@@ -102,10 +105,8 @@ def index(
         places: Any = folders or None
         with omma.build_index(places, at, encoder=encoder, ocr=ocr.value, batch_size=batch_size, device=device.value,
                               precision=precision.value if precision else None, progress=True) as opened:  # fmt: skip
-            whole = opened.status()
-            runs = [whole["folders"][str(folder.expanduser().resolve())] for folder in folders or ()] or list(
-                whole["folders"].values())
-    result = {"index": whole["index"], "runs": [run["indexed"] for run in runs], "items": whole["items"],
+            whole, runs = opened.status(), opened.runs
+    result = {"index": whole["index"], "runs": runs, "items": whole["items"],
               "eyes": whole["eyes"], "versions": whole["versions"], "unreadable": whole["unreadable"]}  # fmt: skip
     answer(as_json, result, lambda: index_tables(result))
 

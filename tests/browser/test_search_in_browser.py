@@ -2,6 +2,7 @@
 
 import io
 import re
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -38,6 +39,20 @@ def found(page):
 
 def told(page):
     return page.get_by_role("main").get_by_role("status")
+
+
+@pytest.mark.parametrize("where", ["width >", "colour == 'red'"])
+def test_a_where_that_is_wrong_is_shown_where_it_is_mended(index, page, problems, where):
+    with serving(index) as url:
+        page.goto(f"{url}?{urlencode({'q': 'red', 'where': where})}")
+        expect(told(page)).to_contain_text("no column 'colour'" if "colour" in where else "cannot read")
+        field = page.get_by_role("textbox", name="Where")
+        expect(field).to_be_visible()
+        field.fill("width >= 160")
+        field.press("Enter")
+        expect(told(page)).to_have_text("3 found, best first")
+    assert ["400" in problem for problem in problems] == [True], problems  # the refused request
+    problems.clear()
 
 
 def test_a_search_by_keys_alone_a_pictures_page_and_back(index, page):

@@ -96,7 +96,7 @@ def test_a_judge_that_fails_rambles_or_is_late_is_counted_each_under_its_reason_
         asked = len(server.asked)
         assert run(Endpoint("judge", server.url)).metrics == again.metrics
         assert len(server.asked) == asked
-    with pytest.raises(ValueError, match="nobody answers at .*replies so far are kept"):
+    with pytest.raises(ValueError, match=r"nobody answers at .*replies so far are kept"):
         evaluate(knows, "mm-vet", data=data, judge=Endpoint("judge", server.url, retries=0))
 
 

@@ -139,6 +139,89 @@ def test_a_file_that_moved_keeps_its_vector_and_one_that_was_copied_gets_it(phot
         assert {cup.path, *cup.also} == {str(photos / "cup.png"), str(photos / "again.png")}
 
 
+def kept(photos):
+    """The path of every file in the index, as often as it is kept, and how many items there are."""
+    with Index.open(photos.parent / "index.db") as index:
+        rows = index.store.rows("SELECT source || '/' || path FROM file ORDER BY 1")
+        return [os.path.relpath(row[0], photos) for row in rows], index.store.rows("SELECT count(*) FROM item")[0][0]
+
+
+ALL = ["cup.png", "deep/leaf.png", "notes.md", "sky.png"]
+
+
+def test_a_folder_inside_one_that_is_indexed_is_not_kept_twice(photos, eye):
+    index_of(photos, eye)
+    whole = kept(photos)
+    picture(photos / "deep" / "sun.png", (250, 250, 10))
+    picture(photos / "moon.png", (90, 90, 90))
+    (photos / "captions.csv").write_text("file,caption\ndeep/sun.png,something bright\n")
+    with build_index(photos / "deep", photos.parent / "index.db", encoder=eye) as index:
+        assert counts(index.last, "files", "new", "same", "gone") == (2, 1, 1, 0)
+        assert index.last["source"] == str(photos / "deep")
+        assert any(f"{photos / 'deep'} lies in {photos}" in line for line in index.last["problems"])
+        assert list(index.status()["folders"]) == [str(photos)]
+        assert index.search("red", k=1, by="look")[0].also == ()
+        assert index.search("bright", by="words")[0].path == str(photos / "deep" / "sun.png")
+        with pytest.raises(ValueError, match=rf"deep lies in {photos}, which is indexed as a whole"):
+            index.forget(photos / "deep")
+    assert kept(photos) == (sorted([*ALL, "deep/sun.png"]), whole[1] + 1), "of the rest, nothing was touched"
+    assert counts(index_of(photos, eye), "files", "new", "same", "pictures_seen") == (6, 1, 5, 1)
+    (photos / "deep" / "sun.png").unlink()
+    with build_index(photos / "deep", photos.parent / "index.db", encoder=eye) as index:
+        assert counts(index.last, "same", "gone") == (1, 1)
+
+
+def test_a_folder_around_one_that_is_indexed_takes_it_in_without_looking_again(photos, eye):
+    with build_index(photos / "deep", photos.parent / "index.db", encoder=eye) as index:
+        (before,) = index.search("leaf", by="words")
+    last = index_of(photos, eye)
+    assert counts(last, "files", "new", "same", "gone", "pictures_seen") == (4, 3, 1, 0, 2)
+    assert any("1 of its files are that one's now" in line for line in last["problems"])
+    assert kept(photos) == (ALL, 4)
+    with Index.open(photos.parent / "index.db", encoder=eye) as index:
+        (leaf,) = index.search("deep", by="words")       # the folder's name is among its words now
+        assert (leaf.id, leaf.path, leaf.also) == (before.id, before.path, ())
+        assert len(index.search("leaf", k=9, by="look", under=photos / "deep")) == 1
+        assert list(index.status()["folders"]) == [str(photos)]
+    last = index_of(photos, eye)
+    assert counts(last, "same", "pictures_seen") == (4, 0)
+    assert last["problems"] == []
+
+
+def test_folders_that_were_kept_twice_are_kept_once_from_the_next_indexing_on(photos, eye):
+    index_of(photos, eye)
+    with Index.open(photos.parent / "index.db", encoder=eye) as index:
+        con = index.store.connection                      # as an index from before had it
+        con.execute("INSERT INTO file (source, path, size, digest, status) SELECT source || '/deep', 'leaf.png', size, "
+                    "digest, status FROM file WHERE path = 'deep/leaf.png'")
+        con.execute("INSERT INTO item (file, part, kind) VALUES ((SELECT max(id) FROM file), 0, 'picture')")
+        con.execute("INSERT INTO vector (item, space, data) SELECT (SELECT max(id) FROM item), space, data FROM vector "
+                    "JOIN item ON item.id = item JOIN file ON file.id = file WHERE path = 'deep/leaf.png'")
+        con.execute("INSERT INTO alike SELECT item.id, (SELECT max(id) FROM item) FROM item JOIN file ON "
+                    "file.id = file WHERE path = 'deep/leaf.png'")
+        hit = index.search("green", k=1, by="look")[0]
+        assert (hit.path, hit.also) == (str(photos / "deep" / "leaf.png"), ()), "it is no version of itself"
+    assert len(kept(photos)[0]) == 5
+    with build_index(None, photos.parent / "index.db", encoder=eye) as index:
+        assert [run["source"] for run in index.runs] == [str(photos)]
+    assert kept(photos) == (ALL, 4)
+
+
+def test_a_hidden_folder_and_one_whose_disk_is_away_stay_their_own(photos, eye):
+    (photos / ".album").mkdir()
+    picture(photos / ".album" / "moon.png", (90, 90, 90))
+    for folder in (photos, photos / ".album"):
+        build_index(folder, photos.parent / "index.db", encoder=eye).close()
+    assert counts(index_of(photos, eye), "files", "gone") == (4, 0)
+    assert kept(photos)[0] == [".album/moon.png", *ALL]
+    with Index.open(photos.parent / "index.db", encoder=eye) as index:
+        assert index.forget(photos) == 4
+    build_index(photos / "deep", photos.parent / "index.db", encoder=eye).close()
+    (photos / "deep" / "leaf.png").unlink()
+    assert counts(index_of(photos, eye), "files", "gone") == (3, 0)
+    assert kept(photos)[0] == [".album/moon.png", *ALL]
+
+
 def test_versions_of_a_picture_are_found_once(photos, eye):
     index_of(photos, eye)
     Image.open(photos / "cup.png").resize((40, 40)).save(photos / "large.jpg", quality=90)

@@ -110,12 +110,13 @@ def test_threads_search_beside_one_that_writes(store):
 
 
 KOREAN = ["고양이가 창가에 앉아 있다", "고양이의 집", "강아지와 공", "매출이 1,250,000원 늘었다", "2024 매출 보고서",
-          "Revenue grew to 1250000", "A cat on the sill, in the Café"]  # fmt: skip
+          "Revenue grew to 1250000 🐱", "A cat (🐱) on the sill, in the Café 👩‍🚀"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("query", "found"), [
     ("고양이", {0, 1}), ("매출", {3, 4}), ("공", {2}), ("1,250,000", {3, 5}), ("1250000", {3, 5}), ("cafe", {6}),
-    ("a cat", {6}), ("보고서 2024", {4}), ("🍎", set()), ('cat" OR "공', {2, 6}), ("NEAR(", set()), ("name:cat*", {6}),
+    ("a cat", {6}), ("보고서 2024", {4}), ("🍎", set()), ("🐱", {5, 6}), ("🐱 고양이", {0, 1, 5, 6}), ("👩🏽", {6}),
+    ('cat" OR "공', {2, 6}), ("NEAR(", set()), ("name:cat*", {6}),
 ])  # fmt: skip
 def test_full_text_finds_korean_with_its_particles_and_takes_no_orders(store, query, found):
     items = add_items(store, len(KOREAN))
@@ -125,6 +126,23 @@ def test_full_text_finds_korean_with_its_particles_and_takes_no_orders(store, qu
     assert {items.index(i) for i in ids} == found
     assert (scores > 0).all()
     assert scores.tolist() == sorted(scores, reverse=True)
+
+
+def test_an_index_from_before_emoji_were_words_works_and_learns_them_once(store, tmp_path):
+    texts = ["a 🐱 at home", "a cat", "", "🚀"]
+    items = add_items(store, len(texts), caption=lambda i: texts[i],
+                      path=lambda i: f"{i}🎈.png" if i == 2 else f"{i}.png")  # fmt: skip
+    for item, text in zip(items, texts, strict=True):
+        store.write_words(item, "", "".join(c for c in text if ord(c) < 128), "")
+    store.connection.execute("DELETE FROM meta WHERE key = 'words'")
+    with Store(tmp_path / "index.db") as old:
+        assert old.text("🐱", 9)[0].tolist() == []
+        assert set(old.text("cat home", 9)[0]) == {items[0], items[1]}
+        assert old.renew_words() == 3
+        assert old.renew_words() == 0
+        assert [old.text(query, 9)[0].tolist() for query in ("🐱", "🚀", "🎈")] == [[items[n]] for n in (0, 3, 2)]
+        assert set(old.text("cat home", 9)[0]) == {items[0], items[1]}
+    assert store.rows("SELECT value FROM meta WHERE key = 'words'") == [(2,)]
 
 
 def test_full_text_is_forgotten_with_what_replaces_it_and_narrowed_by_items(store):

@@ -9,7 +9,20 @@ def test_words_are_lower_case_without_accents_and_numbers_are_joined():
     assert words("Two Cafés for 1,250,000!") == ["two", "cafes", "for", "1250000"]
     assert words("red_cup-2.JPG ﬁne １２") == ["red", "cup", "2", "jpg", "fine", "12"]
     assert words("1,2,3 12,34") == ["1", "2", "3", "12", "34"]
-    assert words("") == words(" ,.-🍎") == []
+    assert words("") == words(" ,.-•→▪") == []
+
+
+def test_an_emoji_is_a_word_whatever_its_tone_of_skin_gender_and_drawing():
+    assert words("a🐱b 🐱🐱") == ["a", "emoji1f431", "b", "emoji1f431", "emoji1f431"]
+    assert words("❤️") == words("❤") == words("❤\ufe0e") == ["emoji2764"]
+    assert words("👍🏽") == words("👍🏿") == words("👍")
+    assert words("🤷🏽‍♀️") == words("🤷‍♂️") == words("🤷")
+    assert words("♀ ♂️") == ["emoji2640", "emoji2642"]
+    assert words("👩‍🚀") == [*words("👩"), *words("🚀")]
+    assert words("🇰🇷🇯🇵") == [*words("🇰🇷"), *words("🇯🇵")] == ["emoji1f1f01f1f7", "emoji1f1ef1f1f5"]
+    assert words("1️⃣") == ["1"]
+    assert words("①❶") == ["1❶"], "a number, as before"
+    assert asked("where is 🐱 고양이") == ["emoji1f431", "고양", "양이"]
 
 
 def test_korean_is_kept_as_characters_and_pairs_and_asked_for_in_pairs():

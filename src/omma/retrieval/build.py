@@ -76,6 +76,9 @@ def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: 
     "none". Copies and versions of a picture are grouped. `Index.last` counts what was met; files that can't be
     read are in `Index.unreadable()` with the reason and are looked at again once they change.
 
+    A file is kept once: a folder inside one that is indexed brings that part of it up to date, and a folder around one
+    takes it in, with all that was found out about its files.
+
     Raises ValueError for a folder that isn't there, a file that is no index, and while another process fills it.
     """
     path = Path(index) if index is not None else default_index()
@@ -89,14 +92,22 @@ def build_index(folder: str | Path | Sequence[str | Path] | None = None, index: 
     with filling(path):
         if sources is None:
             sources = [Path(source) for source in store.sources()]
+            sources = [source for source in sources if outermost(source, store.sources()) == source]
             if not sources:
                 raise ValueError(f"{path} knows no folder yet. Give one: omma index FOLDER")
+        store.renew_words()
         eye, place = first or loaded(encoder, store, device, precision)
         space = store.add_space(eye.fingerprint, eye.name, place, eye.embed_dim, getattr(eye, "precision", "fp32"))
         opened = Index(store, eye)
-        for source in sources:
+        for folder in sources:
+            source = outermost(folder, store.sources())
+            told = take_in(store, source)
+            if source != folder:
+                told.append(f"{folder} lies in {source}, which is indexed: this part of it was brought up to date")
             with MediaProcess() as media:
-                opened.last = Filling(store, space, eye, source, batch_size, ocr, media).run(progress)
+                one = Filling(store, space, eye, source, batch_size, ocr, media, folder)
+                opened.last = one.run(progress, told)
+                opened.runs.append(opened.last)
     return opened
 
 
@@ -113,11 +124,44 @@ def loaded(encoder: Any, store: Store | None, device: str, precision: Precision 
     return load_encoder(wanted, device=device, precision=precision or kept), place
 
 
+def outermost(folder: Path, sources: Iterable[str]) -> Path:
+    """The indexed folder that a folder lies in and is read with, itself where there is none."""
+    for source in sorted(sources, key=len):
+        if folder.is_relative_to(source) and not any(part.startswith(".") for part in folder.relative_to(source).parts):
+            return Path(source)
+    return folder
+
+
+def take_in(store: Store, source: Path) -> list[str]:
+    """Files of folders that were indexed by themselves become those of the one around them; what to tell of it."""
+    told = []
+    for inner in store.sources():
+        if inner == str(source) or outermost(Path(inner), [str(source)]) != source:
+            continue
+        if not Path(inner).is_dir() or not any(Path(inner).iterdir()):
+            continue                                      # its disk may be away: nothing of it is known to be gone
+        start = f"{Path(inner).relative_to(source).as_posix()}/"
+        with store.writing() as con:
+            con.execute("DELETE FROM file WHERE source = ? AND ? || path IN (SELECT path FROM file WHERE source = ?)",
+                        (inner, start, str(source)))      # it was kept twice
+            moved = con.execute("UPDATE file SET source = ?, path = ? || path WHERE source = ?",
+                                (str(source), start, inner)).rowcount
+            con.execute("DELETE FROM run WHERE source = ?", (inner,))
+            for row in con.execute("SELECT item.id, path, coalesce(caption, ''), coalesce(text, '') FROM item JOIN "
+                                   "file ON file.id = file WHERE source = ? AND substr(path, 1, ?) = ?",
+                                   (str(source), len(start), start)).fetchall():
+                store.write_words(*row)                   # the folder's name is among them now
+        told.append(f"{inner} lies in {source}: {moved} of its files are that one's now, and none is kept twice")
+    return told
+
+
 class Filling:
-    """One pass over one folder."""
+    """One pass over one folder, or over a part of it."""
 
     def __init__(self, store: Store, space: Space, eye: Any, source: Path, batch_size: int, ocr: Ocr,
-                 media: MediaProcess):
+                 media: MediaProcess, part: Path | None = None):
+        self.part = part or source
+        self.start = "" if self.part == source else f"{self.part.relative_to(source).as_posix()}/"
         self.store, self.space, self.eye, self.source, self.batch_size = store, space, eye, source, batch_size
         self.media, self.ocr = media, OCR[ocr] if tesseract() else 0
         self.problems, self.counts = Problems(), Counter()
@@ -125,23 +169,28 @@ class Filling:
         self.unseen: list[Item] = []                             # of these, those whose vectors are to be made
         self.looked = False                                      # there are vectors that were not written
 
-    def run(self, progress: bool) -> dict[str, Any]:
+    def run(self, progress: bool, told: Sequence[str] = ()) -> dict[str, Any]:
+        """What it met, in counts; told: lines to be among its problems."""
         started = time.time()
-        listing = walk(self.source, self.problems)
+        for line in told:
+            self.problems.append(line)
+        listing = walk(self.source, self.problems)        # all of it, where listings of captions lie, too
+        listing.files = [found for found in listing.files if found.path.startswith(self.start)]
         known = {row[1]: row for row in self.store.rows(
             "SELECT file.id, path, size, mtime, beside, digest, status, space IS NOT NULL, ocr FROM file LEFT JOIN "
-            "done ON done.file = file.id AND done.space = ? WHERE source = ?", self.space.id, str(self.source))}
+            "done ON done.file = file.id AND done.space = ? WHERE source = ?", self.space.id, str(self.source))
+            if row[1].startswith(self.start)}
         todo = [found for found in listing.files if not self._same(found, known.get(found.path))]
         present = {found.path for found in listing.files}
         closed = tuple(f"{folder}/" for folder in listing.closed)
         gone = {path: row[0] for path, row in known.items() if path not in present and not path.startswith(closed)}
         if gone and not listing.files:                    # a disk that isn't mounted is an empty folder too
             self.problems.append(
-                f"{self.source} is empty now, so its {len(gone)} files are kept in the index; bring its disk back, or "
-                f"take them out: omma index forget {shlex.quote(str(self.source))}")
+                f"{self.part} is empty now, so its {len(gone)} files are kept in the index; bring its disk back, or "
+                f"take them out: omma index {'' if self.start else 'forget '}{shlex.quote(str(self.source))}")
             gone = {}
         self.counts.update(files=len(listing.files), same=len(listing.files) - len(todo))
-        with progress_bar(self.source.name, "files", progress) as advance:
+        with progress_bar(self.part.name, "files", progress) as advance:
             advance(0, len(todo))
             done = 0
             for found in todo:
@@ -155,13 +204,13 @@ class Filling:
             con.executemany("DELETE FROM file WHERE id = ?", [(number,) for number in gone.values()])
         self.counts["gone"] += len(gone)
         self._group()
-        told = self._advice()
-        counts = {"source": str(self.source), **{name: self.counts[name] for name in (
+        advised = self._advice()
+        counts = {"source": str(self.part), **{name: self.counts[name] for name in (
             "files", "new", "changed", "moved", "copies", "touched", "same", "gone", "unreadable", "pictures_seen")},
-            "problems": self.problems.lines(), "advice": told, "seconds": round(time.time() - started, 2)}
+            "problems": self.problems.lines(), "advice": advised, "seconds": round(time.time() - started, 2)}
         with self.store.writing() as con:
             con.execute("INSERT INTO run (source, started, ended, counts) VALUES (?, ?, ?, ?)",
-                        (str(self.source), started, time.time(), json.dumps(counts)))
+                        (str(self.part), started, time.time(), json.dumps(counts)))
         return counts
 
     def _same(self, found: Found, row: tuple[Any, ...] | None) -> bool:

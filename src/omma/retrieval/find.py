@@ -50,12 +50,14 @@ def place_of(encoder: str | Path) -> str:
 
 
 class Index:
-    """Folders that can be searched: a file of `omma.build_index`. last: what the last indexing met, in counts."""
+    """Folders that can be searched: a file of `omma.build_index`. last: what the last indexing met, in counts;
+    runs: each of them, a folder at a time."""
 
     def __init__(self, store: Store, encoder: Any = None, device: str = "auto", vectors: Any = None):
         self.store, self._encoder, self._device = store, encoder, device
         self.vectors = store if vectors is None else Mirror(store, engine_at(vectors))
         self.last: dict[str, Any] = {}
+        self.runs: list[dict[str, Any]] = []
         self._media, self._reading = MediaProcess(), threading.Lock()
 
     @classmethod
@@ -280,7 +282,8 @@ class Index:
         for item in found:
             if item not in rows:                          # another process forgot it meanwhile
                 continue
-            also = tuple(Hit("", 0, rows[other]).place for other in families[item] if other in rows)
+            places = [Hit("", 0, rows[one]).place for one in (item, *families[item]) if one in rows]
+            also = tuple(place for place in places[1:] if place != places[0])  # a file that was once kept twice
             own = {name: values[item] for name, values in scores.items() if item in values}
             hits.append(Hit(str(item), order[item], rows[item], own, also))
         return hits
@@ -362,6 +365,9 @@ class Index:
 
     def _forget(self, place: str) -> int:
         known = self.store.sources()
+        if outer := next((one for one in known if place not in known and place.startswith(f"{one}/")), None):
+            raise ValueError(f"{place} lies in {outer}, which is indexed as a whole; forget that, or move the files "
+                             "elsewhere and index it again")
         if place not in known:
             raise ValueError(f"{place} is not in {self.store.path}; it knows {', '.join(known) or 'no folder'}")
         with self.store.writing() as con:

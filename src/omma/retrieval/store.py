@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from omma.retrieval.filters import COLUMNS, TYPES, as_sql, seen_as
-from omma.retrieval.tokens import asked, words
+from omma.retrieval.tokens import asked, has_emoji, words
 from omma.where import Predicate, parse
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ except ImportError:                                       # Windows
 
 APPLICATION, VERSION = 0x6F6D6D61, 1                      # "omma", as SQLite files say whose they are
 WAIT = 60.0            # seconds for another process that writes
+WORDS = 2              # how `tokens.words` writes a text: 2 has emoji
 AT_ONCE = 500          # values of one SQL statement
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value);
@@ -57,7 +58,7 @@ CREATE TABLE vector (seq INTEGER PRIMARY KEY AUTOINCREMENT, item INTEGER REFEREN
 CREATE INDEX vector_space ON vector (space, seq, item);
 CREATE TRIGGER vector_came AFTER INSERT ON vector BEGIN UPDATE meta SET value = value + 1 WHERE key = 'changes'; END;
 CREATE TRIGGER vector_went AFTER DELETE ON vector BEGIN UPDATE meta SET value = value + 1 WHERE key = 'changes'; END;
-INSERT INTO meta VALUES ('changes', 0);
+INSERT INTO meta VALUES ('changes', 0), ('words', 2);
 CREATE TABLE done (file INTEGER REFERENCES file ON DELETE CASCADE, space INTEGER REFERENCES space,
     PRIMARY KEY (file, space)) WITHOUT ROWID;
 CREATE TRIGGER item_went AFTER DELETE ON item BEGIN DELETE FROM words WHERE rowid = old.id; END;
@@ -290,6 +291,18 @@ class Store:
             con.execute("DELETE FROM words WHERE rowid = ?", (item,))
             con.execute("INSERT INTO words (rowid, name, caption, text) VALUES (?, ?, ?, ?)",
                         (item, *(" ".join(words(part)) for part in (name, caption, text))))
+
+    def renew_words(self) -> int:
+        """Of an index from before emoji were words, write those of the items that have any; how many these were."""
+        if self.rows("SELECT 1 FROM meta WHERE key = 'words' AND value = ?", WORDS):
+            return 0
+        with self.writing() as con:
+            stale = [row for row in con.execute("SELECT item.id, path, coalesce(caption, ''), coalesce(text, '') FROM "
+                                                "item JOIN file ON file.id = file") if has_emoji(" ".join(row[1:]))]
+            for row in stale:
+                self.write_words(*row)
+            con.execute("INSERT OR REPLACE INTO meta VALUES ('words', ?)", (WORDS,))
+        return len(stale)
 
     def text(self, query: str, k: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The k items whose name, caption or text fit best by BM25: ids and scores (higher is better), best first."""

@@ -103,7 +103,9 @@ async function show() {
     if (mine === asked && left) document.querySelector(`a.hit[data-id="${left}"]`)?.focus();
     left = null;
   } catch (error) {
-    if (mine === asked) say(error.message, true);
+    if (mine !== asked) return;
+    say(error.message, true);
+    if (at("where").value) at("filters").open = true;      // it may be what is wrong, and is mended there
   }
 }
 
