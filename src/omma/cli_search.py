@@ -82,7 +82,7 @@ def index(
     first = str(folders[0]) if folders else ""
     if first in ("status", "check") and folders and len(folders) > 1:
         raise typer.BadParameter(f"omma index {first} is of the whole index, and {str(folders[1])!r} is one word too "
-                                 f"many; a folder of the name {first} is indexed as ./{first}")
+                                 f"many; to index a folder of the name {first}, give its whole path")
     if first == "status":
         with working(as_json), omma.Index.open(at) as opened:
             result = opened.status()
