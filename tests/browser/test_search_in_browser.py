@@ -223,6 +223,7 @@ def test_a_token_typed_or_in_the_address_opens_the_page(index, page, new_page, p
         expect(page.get_by_role("alert")).to_have_text("That is not the token.")
         assert [problem[-18:] for problem in problems] == ["401 (Unauthorized)"] * 2  # the browser itself notes them
         problems.clear()
+        expect(page.get_by_label("Token")).to_be_focused()  # what is typed before is lost
         page.keyboard.type(TOKEN)
         page.keyboard.press("Enter")
         expect(page.get_by_text("seen by colours")).to_be_visible()
