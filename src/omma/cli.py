@@ -242,7 +242,7 @@ def evaluate(
     label: Annotated[str | None, typer.Option(help="classify, linear-probe: column with the class.")] = None,
     template: Annotated[list[str] | None, typer.Option(help="classify: 'a picture of a {}'; repeatable.")] = None,
     reference: Annotated[str | None, typer.Option(help="Ask and read like official, lmms-eval, ...")] = None,
-    judge: Annotated[str | None, typer.Option(help="mm-vet, ...: who grades, openai:MODEL@URL.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Who grades or reads replies: openai:MODEL@URL.")] = None,
     judge_prompt: Annotated[Path | None, typer.Option(help="File of what the judge is told.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many items.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="At a time (default: 64, of a VLM 8).")] = None,

@@ -6,6 +6,7 @@
 """
 
 import json
+import os
 import random
 import sys
 
@@ -13,6 +14,8 @@ import torchvision_stub
 from omma.eval.adapters import vlmevalkit_model
 from omma.eval.protocols import anls, chart, choice, exact, mme, mmvp, pope, vqa
 from omma.eval.protocols.hard_negatives import parse_naturalbench
+from omma.eval.replies import Reply
+from omma.eval.tasks import choices
 
 LINE = """a b A B C Z (a) (B) A. b) yes no Yes No YES no. Yes, not None know y n Y y. answer is **B** option left right
 dog bulb the an two 2 none 3. 1,000 1,,0 50% 0.5 45 -1 1e3 nan inf dont don't 's it's U.S.A. red, ? ! ... ; / [x] ( )
@@ -33,7 +36,153 @@ def one(rng):
     return rng.choice([text(rng), *known]), [rng.choice(known) for _ in range(10)], rng.choice([text(rng), *ANSWERS])
 
 
+# ------------------------------------------------------------------------------------------------ read by a judge
+NUMBERS = ("14", " 14 ", "-3", "0", "0.0", "1.25", "1.2", "14.0", "1e3", "inf", "nan", "1_4", "[1, 2]", "[2007, 2008]",
+           "The answer is 14.", 'The answer is "14".', "(B)", "B", "(b) 14", "Z", "no", "None", "3/11", "$1.45")
+
+
+class View:
+    """Of a model that says one thing, and a judge that says another; asked: how often the judge was."""
+
+    kind = "generate"
+
+    def __init__(self, said, words):
+        self.said, self.words, self.asked = said, words, 0
+
+    def replies(self, items, prompts, max_new_tokens):
+        return [Reply(self.said) for _ in items]
+
+    def graded(self, prompts, max_new_tokens):
+        self.asked += len(prompts)
+        return [Reply(self.words) for _ in prompts]
+
+    def no_grade(self, said):
+        return "no_grade"
+
+
+def question(rng, task):
+    """A row of MathVista or MMMU, and its options."""
+    options = list(dict.fromkeys(rng.choice([text(rng), rng.choice(NUMBERS), *ANSWERS]) for _ in range(rng.choice(
+        [2, 3, 4]))))  # fmt: skip
+    options = [option for option in options if option.strip()]
+    if len(options) < 2 or rng.random() < 0.5:
+        options = []
+    kind = rng.choice(["integer", "float", "list"])
+    answer = rng.choice(options) if options else {
+        "integer": rng.choice(["14", "-3", "0", "1000"]), "float": rng.choice(["1.2", "1.25", "14.0", "0.0"]),
+        "list": rng.choice(["[1, 2]", "[2007, 2008]"])}[kind]  # fmt: skip
+    row = {"id": "1", "task": task, "pattern": "", "pictures": ["p"], "group": "1", "options": options or None,
+           "prompt": "How long is it?", "answer": answer}  # fmt: skip
+    if task == "mathvista":
+        row |= {"answer_type": "text" if options else kind, "precision": rng.choice([1, 2]), "query": "Hint: q",
+                "unit": rng.choice([None, "cm"])}  # fmt: skip
+    elif not options:
+        row["answer"] = rng.choice([*ANSWERS, "B", "24/7", "a cat", "7"])
+        row["answers"] = rng.choice([None, [row["answer"], "x y"]])
+    return row, options
+
+
+def said_in_full(rng, options):
+    return rng.choice([text(rng), *options, *NUMBERS, f"I think it is {rng.choice(WORDS)} ok"])
+
+
+def ours(row, mode, said, words):
+    """(what it earned, its problem, whether the judge was asked) of one question."""
+    (item,), view = choices.items([row]), View(said, words)
+    assert not item.problem
+    (answer,) = choices.score(choices.MODES[mode], [item], view)
+    return answer.credits[0], answer.problem, bool(view.asked)
+
+
+def mathvista_in_lmms_eval(rng, differs):
+    os.environ.setdefault("OPENAI_API_KEY", "none")  # without one its module can't be imported; nobody is asked
+    from lmms_eval.tasks.mathvista import utils
+
+    row, options = question(rng, "mathvista")
+    said, words = said_in_full(rng, options), said_in_full(rng, options).strip() or "x"
+    if not said.strip():
+        return
+    doc = row | {"question_type": "multi_choice" if options else "free_form", "choices": options or [], "pid": "1",
+                 "metadata": {}, "question": row["prompt"]}  # fmt: skip
+    told = []
+    utils.mathvista_evaluator.get_chat_response = lambda *_, **__: told.append(1) or words
+    found = utils.mathvista_process_results(doc, [said])["llm_as_judge_eval"]
+    earned, problem, asked = ours(row, "lmms-eval", said, words)
+    differs("mathvista asked", bool(told), asked, row, said)
+    differs("mathvista", bool(found["true_false"]), earned == 1, row, said, words)
+    differs("mathvista unread", found["prediction"] is None, problem == "judge_no_grade", row, said, words)
+    differs("published", bool(found["true_false"]), ours(row, "mathvista", said.strip(), words)[0] == 1, row, said)
+    shot = {"shot": 0, "shot_type": "format-prompt", "use_caption": False, "use_ocr": False}
+    differs("prompt", utils.mathvista_doc_to_text(doc, shot), choices.lmms_eval_prompt(choices.items([row])[0]), row)
+
+
+def mmmu_in_lmms_eval(rng, differs):
+    from lmms_eval.tasks.mmmu import utils
+
+    row, options = question(rng, "mmmu")
+    said = said_in_full(rng, options)
+    answer = str(row["answers"]) if row.get("answers") else row["answer"]
+    doc = {"id": "validation_Art_1", "question": row["prompt"], "options": repr(options), "question_type":
+           "multiple-choice" if options else "open", "answer": chr(65 + options.index(answer)) if options else answer}
+    told = {"multiple_choice_prompt": "Answer with the option's letter from the given choices directly.",
+            "open_ended_prompt": "Answer the question using a single word or phrase.", "prompt_type": "format"}
+    differs("mmmu prompt", utils.mmmu_doc_to_text(doc, told), choices.lmms_eval_prompt(choices.items([row])[0]), row)
+    guess = []
+    utils.parse_mmmu_multi_choice_response.__globals__["random"].choice = lambda some: guess.append(1) or some[0]
+    results = utils.mmmu_process_results(doc, [said])["mmmu_acc"]
+    (item,) = choices.items([row])
+    read = choices.in_lmms_eval(said, item)
+    if options:
+        theirs = None if guess else options["ABCD".index(results["parsed_pred"][0])]
+        return differs("mmmu letters", theirs, read.value, row, said)
+    theirs = utils.evaluate_mmmu([results])[1]["acc"]
+    mine = 0.0 if read.value is None else choices.earned_in_lmms_eval(read.value, item)
+    differs("mmmu open", float(theirs), mine, row, said)
+
+
+def judged_in_vlmevalkit(rng, differs):
+    import pandas as pd
+    from vlmeval.dataset.utils import mathvista, multiple_choice
+
+    class Judge:
+        asked = 0
+
+        def generate(self, *_, **__):
+            self.asked += 1
+            return words
+
+    row, options = question(rng, task := rng.choice(["mathvista", "mmmu", "mmbench"]))
+    if task == "mmbench" and not options:
+        return
+    said, words = said_in_full(rng, options), said_in_full(rng, options).strip() or "x"
+    judge = Judge()
+    earned, problem, asked = ours(row, "vlmevalkit", said, words)
+    if task == "mathvista":
+        line = {"question": "q", "question_type": "multi_choice" if options else "free_form", "choices": repr(options),
+                "answer_type": row["answer_type"], "answer": row["answer"], "prediction": said,
+                "answer_option": chr(65 + options.index(row["answer"])) if options else None}  # fmt: skip
+        line |= mathvista.MathVista_auxeval(judge, line)
+        hit = bool(mathvista.post_check(line))
+    else:
+        letters = dict(zip("ABCD", options, strict=False))
+        answer = str(row["answers"]) if row.get("answers") else row["answer"]
+        answer = next((letter for letter, option in letters.items() if option == answer), answer)
+        line = {"index": 1, "question": "q", "A": None, "B": None, "prediction": said, "answer": answer}
+        data = pd.DataFrame([line | letters])
+        answers = list(data["answer"])
+        if task == "mmmu":
+            data = multiple_choice.MMMU_preproc(data)
+            answers = [one if one in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" and len(one) == 1 else "A" for one in answers]
+        multiple_choice.rd.choice = lambda some: "Z"  # its guess
+        line = pd.Series(dict(data.iloc[0]) | {"GT": answers[0]})
+        hit = multiple_choice.eval_vanilla(judge, line)["hit"] == 1
+    differs(f"{task} asked", bool(judge.asked), asked, row, said)
+    differs(task, hit, earned == 1, row, said, words, problem)
+
+
 def lmms_eval(rng, differs):
+    mathvista_in_lmms_eval(rng, differs)
+    mmmu_in_lmms_eval(rng, differs)
     from lmms_eval.api.metrics import anls as k_anls
     from lmms_eval.api.metrics import exact_match_hf_evaluate
     from lmms_eval.tasks.chartqa.utils import relaxed_correctness
@@ -74,6 +223,7 @@ def vlmevalkit(rng, differs):
     from vlmeval.dataset.utils.yorn import YOrN_Extraction
     from vlmeval.utils.matching_util import can_infer
 
+    judged_in_vlmevalkit(rng, differs)
     said, answers, answer = one(rng)
     options = [rng.choice([text(rng), *ANSWERS]) for _ in range(rng.choice([2, 3, 4, 5]))]
     theirs = can_infer(said, dict(zip("ABCDE", options, strict=False)))
@@ -88,6 +238,10 @@ def vlmevalkit(rng, differs):
     answers = answers[: rng.choice([1, 10])]
     ours = vqa.accuracy(said, answers, vqa.VLMEVALKIT)
     differs("textvqa", earned("vqa_score", "TextVQA", answers), ours, said, answers)
+    found = process_line({"answer": answer, "prediction": said}, "accuracy")
+    if len(found["gt"]) == 1 and found["gt"][0] == answer:  # an answer in brackets is several there
+        theirs = bool(hit_calculate([found], "GQA")[0])
+        differs("gqa", theirs, exact.right(said, answer, exact.VLMEVALKIT), said, answer)
     ours = anls.similarity(said, answers, mode=anls.VLMEVALKIT)
     differs("docvqa", earned("anls", "DocVQA", answers), ours, said, answers)
     differs("chartqa", earned("relaxed_accuracy", "ChartQA", [answer]),

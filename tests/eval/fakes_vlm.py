@@ -77,8 +77,9 @@ def make_questions(folder, task: str, rows=None, broken=()):
     pictures = Table.create(folder / "pictures", "pictures")
     pictures.append([{"id": name, "bytes": b"no picture" if name in broken else png(int(name[1:])), "status": "ok",
                       "width": 16, "height": 16} for name in used])  # fmt: skip
-    lists = [name for name in ("answers", "things") if name in rows[0]]
-    extra = pa.schema([(name, pa.list_(pa.string())) for name in lists]) if lists else None
+    kinds = dict.fromkeys(("answers", "things"), pa.list_(pa.string())) | {"answer_type": pa.string()}
+    held = [(name, kind) for name, kind in kinds.items() if name in rows[0]]
+    extra = pa.schema(held) if held else None
     items = Table.create(folder / "items", "items", extra=extra)
     items.append(rows)
     return folder

@@ -132,7 +132,7 @@ def test_a_mode_without_a_judge_takes_none_and_one_with_a_judge_needs_it(tmp_pat
         evaluate(Knows(rows_of("mmvp")), "mmvp", data=data, judge=Judge())
     with pytest.raises(ValueError, match="name one: judge='openai:"):
         evaluate(Knows(rows_of("mmvp")), "mmvp", data=data, reference="grader")
-    with pytest.raises(ValueError, match="takes no judge; mmvp, mm-vet, llava-bench does"):
+    with pytest.raises(ValueError, match="takes no judge; mmvp, choice, circular, mm-vet, llava-bench does"):
         evaluate(Knows(rows_of("pope")), "pope", data=make_questions(tmp_path / "pope", "pope"), judge=Judge())
 
 

@@ -184,4 +184,4 @@ def test_open_questions_are_asked_and_counted_beside_those_with_options(tmp_path
     letters = report.metrics["scores"]["first_token"]["model"]
     assert (letters["n"], letters["reasons"]) == (1, {"no_options": 3})
     other = evaluate(Says(), "choice", data=tmp_path, reference="vlmevalkit").metrics["scores"]["generate"]["model"]
-    assert (other["n"], other["reasons"]) == (1, {"no_options": 3})
+    assert (other["n"], other["accuracy"]["right"]) == (4, 2), "each has two options there: the answer, and others"

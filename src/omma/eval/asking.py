@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from omma.eval.clusters import clustered, joined
 from omma.eval.protocols import exact, short
 from omma.eval.protocols.choice import LETTERS
-from omma.eval.protocols.judge import Judging
+from omma.eval.protocols.judge import EXTRACTION, NOTHING, Extraction, Judging
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed
+from omma.eval.replies import Reply
 from omma.eval.task import VARIANTS, Answer, Grid, Item, Task, cells, group_of, interval, percent, plain_tables
 from omma.eval.task import with_patterns as by_pattern
 
@@ -79,6 +80,20 @@ def equal(value: str, item: Item) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extracting:
+    """A language model that says which answer a reply gives, where a mode's rules don't settle it.
+
+    told: its words, to which go the prompt as `question` and the reply. settled(what the rules read, reply, item):
+    whether that stands without it. read(its words, item): what they mean, None for words that are no answer at all.
+    """
+
+    settled: Callable[[Parsed, str, Item], bool]
+    read: Callable[[str, Item], Parsed | None]
+    told: Extraction = EXTRACTION
+    question: Callable[[Item, str], str] = lambda item, prompt: prompt
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mode:
     """How one tool asks, reads and counts.
 
@@ -86,7 +101,8 @@ class Mode:
     earn(value, item): 0..1. max_new_tokens: of a reply. letters: which letters stand before the options in the prompt,
     "A" or "a" and so on; "" for none.
     protocol: the name of the mode in protocols/, for the metrics. judge: a language model grades the reply instead of
-    parse and earn; judged_by(item, its prompt): what to tell it, the fields of Judging.template.
+    parse and earn; judged_by(item, its prompt): what to tell it, the fields of Judging.template. extracting: one that
+    reads what parse could not, in a run that names a judge; without one the rules stand alone.
     """
 
     prompt: Callable[[Item], str] = as_it_stands
@@ -96,6 +112,7 @@ class Mode:
     letters: Literal["", "A", "a"] = ""
     protocol: str = STRICT
     judge: Judging | None = None
+    extracting: Extracting | None = None
     judged_by: Callable[[Item, str], dict[str, str]] = lambda item, prompt: {
         "question": item.texts[0], "answer": item.answer}  # fmt: skip
 
@@ -139,7 +156,7 @@ def asked(
     swaps, flip: which controls it allows, see Task; `mirrored` will do for most flips.
     """
     name, mode = next(iter(modes.items()))
-    judges = ("judge", "judge_prompt") if any(each.judge for each in modes.values()) else ()
+    judges = ("judge", "judge_prompt") if any(each.judge or each.extracting for each in modes.values()) else ()
     answer, count = score or answers_of, metrics or accuracy
     task = Task(
         about=about,
@@ -173,16 +190,21 @@ def asked(
             if len(templates) > 1 or "{}" not in templates[0]:
                 raise ValueError(f"templates={list(templates)}; give one sentence with {{}}, where the question goes")
             chosen = replace(chosen, prompt=lambda item: templates[0].replace("{}", item.texts[0]), letters="")
-        if chosen.judge is None and (judge is not None or judge_prompt):
-            graded = ", ".join(each for each, one in modes.items() if one.judge)
+        if chosen.extracting is not None and judge is None:
+            chosen = replace(chosen, extracting=None)
+        if chosen.judge is None and chosen.extracting is None and (judge is not None or judge_prompt):
+            graded = ", ".join(each for each, one in modes.items() if one.judge or one.extracting)
             raise ValueError(f"replies are read by rules in the mode {wanted!r}; a judge is asked in {graded}")
         if chosen.judge is not None and judge is None:
             raise ValueError(f"replies are graded by a judge in the mode {wanted!r}; name one: "
                              "judge='openai:MODEL@URL' (--judge openai:MODEL@URL)")  # fmt: skip
         if chosen.judge is not None and judge_prompt:
             chosen = replace(chosen, judge=chosen.judge.reading(judge_prompt))
+        if chosen.extracting is not None and judge_prompt:
+            told = chosen.extracting.told.reading(judge_prompt)
+            chosen = replace(chosen, extracting=replace(chosen.extracting, told=told))
         return replace(task, score=partial(answer, chosen), metrics=partial(count, mode=chosen), mode=wanted,
-                       judge=chosen.judge)  # fmt: skip
+                       judge=chosen.judge or (chosen.extracting and chosen.extracting.told))  # fmt: skip
 
     return replace(task, made_for=made_for)
 
@@ -223,20 +245,56 @@ def answers_of(mode: Mode, items: list[Item], view: Any) -> list[Answer]:
         replies = view.first_token(items, prompts, [mode.spellings(item) for item in items])
     else:
         replies = view.replies(items, prompts, mode.max_new_tokens)
+    extracted = asked_again(mode, items, prompts, replies, view)
     found = []
-    for item, prompt, reply in zip(items, prompts, replies, strict=True):
+    for place, (item, prompt, reply) in enumerate(zip(items, prompts, replies, strict=True)):
         guess = 1 / len(item.options) if item.options else 0.0
         if reply.problem:
             found.append(Answer((), None, (0.0, guess), None, prompt=prompt, problem=reply.problem))
             continue
+        judged = extracted.get(place)
         if view.kind == "first_token":
             shares, said = softmax(reply.scores), None
             read = Parsed(item.options[shares.index(max(shares))], "first token")
         else:
-            shares, said, read = [], reply.said, mode.parse(reply.said, item)
+            shares, said, read = [], reply.said, judged.read if judged else mode.parse(reply.said, item)
         earned = 0.0 if read.value is None else mode.earn(read.value, item)
         right = None if read.value is None else earned == 1
-        found.append(Answer(shares, read.value, (earned, guess), right, prompt=prompt, said=said, rule=read.rule))
+        answer = Answer(shares, read.value, (earned, guess), right, prompt=prompt, said=said, rule=read.rule)
+        if judged:
+            answer = replace(answer, problem=judged.problem, graded=judged.words or None, grader=judged.by or None)
+        found.append(answer)
+    return found
+
+
+class Extracted(NamedTuple):
+    """What a judge found in a reply; problem: why it found nothing; words: its own; by: who it says it is."""
+
+    read: Parsed
+    problem: str
+    words: str
+    by: str
+
+
+def asked_again(
+    mode: Mode, items: list[Item], prompts: list[str], replies: list[Reply], view: Any
+) -> dict[int, Extracted]:
+    """{place: what the judge found} of replies that the rules of a mode leave to it. One that it fails to read is not
+    scored: its problem is "judge_" and why."""
+    if mode.extracting is None or view.kind != "generate":
+        return {}
+    ask = mode.extracting
+    open_to = [k for k, (item, reply) in enumerate(zip(items, replies, strict=True))
+               if not reply.problem and not ask.settled(mode.parse(reply.said, item), reply.said, item)]  # fmt: skip
+    told = [ask.told.prompt(question=ask.question(items[k], prompts[k]), prediction=replies[k].said) for k in open_to]
+    found = {}
+    for place, words in zip(open_to, view.graded(told, ask.told.max_new_tokens), strict=True):
+        none = words.said.strip(" \n.*\"'").upper() == NOTHING
+        read = UNPARSED if none or words.problem else ask.read(words.said.strip(), items[place])
+        problem = words.problem or ("" if read is not None else view.no_grade(words.said))
+        rule = "a judge: no answer" if none else "a judge"
+        found[place] = Extracted((read or UNPARSED)._replace(rule=rule), problem and f"judge_{problem}", words.said,
+                                 words.by)  # fmt: skip
     return found
 
 

@@ -9,8 +9,8 @@ Modes: "reference:vlmevalkit" is VLMEvalKit's exact matching: a letter among the
 within the reply; "Z", which it gives to refusals, is unparsed here. "reference:mmmu" is MMMU's: the last letter in
 brackets, else between blanks, else of a longer reply the last option in it; where it guesses, a reply is unparsed here.
 "reference:mathvista" is MathVista's of a reply that is an option, a letter, or quotes one behind "The answer is"; of
-what is quoted the nearest option counts. "reference:cambrian" and "reference:lmms-eval" are those of MMVP: see
-`omma.eval.protocols.mmvp`.
+what is quoted the nearest option counts. "reference:lmms-eval" is what that makes of MMMU's: a letter before a blank or
+a full stop will do. MMVP's "reference:cambrian" and "reference:lmms-eval" are in `omma.eval.protocols.mmvp`.
 """
 
 import math
@@ -23,8 +23,9 @@ from omma.eval.protocols.open_ended import MATHVISTA, MMMU, QUOTED
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_mode, share
 from omma.eval.protocols.words import normalised
 
-VLMEVALKIT = "reference:vlmevalkit"
-MODES = (STRICT, VLMEVALKIT, MMMU, MATHVISTA)
+VLMEVALKIT, LMMS = "reference:vlmevalkit", "reference:lmms-eval"
+MODES = (STRICT, VLMEVALKIT, MMMU, MATHVISTA, LMMS)
+REFUSED = Parsed(None, "a refusal")  # of VLMEvalKit, which gives these replies the letter Z
 LETTERS = string.ascii_uppercase
 REFUSALS = ("Sorry, I can't help with images of people yet.", "I can't process this file.",
             "I'm sorry, but without the image provided", "Cannot determine the answer")  # fmt: skip
@@ -36,6 +37,10 @@ NAMED = re.compile(
     r"(?:([A-Za-z])(?=\s*(?:$|[].,;:)\"'*]))|([B-Z])(?=\s)|(A)(?=\s+(?:because|since|as|or|and)\b))"
 )
 BRACKETED = re.compile(r"\(([A-Za-z])\)")
+# what a letter stands in, how the last of several is told, and the rule's name; of lmms-eval "A " need not begin a word
+MMMU_FORMS = (("({})", "({})", "the last letter in brackets"), (" {} ", " {} ", "the last letter between blanks"))
+LMMS_FORMS = (MMMU_FORMS[0], ("{} ", " {} ", "the last letter before a blank"),
+              ("{}.", " {} ", "the first letter before a full stop"))  # fmt: skip
 
 
 def parse(text: str, options: Sequence[str], mode: str = STRICT) -> Parsed:
@@ -53,7 +58,7 @@ def parse(text: str, options: Sequence[str], mode: str = STRICT) -> Parsed:
     if not 1 <= len(options) <= len(LETTERS):
         raise ValueError(f"{len(options)} options; a question has 1 to {len(LETTERS)}")
     if mode != STRICT:
-        read = {VLMEVALKIT: _vlmevalkit, MMMU: _mmmu, MATHVISTA: _mathvista}[mode]
+        read = {VLMEVALKIT: _vlmevalkit, MMMU: _mmmu, MATHVISTA: _mathvista, LMMS: _lmms_eval}[mode]
         return read(text, dict(zip(LETTERS, options, strict=False)))
     letters = LETTERS[: len(options)]
     if (only := ONLY_A_LETTER.fullmatch(text)) and (letter := only[1].upper()) in letters:
@@ -90,13 +95,13 @@ def within(text: str, options: Sequence[str]) -> int | None:
 def _vlmevalkit(text: str, choices: Mapping[str, str]) -> Parsed:
     if "Failed to obtain answer via API" not in text:
         if any(refusal in text for refusal in REFUSALS):
-            return UNPARSED
+            return REFUSED
         words = re.sub(r"[.()\[\],:;!*#{}]", " ", text).split()
         found = [letter for letter in choices if letter in words]
         if len(found) == 1 and words.index(found[0]) > len(words) - 5:
             return Parsed(found[0], "a letter among the last words")
         if not found and "Z" in words:
-            return UNPARSED
+            return REFUSED
         named = re.search(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**", text)
         if named and named[1].upper() in choices:
             return Parsed(named[1].upper(), "answer is")
@@ -108,13 +113,13 @@ def _vlmevalkit(text: str, choices: Mapping[str, str]) -> Parsed:
     return UNPARSED
 
 
-def _mmmu(text: str, choices: Mapping[str, str]) -> Parsed:
+def _mmmu(text: str, choices: Mapping[str, str], forms: Sequence[tuple[str, str, str]] = MMMU_FORMS) -> Parsed:
     for sign in (",", ".", "!", "?", ";", ":", "'"):
         text = text.strip(sign)
     text = f" {text} "
-    for form, rule in (("({})", "the last letter in brackets"), (" {} ", "the last letter between blanks")):
-        if found := {text.rfind(form.format(letter)): letter for letter in choices if form.format(letter) in text}:
-            return Parsed(found[max(found)], rule)
+    for form, last, rule in forms:
+        if found := [letter for letter in choices if form.format(letter) in text]:
+            return Parsed(max(found, key=lambda letter: text.rfind(last.format(letter))), rule)
     said = text.lower()
     places = {letter: said.rfind(option.lower()) for letter, option in choices.items() if option.lower() in said}
     if places and len(text.split()) > 5:
@@ -122,19 +127,32 @@ def _mmmu(text: str, choices: Mapping[str, str]) -> Parsed:
     return UNPARSED
 
 
+def _lmms_eval(text: str, choices: Mapping[str, str]) -> Parsed:
+    return _mmmu(text, choices, LMMS_FORMS)
+
+
 def _mathvista(text: str, choices: Mapping[str, str]) -> Parsed:
     quoted = QUOTED.search(text)
     only = ONLY_A_LETTER.fullmatch(text)
     if text in choices.values():
-        return Parsed(next(letter for letter, option in choices.items() if option == text), "an option")
+        return Parsed(nearest(text, choices), "an option")
     if not quoted:
         letter = only[1].upper() if only else ""
         return Parsed(letter, "a letter") if letter in choices else UNPARSED
-    said = quoted[1].strip()
+    return Parsed(nearest(quoted[1], choices), "quoted")
+
+
+def nearest(said: str, choices: Mapping[str, str]) -> str:
+    """The letter of the option that an extracted answer means, as MathVista's evaluation takes it: the first one in
+    brackets, the letter itself, else that of the option by the fewest edits away.
+
+    >>> nearest("(b) two", {"A": "one", "B": "two"}), nearest("ones", {"A": "one", "B": "two"})
+    ('B', 'A')
+    """
+    said = said.strip()
     if found := BRACKETED.findall(said):
         said = found[0].upper()
-    nearest = min(choices, key=lambda letter: distance(said, choices[letter]))
-    return Parsed(said if said in choices else nearest, "quoted")
+    return said if said in choices else min(choices, key=lambda letter: distance(said, choices[letter]))
 
 
 def rotations(options: Sequence[str]) -> list[tuple[int, ...]]:

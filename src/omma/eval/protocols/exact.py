@@ -1,7 +1,8 @@
 """Exact match: one short answer, right or wrong, as GQA and video question answering (TGIF, MSVD, MSRVTT-QA) count.
 
 Modes: "strict" compares without case, punctuation and articles, numbers as digits; "reference:gqa" compares the strings
-as they stand; "reference:lmms-eval" without the blanks around them, case and ASCII punctuation.
+as they stand; "reference:lmms-eval" without the blanks around them, case and ASCII punctuation;
+"reference:vlmevalkit" without the blanks and case.
 """
 
 import string
@@ -11,8 +12,8 @@ from omma.eval.metrics import by_group
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_lengths, check_mode, share
 from omma.eval.protocols.words import normalised
 
-GQA, LMMS = "reference:gqa", "reference:lmms-eval"
-MODES = (STRICT, GQA, LMMS)
+GQA, LMMS, VLMEVALKIT = "reference:gqa", "reference:lmms-eval", "reference:vlmevalkit"
+MODES = (STRICT, GQA, LMMS, VLMEVALKIT)
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 KINDS = ("what", "who", "how", "when", "where")  # how MSVD-QA and MSRVTT-QA divide questions (Xu et al. 2017)
 
@@ -28,6 +29,8 @@ def parse(text: str, mode: str = STRICT) -> Parsed:
         return Parsed(text, "as it stands")
     if mode == LMMS:
         return Parsed(text.strip().lower().translate(NO_PUNCTUATION), "without case and punctuation")
+    if mode == VLMEVALKIT:
+        return Parsed(text.strip().lower(), "without case")
     said = normalised(next((line for line in text.splitlines() if line.strip()), ""))
     return Parsed(said, "the first line") if said else UNPARSED
 

@@ -1,7 +1,9 @@
-"""A judge: a language model that reads a reply beside the right answer, and says what it is worth.
+"""A judge: a language model that reads a reply beside the right answer, and says what it is worth; or one that does not
+know the right answer, and says which answer a reply gives.
 
     MM_VET.prompt(question="What is x?", answer="-1 <AND> -5", prediction="x is -1")     # what the judge is asked
     MM_VET.parse("0.5")                                                                  # (0.5,)
+    EXTRACTION.prompt(question="How many?", prediction="I see 2 and 2, so 4.")           # "4" is what it should say
 
 The published prompts are not repeated here: these ask for the same in words of our own, so a grade is comparable with
 grades by the same prompt and the same judge, and with no published number. `reading` takes the text of a file instead.
@@ -13,11 +15,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from omma.eval.protocols import mmvp
 
 Grades = tuple[float, ...]  # what a reply earns, 0..1, and of a comparison what the reference earns
 FIELDS = ("question", "answer", "prediction", "context")
+NOTHING = "NO ANSWER"  # what a judge says of a reply that gives none
 FIELD = re.compile(r"\{(" + "|".join(FIELDS) + r")\}")
 DRESS = r"[\s*_`#\"']*"
 SHARE = re.compile(
@@ -29,14 +33,15 @@ TWO = re.compile(r"[\s*_`\[(]*(\d+(?:\.\d+)?)(?:\s*[,;]\s*|\s+)(\d+(?:\.\d+)?)[\
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judging:
-    """How a judge is asked and read. version: of the text; template: the text, with {question}, {answer} (the right
-    one), {prediction} (the reply), {context} (what is in the picture, in words). parse: its reply -> grades."""
+class Told:
+    """What a judge is told. version: of the text; template: the text, with {question}, {answer} (the right one),
+    {prediction} (the reply), {context} (what is in the picture, in words). needs: fields that no text may lack."""
 
     version: str
     template: str
-    parse: Callable[[str], Grades | None]
     max_new_tokens: int = 256
+    needs: tuple[str, ...] = ("prediction", "answer")
+    hidden: tuple[str, ...] = ()  # fields that it must not hold
 
     @property
     def hash(self) -> str:
@@ -47,16 +52,35 @@ class Judging:
         """The template with its fields filled in, each as it stands: what a reply says is never a field itself."""
         return FIELD.sub(lambda found: fields.get(found[1], ""), self.template)
 
-    def reading(self, path: str | Path) -> "Judging":
+    def reading(self, path: str | Path) -> Self:
         """The same with the text of a file, such as the published one. ValueError where it does not hold the reply."""
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"no file at {path}; judge_prompt is a text with {{prediction}} where the reply goes")
         text = path.read_text(encoding="utf-8")
-        if not {"prediction", "answer"} <= set(FIELD.findall(text)):
-            raise ValueError(f"{path} lacks {{prediction}} or {{answer}}; a prompt for a judge may hold "
-                             + ", ".join(f"{{{name}}}" for name in FIELDS))  # fmt: skip
+        known, held = [name for name in FIELDS if name not in self.hidden], set(FIELD.findall(text))
+        if not set(self.needs) <= held:
+            raise ValueError(f"{path} lacks {' or '.join(f'{{{name}}}' for name in self.needs)}; a prompt for a judge "
+                             "may hold " + ", ".join(f"{{{name}}}" for name in known))  # fmt: skip
+        if told := held & set(self.hidden):
+            raise ValueError(f"{path} holds {{{told.pop()}}}; a judge that says which answer a reply gives must not "
+                             "know the right one")  # fmt: skip
         return replace(self, template=text, version=path.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging(Told):
+    """A judge that grades. parse: its reply -> grades."""
+
+    parse: Callable[[str], Grades | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction(Told):
+    """A judge that finds the answer in a reply, or says NOTHING; the right one it is not told."""
+
+    needs: tuple[str, ...] = ("prediction",)
+    hidden: tuple[str, ...] = ("answer",)
 
 
 def share(reply: str) -> Grades | None:
@@ -129,4 +153,17 @@ MMVP = Judging(
 The correct answer is: {answer}
 They said: {prediction}
 Does what they said give the correct answer? Say only yes or no.""",
+)
+EXTRACTION = Extraction(
+    version="extraction 1",
+    template=f"""Somebody was asked this about a picture, which you do not see:
+{{question}}
+
+They replied:
+{{prediction}}
+
+Which answer do they end with? Do not solve the question, and correct nothing: what they say may be wrong.
+Where there are options, give the letter of the one that they mean. Else give the number, the list in square brackets or
+the few words, in the form that the question asks for, without a unit.
+Say that alone. If they give no answer, say {NOTHING}.""",
 )

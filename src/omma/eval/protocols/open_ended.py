@@ -9,7 +9,8 @@ that is said; it compares numbers after rounding, and words without case, punctu
 is MMMU's evaluation: the tails of sentences that hold certain words, and all numbers in them, are candidates, and one
 that equals the number, or holds the text, is right. "reference:mathvista" is MathVista's without the language model
 that reads a reply there: a bare number, an option, or what stands in quotes behind "The answer is"; other replies are
-unparsed here.
+unparsed here. "reference:vlmevalkit" is what that makes of MathVista: a bare number that equals the answer, unrounded;
+a list is never right there, since it is compared with the word None.
 """
 
 import ast
@@ -20,8 +21,8 @@ from omma.eval.protocols.chart import number
 from omma.eval.protocols.outcome import STRICT, UNPARSED, Parsed, check_mode
 from omma.eval.protocols.words import normalised
 
-MMMU, MATHVISTA = "reference:mmmu", "reference:mathvista"
-MODES = (STRICT, MMMU, MATHVISTA)
+MMMU, MATHVISTA, VLMEVALKIT = "reference:mmmu", "reference:mathvista", "reference:vlmevalkit"
+MODES = (STRICT, MMMU, MATHVISTA, VLMEVALKIT)
 KINDS = ("integer", "float", "number", "list", "either", "text")  # what an answer is; either: a number or a text
 PLACES = 2  # decimals that count where a question doesn't say how many
 SAID = re.compile(r"(?i)\banswer\s*(?:is|:|=)+\s*:?\s*")
@@ -66,6 +67,8 @@ def parse(reply: str, kind: str = "text", mode: str = STRICT) -> Parsed:
         return Parsed(reply, "the whole reply") if said else UNPARSED
     if mode == MATHVISTA:
         return _published_extraction(reply, kind)
+    if mode == VLMEVALKIT:
+        return UNPARSED if _read_as(reply, kind) is None else Parsed(reply, "a bare number")
     if kind == "list":
         found = next((text for text in reversed(LIST.findall(said)) if _list(text) is not None), None)
         return UNPARSED if found is None else Parsed(found, "list")
@@ -99,7 +102,11 @@ def right(
     if mode == MMMU:
         return _published_right(candidates(value), answers)
     if mode == MATHVISTA:
-        return _published_form(value, kind, places) in answers
+        found = _published_form(value, kind, places)
+        return found is not None and found.strip() in {answer.strip() for answer in answers}
+    if mode == VLMEVALKIT:
+        found = _read_as(value, kind)
+        return found is not None and found in [_read_as(answer, kind) for answer in answers]
     digits = PLACES if places is None else places
     if kind == "list":
         mine = _list(value) or []
@@ -200,4 +207,17 @@ def _published_form(value: str, kind: str, places: int | None) -> str | None:
             return str(int(float(value)))
         return str(round(float(value), places or None)) if kind in ("float", "number") else value
     except (ValueError, OverflowError):
+        return None
+
+
+def is_form(value: str, kind: str, places: int | None = None) -> bool:
+    """Whether MathVista's evaluation can compare a value: of an integer and a float, whether it is a number."""
+    return _published_form(value, kind, places) is not None
+
+
+def _read_as(text: str, kind: str) -> float | None:
+    """A whole number or any other, as Python reads it; None for a text and for what is none."""
+    try:
+        return int(text) if kind == "integer" else float(text) if kind in ("float", "number") else None
+    except ValueError:
         return None

@@ -9,8 +9,11 @@ circle and by first tokens they are counted, and not asked.
 
 Modes: "strict" puts a hint before the question, the options with their letters, and asks for a letter, or for a number
 or a word where there are none; "mmmu" and "mathvista" ask and read as these benchmarks' own evaluations do, the second
-with the query that its file holds, and without the language model that reads replies there; "vlmevalkit" asks and reads
-as that does, without the language model that judges there what its rules could not read.
+with the query that its file holds; "lmms-eval" and "vlmevalkit" ask and read as those do, the first MMMU and MathVista
+alone, with replies of up to 1,024 tokens. VLMEvalKit gives MMMU's open questions two options, the answer and "Other
+Answers", once they have been answered. Where a language model reads replies there, that of `--judge` does here, by
+words of our own; without one, what the rules leave is unparsed. What it says that can't be read is no answer: such a
+question is not scored, where MathVista's counts it as wrong and VLMEvalKit draws an option.
 """
 
 from collections import Counter
@@ -21,6 +24,7 @@ from typing import Any
 from omma.eval.asking import (
     BY_LETTER,
     ONE_WORD,
+    Extracting,
     Mode,
     accuracy,
     answers_of,
@@ -36,6 +40,7 @@ from omma.eval.protocols.outcome import STRICT, Parsed
 from omma.eval.task import Answer, Item
 
 OPEN = ("mmmu", "mathvista")  # those with questions without options
+OTHER = "Other Answers"
 BENCHMARKS = ("mmbench", "mmmu", "seedbench", "mathvista", "choice", "video-mme", "tgif-qa")
 WHERE = f"task in {list(BENCHMARKS)}"
 COLUMNS = ("answers", "hint", "rotation", "task", "answer_type", "precision", "unit", "query")
@@ -49,7 +54,12 @@ def hinted(item: Item, before: str = "") -> Item:
 
 
 def vlmevalkit_prompt(item: Item) -> str:
+    """Of MathVista the query alone, which is the question in VLMEvalKit's file."""
+    if item.extra.get("task") == "mathvista":
+        return item.extra.get("query") or item.texts[0]
     hint = f"Hint: {item.extra['hint']}\n" if item.extra.get("hint") else ""
+    if not item.options:
+        return f"{hint}Question: {item.texts[0]}\n"
     asks = lettered("\nPlease select the correct answer from the options above. \n", before="\nOptions:\n")
     return f"{hint}Question: {asks(item)}"
 
@@ -83,7 +93,22 @@ def mathvista_prompt(item: Item) -> str:
     return item.extra.get("query") or strict_prompt(item)
 
 
-def reading(mode: str, prompt: Callable[[Item], str], max_new_tokens: int) -> Mode:
+def lmms_eval_prompt(item: Item) -> str:
+    """Of MMMU and of MathVista (its task mathvista_testmini_format)."""
+    if item.extra.get("task") != "mathvista":
+        words = f"\n{BY_LETTER if item.options else ONE_WORD}"
+        return lettered(words)(item) if item.options else item.texts[0] + words
+    asks = item.texts[0] + (f" (Unit: {item.extra['unit']})" if item.extra.get("unit") else "")
+    if item.options:
+        return lettered(BY_LETTER)(replace(item, texts=(asks,)))
+    kind, places = wanted(item)
+    decimals = {1: " with one decimal place", 2: " with two decimal places"}.get(places or 0, "")
+    return asks + {"integer": "\nAnswer the question using a single integer number.",
+                   "float": f"\nAnswer the question using a single floating-point number{decimals}.",
+                   "list": "\nAnswer the question using a Python list."}.get(kind, "")  # fmt: skip
+
+
+def reading(mode: str, prompt: Callable[[Item], str], max_new_tokens: int, **more: Any) -> Mode:
     """A mode that reads letters and free answers by the protocols' mode of one name."""
     letters = option_of(choice.parse, mode)
 
@@ -95,15 +120,99 @@ def reading(mode: str, prompt: Callable[[Item], str], max_new_tokens: int) -> Mo
             return float(value == item.answer)
         return float(open_ended.right(value, item.answers or (item.answer,), *wanted(item), mode))
 
-    return Mode(prompt=prompt, parse=parse, earn=earn, max_new_tokens=max_new_tokens, letters="A", protocol=mode)
+    return Mode(prompt=prompt, parse=parse, earn=earn, max_new_tokens=max_new_tokens, letters="A", protocol=mode,
+                **more)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ read by a judge
+def as_mathvista(words: str, item: Item) -> Parsed | None:
+    """What MathVista's evaluation makes of an extracted answer: the nearest option, or the words, if a number where
+    one is asked for."""
+    if item.options:
+        letter = choice.nearest(words, dict(zip(choice.LETTERS, item.options, strict=False)))
+        return Parsed(item.options[choice.LETTERS.index(letter)], "a judge") if words else None
+    kind, places = wanted(item)
+    return Parsed(words, "a judge") if words and open_ended.is_form(words, kind, places) else None
+
+
+def bare(read: Parsed, said: str, item: Item) -> bool:
+    """Of MathVista: a reply that is an option or the number that is asked for goes to no judge, nor does an empty one;
+    what stands in quotes does."""
+    return read.rule in ("an option", "a bare number") or not said.strip()
+
+
+def listed_answer(item: Item) -> str:
+    """The answer as the benchmark's file writes it: several as a list of Python's, which the kits take for one text."""
+    return str(list(item.answers)) if len(item.answers) > 1 else item.answer
+
+
+def in_lmms_eval(said: str, item: Item) -> Parsed:
+    if item.extra.get("task") == "mathvista":
+        return MODES["mathvista"].parse(said.strip(), item)
+    if item.options:
+        return option_of(choice.parse, choice.LMMS)(said, item)
+    return open_ended.parse(said, mode=open_ended.MMMU)
+
+
+def earned_in_lmms_eval(value: str, item: Item) -> float:
+    if item.options or item.extra.get("task") == "mathvista":
+        return MODES["mathvista"].earn(value, item)
+    return float(open_ended.right(value, (listed_answer(item),), mode=open_ended.MMMU))
+
+
+def with_other(item: Item) -> Item:
+    """An open question of MMMU as VLMEvalKit judges it: with two options, the answer and "Other Answers"."""
+    if item.options or item.extra.get("task") != "mmmu":
+        return item
+    return replace(item, options=(listed_answer(item), OTHER))
+
+
+def in_vlmevalkit(said: str, item: Item) -> Parsed:
+    item = with_other(item)
+    if item.options:
+        return option_of(choice.parse, choice.VLMEVALKIT)(said, item)
+    return open_ended.parse(said, wanted(item)[0], open_ended.VLMEVALKIT)
+
+
+def earned_in_vlmevalkit(value: str, item: Item) -> float:
+    if item.options:
+        return float(value == item.answer)
+    if item.extra.get("task") == "mmmu":  # an answer that is a letter is taken for the letter of an option
+        answer = listed_answer(item)
+        return float(("B" if value == OTHER else "A") == (answer if answer in choice.LETTERS else "A"))
+    return float(open_ended.right(value, item.answers or (item.answer,), *wanted(item), open_ended.VLMEVALKIT))
+
+
+def settled_in_vlmevalkit(read: Parsed, said: str, item: Item) -> bool:
+    """What its rules find of a letter or an option, a refusal too; of a number only the right one, and 0 is none."""
+    if with_other(item).options:
+        return read.value is not None or read == choice.REFUSED
+    return read.value is not None and earned_in_vlmevalkit(read.value, item) == 1 and float(read.value) != 0
+
+
+def from_judge_in_vlmevalkit(words: str, item: Item) -> Parsed | None:
+    read = in_vlmevalkit(words, item)
+    return read if read.value is not None or read == choice.REFUSED else None
+
+
+def shown_to_judge(item: Item, prompt: str) -> str:
+    other = with_other(item)
+    return prompt if other is item else vlmevalkit_prompt(other)
 
 
 MODES = {
     "strict": reading(STRICT, strict_prompt, 16),
     "mmmu": reading(open_ended.MMMU, mmmu_prompt, 128),
-    "mathvista": reading(open_ended.MATHVISTA, mathvista_prompt, 512),
-    "vlmevalkit": Mode(prompt=vlmevalkit_prompt, parse=option_of(choice.parse, choice.VLMEVALKIT), max_new_tokens=512,
-                       letters="A", protocol=choice.VLMEVALKIT),
+    "mathvista": reading(open_ended.MATHVISTA, mathvista_prompt, 512,
+                         extracting=Extracting(settled=bare, read=as_mathvista)),
+    "lmms-eval": Mode(prompt=lmms_eval_prompt, parse=in_lmms_eval, earn=earned_in_lmms_eval, max_new_tokens=1024,
+                      letters="A", protocol=choice.LMMS,
+                      extracting=Extracting(settled=lambda read, said, item: item.extra.get("task") != "mathvista"
+                                            or bare(read, said, item), read=as_mathvista)),
+    "vlmevalkit": Mode(prompt=vlmevalkit_prompt, parse=in_vlmevalkit, earn=earned_in_vlmevalkit, max_new_tokens=512,
+                       letters="A", protocol=choice.VLMEVALKIT,
+                       extracting=Extracting(settled=settled_in_vlmevalkit, read=from_judge_in_vlmevalkit,
+                                             question=shown_to_judge)),
 }  # fmt: skip
 
 
@@ -116,11 +225,17 @@ def items(rows: list[dict]) -> list[Item]:
 
 
 def score(mode: Mode, items: list[Item], view: Any) -> list[Answer]:
-    """asking.answers_of; of questions without options no more than their problem where they can't be asked."""
-    free = view.kind == "generate" and mode.protocol in open_ended.MODES
-    found = iter(answers_of(mode, [item for item in items if item.options or free], view))
-    left_out = Answer((), None, (0.0, 0.0), None, problem="no_options")
-    return [next(found) if item.options or free else left_out for item in items]
+    """asking.answers_of; of questions without options no more than their problem where they can't be asked, and of
+    questions of a benchmark that a mode has no way for."""
+
+    def problem(item: Item) -> str:
+        if mode.protocol == choice.LMMS and item.extra.get("task") not in OPEN:
+            return "not_in_this_mode"
+        return "" if item.options or view.kind == "generate" else "no_options"
+
+    problems = [problem(item) for item in items]
+    found = iter(answers_of(mode, [item for item, why in zip(items, problems, strict=True) if not why], view))
+    return [Answer((), None, (0.0, 0.0), None, problem=why) if why else next(found) for why in problems]
 
 
 def metrics(rows: list[dict], mode: Mode) -> dict:
@@ -190,7 +305,7 @@ CIRCULAR = asked(
     about="multiple choice in a circle: a question counts when it is right in every rotation of its options",
     where=WHERE,
     make=MAKE,
-    modes=MODES,
+    modes={name: mode for name, mode in MODES.items() if mode.protocol != choice.LMMS},
     items=circle,
     metrics=circular,
     kinds=("generate", "first_token"),

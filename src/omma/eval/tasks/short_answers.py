@@ -85,7 +85,8 @@ TEXTVQA = asked(
     },
     title="TextVQA",
 )
-EXACT_MODES = {"strict": matching(STRICT), "official": matching(exact.GQA), "lmms-eval": matching(exact.LMMS)}
+EXACT_MODES = {"strict": matching(STRICT), "official": matching(exact.GQA), "lmms-eval": matching(exact.LMMS),
+               "vlmevalkit": replace(matching(exact.VLMEVALKIT), max_new_tokens=512)}  # fmt: skip
 GQA = asked(
     about="compositional questions about pictures, by exact match (GQA)",
     where="task == 'gqa'",
