@@ -313,6 +313,27 @@ def test_vlmevalkit_s_results_are_read_judged_or_not(tmp_path):
         outcomes(tmp_path)
 
 
+def test_vlmevalkit_s_files_of_a_circle_say_what_counts_and_which_rows_are_of_one_question(tmp_path, capsys):
+    def wrote(name, *lines):
+        head = ["index\tquestion\tA\tB\tanswer\tprediction" + lines[0], *lines[1:]]
+        (tmp_path / name).write_text("\n".join(line.replace(" ", "\t") for line in head))
+        return tmp_path / name
+
+    raw = wrote("llava_MMBench_DEV_EN.tsv", "", "1 q x y A A", "2 q x y B B", "1000001 q y x B A", "1000002 q y x A A")
+    judged = wrote("llava_MMBench_DEV_EN_exact_matching_result.tsv", "\thit", "1 q x y A A 0", "2 q x y B B 1")
+    (one,), (other,) = outcomes(raw), outcomes(judged)
+    assert {n: item.group for n, item in one.items.items()} == {"1": "1", "2": "2", "1000001": "1", "1000002": "2"}
+    earned = {name: item.earned for name, item in other.items.items()}
+    assert (earned, other.credit) == ({"1": 0, "2": 1}, "right in every rotation")
+    named = wrote("llava_MMBench_DEV_CN.tsv", "\tg_index", "7 q x y A A 7", "8 q y x B A 7")
+    assert {item.group for item in outcomes(named)[0].items.values()} == {"7"}
+    assert cli.run(["show", str(judged)]) == 0
+    assert "right in every rotation" in capsys.readouterr().out
+    (found,) = omma.compare(raw, judged).benchmarks
+    assert [note for note in found["notes"] if note.startswith("in B a question counts when it is right in every")]
+    assert not [note for note in omma.compare(raw, raw).benchmarks[0]["notes"] if "every rotation" in note]
+
+
 @pytest.mark.parametrize("names", [("orientation", "colour", "text"), ("Presence of Specific Features", "Texts", "x")])
 def test_no_number_is_cut_whatever_the_width_of_the_terminal(names):
     better = [1] * 300

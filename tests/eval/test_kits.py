@@ -144,3 +144,40 @@ def test_vlmevalkit_s_command_runs_a_vlm_and_its_files_say_what_omma_reads(asked
     earned = [item.earned for item in yes_or_no.items.values()]
     assert 100 * sum(earned) / len(rows) == pytest.approx(float(first("OmmaPOPE_score")["acc"]))
     assert yes_or_no.items["0"].pattern == "random"
+
+
+@pytest.mark.parametrize("kind", ["xlsx", "tsv"])
+def test_vlmevalkit_s_evaluation_in_a_circle_is_read_as_one_and_named_so(asked, tmp_path, capsys, kind):
+    _, rows = asked
+    data, rolled = tmp_path / "data", []
+    for n, row in enumerate(rows, 1):
+        options = [part.strip() for part in row["Options"][4:].split("(b)")]
+        right = options["ab".index(row["Correct Answer"][1])]
+        shown = base64.b64encode(picture(asked, row)).decode()
+        rolled += [[n + turn * 1_000_000, shown, row["Question"], *some, "AB"[some.index(right)]]
+                   for turn, some in enumerate((options, options[::-1]))]  # fmt: skip
+    data.mkdir()
+    with (data / "OmmaCircular.tsv").open("w", newline="") as file:
+        header = ["index", "image", "question", "A", "B", "answer"]
+        csv.writer(file, delimiter="\t").writerows([header, *rolled])
+    beside(HERE / "beside_kits.py", "run", "--data", "OmmaCircular", "--model", "omma_vlm", "--work-dir",
+           tmp_path / "out", "--judge", "exact_matching", LMUData=str(data), PRED_FORMAT=kind)  # fmt: skip
+    (folder,) = (tmp_path / "out" / "omma_vlm").glob("T*")
+    evaluated = folder / f"omma_vlm_OmmaCircular_exact_matching_result.{kind}"
+    with (folder / "omma_vlm_OmmaCircular_acc.csv").open(newline="") as file:
+        overall = float(next(csv.DictReader(file))["Overall"])
+    (judged,), (raw,) = outcomes(evaluated), outcomes(folder / f"omma_vlm_OmmaCircular.{kind}")
+    assert (len(judged.items), len(raw.items), judged.credit) == (len(rows), 2 * len(rows), "right in every rotation")
+    assert sum(item.earned for item in judged.items.values()) / len(rows) == pytest.approx(overall)
+    turns = {}
+    for name, item in raw.items.items():
+        turns.setdefault(item.group, []).append(raw.items[name].earned)
+    # the two parsers agree on what this model says: a letter, or the words of one option
+    assert {name: min(turns[name]) for name in judged.items} == {n: i.earned for n, i in judged.items.items()}
+    assert cli.run(["show", str(evaluated)]) == 0
+    assert "right in every rotation" in capsys.readouterr().out
+    (whole,) = omma.compare(evaluated, evaluated).benchmarks
+    assert whole["credit"] == "right in every rotation"
+    assert not [note for note in whole["notes"] if "easier" in note]
+    (mixed,) = omma.compare(evaluated, folder / f"omma_vlm_OmmaCircular.{kind}").benchmarks
+    assert [note for note in mixed["notes"] if note.startswith("in A a question counts when it is right in every")]

@@ -20,7 +20,7 @@ from rich.table import Table as RichTable
 
 from omma.eval.clusters import ROUNDS, by_cluster, paired
 from omma.eval.metrics import holm
-from omma.eval.outcomes import Outcome, Run, independent, outcomes
+from omma.eval.outcomes import IN_A_CIRCLE, Outcome, Run, independent, outcomes
 from omma.eval.paired import correlation, detectable, detectable_mean, mcnemar, phi, sign_flips
 
 EXACT = "exact McNemar on groups"
@@ -182,6 +182,10 @@ def _benchmark(x: Run, y: Run, seed: int, rounds: int, alpha: float) -> dict[str
         graded = [run.judge or unknown(run) for run in (x, y)]
         notes.append(f"the replies were graded by different judges, so the difference may be theirs: A by {graded[0]}; "
                      f"B by {graded[1]}. Grade both by one")  # fmt: skip
+    if (x.credit == IN_A_CIRCLE) != (y.credit == IN_A_CIRCLE):
+        side = "A" if x.credit == IN_A_CIRCLE else "B"
+        notes.append(f"in {side} a question counts when it is right in every rotation of its options, in the other run "
+                     "as it was asked once, which is easier; give two files of one kind")  # fmt: skip
     if len(shared) < max(len(x.items), len(y.items)):
         notes.append(
             f"{len(x.items) - len(shared)} items are in A alone, {len(y.items) - len(shared)} in B alone; left out"

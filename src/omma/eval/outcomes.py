@@ -23,8 +23,10 @@ from omma.eval.run import Report, judged_by
 NOT_METRICS = {"doc_id", "doc", "doc_hash", "target", "input", "arguments", "resps", "filtered_resps", "prompt_hash",
                "target_hash", "filter", "metrics", "token_counts", "input_media"}  # fmt: skip
 SCORES = ("score", "is_correct", "correct", "accuracy", "exact_match", "anls")  # where lmms-eval's metrics keep theirs
+IN_A_CIRCLE = "right in every rotation"
 HITS = ("hit", "score")  # VLMEvalKit's columns after an evaluation
 JUDGED = re.compile(r"_(exact_matching|openai|(?:chat)?gpt[^_]*|qwen[^_]*|deepseek[^_]*|llama[^_]*)$")  # in its names
+CIRCULAR = re.compile(r"mmbench|ccbench|circular|mmcr", re.IGNORECASE)  # benchmarks that it evaluates in a circle
 TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
 
@@ -212,6 +214,8 @@ def _vlmevalkit(path: Path, credit: str | None) -> Run:
         else:
             earned, unparsed = _judged(row)
         group = str(int(float(name) % 1e6)) if _is_number(name) else name
+        if _is_number(row.get("g_index")):
+            group = str(int(float(row["g_index"])))
         if first is not None:
             group = str((int(float(name)) - first) // 2)
         pictures = tuple(str(row[key]) for key in ("image_path",) if row.get(key))
@@ -219,6 +223,8 @@ def _vlmevalkit(path: Path, credit: str | None) -> Run:
                               str(row.get("prediction", "")), unparsed)  # fmt: skip
     note = "VLMEvalKit" if column else "VLMEvalKit; replies parsed by omma's strict rules"
     model, task, judge = _named(path)
+    if column == "hit" and CIRCULAR.search(task):  # one row a question; the other rotations are in the file before it
+        return Run(model, task, "", IN_A_CIRCLE, items, f"{note}; a hit is a question right in every rotation", judge)
     return Run(model, task, "", column or "right", items, note, judge)
 
 
