@@ -10,8 +10,10 @@ import base64
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +25,7 @@ from omma import cli
 from omma.eval.outcomes import outcomes
 
 HERE = Path(__file__).parent
+LMMS_EVAL = "import torchvision_stub as s; s.ensure(); from lmms_eval.__main__ import cli_evaluate as go; go()"
 pytestmark = pytest.mark.skipif("KITS" not in os.environ, reason="KITS names no folders with lmms_eval and vlmeval")
 
 
@@ -55,7 +58,8 @@ def test_replies_are_read_and_earn_as_in_the_kit(kit):
     assert json.loads(beside(HERE / "beside_kits.py", kit, 4000).splitlines()[-1]) == []
 
 
-def test_lmms_eval_s_command_runs_a_vlm_and_its_samples_say_what_omma_measures(asked, tmp_path):
+def task_files(asked, tmp_path):
+    """A folder with two tasks of lmms-eval over the miniature: its own, and one by likelihood."""
     _, rows = asked
     values = {"dtype": "string", "_type": "Value"}
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -84,9 +88,14 @@ def test_lmms_eval_s_command_runs_a_vlm_and_its_samples_say_what_omma_measures(a
     (tasks / "shown.py").write_text(
         "def visual(doc): return [doc['image'].convert('RGB')]\n"
         "def options(doc): return [part.strip() for part in doc['Options'][4:].split('(b)')]\n")  # fmt: skip
+    return tasks
+
+
+def test_lmms_eval_s_command_runs_a_vlm_and_its_samples_say_what_omma_measures(asked, tmp_path):
+    _, rows = asked
+    tasks = task_files(asked, tmp_path)
     out = tmp_path / "out"
-    go = "import torchvision_stub; torchvision_stub.ensure(); from lmms_eval.__main__ import cli_evaluate as go; go()"
-    beside("-c", go, "--model", "omma", "--model_args", "pretrained=vlm-nano", "--batch_size", "4", "--tasks",
+    beside("-c", LMMS_EVAL, "--model", "omma", "--model_args", "pretrained=vlm-nano", "--batch_size", "4", "--tasks",
            "pairs,likely", "--include_path", tasks, "--log_samples", "--output_path", out,
            HF_HOME=str(tmp_path))  # fmt: skip
     (results,) = out.glob("vlm-nano/*_results.json")
@@ -104,6 +113,27 @@ def test_lmms_eval_s_command_runs_a_vlm_and_its_samples_say_what_omma_measures(a
             if (row["variant"], row["score_kind"]) == ("model", "generate")}  # fmt: skip
     assert [text.strip() for text in said.values()] == [item.said for item in runs["pairs"].items.values()]
     assert len(set(said.values())) > 1, "the model looks"
+
+
+def test_lmms_eval_on_two_processes_says_what_it_says_on_one(asked, tmp_path):
+    tasks, found = task_files(asked, tmp_path), []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for world in (1, 2):
+        out = tmp_path / f"out{world}"
+        told = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} if world > 1 else {}
+        command = ["-c", LMMS_EVAL, "--model", "omma", "--model_args", "pretrained=vlm-nano,device=cpu", "--batch_size",
+                   "2", "--tasks", "pairs,likely", "--include_path", tasks, "--log_samples", "--output_path", out]
+        with ThreadPoolExecutor() as pool:
+            runs = [pool.submit(beside, *command, HF_HOME=str(tmp_path), LMMS_EVAL_LOG_LEVEL="DEBUG",
+                                **(told and told | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
+                    for rank in range(world)]  # fmt: skip
+            for run in runs:
+                run.result()
+        found.append({name: outcomes(next(out.glob(f"vlm-nano/*_samples_{name}.jsonl")))[0].items
+                      for name in ("pairs", "likely")})  # fmt: skip
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("kind", ["xlsx", "tsv"])
