@@ -126,7 +126,7 @@ def test_lmms_eval_on_two_processes_says_what_it_says_on_one(asked, tmp_path):
         command = ["-c", LMMS_EVAL, "--model", "omma", "--model_args", "pretrained=vlm-nano,device=cpu", "--batch_size",
                    "2", "--tasks", "pairs,likely", "--include_path", tasks, "--log_samples", "--output_path", out]
         with ThreadPoolExecutor() as pool:
-            runs = [pool.submit(beside, *command, HF_HOME=str(tmp_path), LMMS_EVAL_LOG_LEVEL="DEBUG",
+            runs = [pool.submit(beside, *command, HF_HOME=str(tmp_path),
                                 **(told and told | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
                     for rank in range(world)]  # fmt: skip
             for run in runs:
