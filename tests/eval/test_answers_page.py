@@ -16,7 +16,7 @@ from omma.eval.audit import calibrated, calibrations, different, parser_audit, p
 from omma.eval.knobs import KNOBS, knob_curves, knobs_of, units_of, unread, varying
 from omma.eval.paired import pearson
 from omma.eval.plots import bars, scatter, ticks_of
-from omma.eval.protocols.calibration import ece, temperature
+from omma.eval.protocols.calibration import adaptive_ece, brier, debiased_ece, ece, temperature
 from omma.eval.report import page_of, write_html
 from omma.eval.run import evaluate
 from omma.eval.viewer import MOST_CARDS, Images, difference_map, lines_of, outcome, shared, sides, viewer
@@ -202,6 +202,11 @@ def test_calibration_on_the_page_is_the_protocols(world, vlm, eye, page):
     assert found["temperature"] == pytest.approx(t)
     assert calibrations(vlm, {})[0]["temperature"] == pytest.approx(t)  # of two options the other one is right
     assert f"{100 * found['ece']:.2f} % of 32 answers" in Page(page).text
+    assert (found["adaptive"], found["debiased"]) == (adaptive_ece(confidence, right), debiased_ece(confidence, right))
+    assert found["brier"] == pytest.approx(brier(np.log([row["scores"] for row in rows]), labels))
+    for told in (f"{100 * found['adaptive']:.2f} %; root mean square without chance {100 * found['debiased']:.2f} %",
+                 f"Brier {found['brier']:.3g} of 2, negative log-likelihood {found['nll']:.3g}"):  # fmt: skip
+        assert told in Page(page).text
     (heads,) = calibrations(eye, {})
     assert (heads["kind"], heads["n"]) == ("itm", 4 * 16)  # each text with each picture
 
@@ -252,7 +257,7 @@ def test_questions_in_a_circle_know_their_options_and_without_any_only_confidenc
     three = [r | {"scores": [*(0.9 * s for s in r["scores"]), 0.1]} for r in mine]
     report = replace(vlm, rows=pa.Table.from_pylist(three, schema=vlm.rows.schema))
     (found,) = calibrations(report, {})
-    assert (found["n"], found["temperature"]) == (len(mine), None)
+    assert (found["n"], found["temperature"], found["brier"]) == (len(mine), None, None)
     assert found["accuracy"] == pytest.approx(np.mean([r["correct"] for r in mine]))
 
 

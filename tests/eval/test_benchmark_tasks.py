@@ -101,6 +101,24 @@ def test_a_tie_between_captions_counts_half_and_is_told():
     assert [item.problem for item in alike] == ["two_captions_alike", "not_a_picture_and_two_captions"]
 
 
+def test_a_caption_stands_above_all_its_shuffles_and_has_its_share_of_a_tie():
+    orders = [row(f"coco_order-{n}", task="aro", options=["a b", "b a", "a  b"], pattern=None) for n in range(4)]
+    items = hard_negatives.items([*orders, row("swap_obj-1", options=["x", "y", "z"])])
+    assert [item.problem for item in items] == [""] * 4 + ["not_a_picture_and_two_captions"]
+    scores = iter(np.array([[[0.9, 0.1, 0.2]], [[0.4, 0.4, 0.4]], [[0.1, 0.3, 0.3]], [[0.5, 0.5, 0.1]]]))
+    view = type("View", (), {"matrices": lambda self, asked: [next(scores) for _ in asked]})()
+    answers = hard_negatives.score(items[:4], view)
+    assert [(a.credits[0], a.correct, a.prediction) for a in answers] == [
+        (1, True, "a b"), (1 / 3, None, "a b"), (0, False, "b a"), (0.5, None, "a b")]  # fmt: skip
+    rows = [{"item": item.id, "pattern": "", "credits": list(a.credits), "scores": a.scores, "pictures": [item.id],
+             "group": item.id} for item, a in zip(items, answers, strict=False)]  # fmt: skip
+    found = hard_negatives.metrics(rows)
+    assert found["accuracy"]["value"] == found["coco_order_of_3"]["value"] == pytest.approx((1 + 1 / 3 + 0.5) / 4)
+    told = {name: found["coco_order_of_3"][name] for name in ("official", "strict", "ties")}
+    assert told == {"official": 0.75, "strict": 0.25, "ties": 2}
+    assert (found["coco_order_of_3"]["chance"], "official" in found) == (pytest.approx(1 / 3), False)
+
+
 def test_a_caption_is_judged_by_what_is_marked_and_by_what_people_saw():
     said = {"1": "A dog and two cats on a bench.", "2": "It is dark.", "3": "A bus, a bus and a dog.", "4": " "}
     known = {"1": (["dog"], ["a dog with a cat"]), "2": ([], []), "3": (["bus", "car"], []), "4": (["dog"], [])}

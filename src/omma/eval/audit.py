@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from omma.eval.metrics import order_key
-from omma.eval.protocols.calibration import ece, nll, reliability, temperature
+from omma.eval.protocols.calibration import adaptive_ece, brier, debiased_ece, ece, nll, reliability, temperature
 from omma.eval.run import Report
 
 EXAMPLES, UNREAD = 3, 60  # replies shown of a rule, and of those that could not be read
@@ -77,10 +77,10 @@ def example(row: dict) -> dict[str, str]:
 def calibrations(report: Report, options: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """For each kind of score of a run that is a probability: how far what it says is from what is right.
 
-    options: {item: its options} of the items table, for which of more than two is right. Of each: kind, n, ece and bins
-    (protocols.calibration), confidence and accuracy (means), and temperature with the ece after it, None where a row
-    doesn't hold all its probabilities. The temperature is fitted on these very items, so the ece after it is a bound
-    from below.
+    options: {item: its options} of the items table, for which of more than two is right. Of each: kind, n, ece,
+    adaptive, debiased and bins (protocols.calibration), confidence and accuracy (means), and nll, brier and temperature
+    with the ece after it, None where a row doesn't hold all its probabilities. The temperature is fitted on these very
+    items, so the ece after it is a bound from below.
     """
     found = []
     rows = [row for row in report.rows.to_pylist() if row["variant"] == "model" and not row["unscored"]]
@@ -93,7 +93,7 @@ def calibrations(report: Report, options: Mapping[str, Sequence[str]]) -> list[d
             confidence = np.clip([SURE[kind](row["scores"]) for row in sure], 0, 1)
             right = np.array([row["correct"] for row in sure])
             found.append({"kind": kind, **model_of(report), **numbers(confidence, right), "temperature": None,
-                          "after": None, "nll": None})  # fmt: skip
+                          "after": None, "nll": None, "brier": None})  # fmt: skip
     return found
 
 
@@ -154,9 +154,10 @@ def calibrated(logits: list[list[float]], labels: list[int]) -> dict[str, Any]:
     t = temperature(scores, right)
     fine = 1 / HOTTEST < t < HOTTEST
     return {**numbers(*top(1.0)), "temperature": t if fine else None, "after": ece(*top(t)) if fine else None,
-            "nll": nll(scores, right)}  # fmt: skip
+            "nll": nll(scores, right), "brier": brier(scores, right)}  # fmt: skip
 
 
 def numbers(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    return {"n": len(right), "ece": ece(confidence, right), "bins": reliability(confidence, right),
+    return {"n": len(right), "ece": ece(confidence, right), "adaptive": adaptive_ece(confidence, right),
+            "debiased": debiased_ece(confidence, right), "bins": reliability(confidence, right),
             "confidence": float(confidence.mean()), "accuracy": float(np.mean(right))}  # fmt: skip

@@ -36,6 +36,18 @@ def test_aro_cuts_the_box_out_of_the_picture(tmp_path):
     assert counted(note) == {"pictures are not there": 1}
 
 
+def test_aros_orders_have_the_true_caption_before_its_shuffled_ones(tmp_path):
+    rows = [{"image": "val2014/7.jpg", "caption_options": ["a cat on a mat", "mat a on cat a", "a mat on a cat"]}]
+    write(tmp_path / "coco_order.json", rows)
+    pictures(tmp_path / "images" / "val2014", "7.jpg")
+    (item,), there, note = read(tmp_path, "aro")
+    assert (item["id"], item["options"], item["answer"]) == (
+        "coco_order-0", rows[0]["caption_options"], "a cat on a mat")  # fmt: skip
+    assert item["pictures"] == there
+    assert there == ["val2014/7.jpg"]
+    assert counted(note) == {}
+
+
 def test_a_box_that_holds_nothing_of_a_picture_or_too_much_is_counted_and_its_picture_missing(tmp_path):
     row = {"image_path": "7.jpg", "true_caption": "a on b", "false_caption": "b on a", "bbox_x": 2, "bbox_y": 1,
            "bbox_w": 4, "bbox_h": 3, "relation_name": "on"}  # fmt: skip

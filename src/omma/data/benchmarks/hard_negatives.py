@@ -4,10 +4,12 @@ SugarCrepe (Hsieh et al. 2023): seven .json files, {"0": {filename, caption, neg
 ARO (Yuksekgonul et al. 2023): visual_genome_relation.json and visual_genome_attribution.json, a list of {image_path,
 true_caption, false_caption, bbox_x, bbox_y, bbox_w, bbox_h, relation_name or attributes}; the published run cuts the
 box out of the picture, and so does this reader. Its lists themselves could not be seen here; the keys are those that
-its code reads. Winoground (Thrush et al. 2022): data/examples.jsonl beside data/images, or Parquet with image_0,
-image_1, caption_0, caption_1, tag, secondary_tag, num_main_preds, collapsed_tag. NaturalBench (Li et al. 2024): Parquet
-with Image_0, Image_1, Question_0, Question_1, Image_i_Question_j and "Question_Type" or "Question Type"; or the form
-of lmms-eval, a question a row (Index, Image, Question, Answer, Question_Type), four in a row to a block.
+its code reads. It releases no shuffled captions, its code draws them: coco_order.json and flickr30k_order.json are what
+that code holds then, a list of {image, caption_options}, the true caption first. Winoground (Thrush et al. 2022):
+data/examples.jsonl beside data/images, or Parquet with image_0, image_1, caption_0, caption_1, tag, secondary_tag,
+num_main_preds, collapsed_tag. NaturalBench (Li et al. 2024): Parquet with Image_0, Image_1, Question_0, Question_1,
+Image_i_Question_j and "Question_Type" or "Question Type"; or the form of lmms-eval, a question a row (Index, Image,
+Question, Answer, Question_Type), four in a row to a block.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ SUGARCREPE = {
     "7a7ce04e5c4c80412b48c6f0c1347fb1a2f5d54c0be6aa429b64d390e442f8d0": "released, swap_att",
     "073cdb8e253d053614e80710834d9773b09dbc1dd0a412f6f9492262caa1dcad": "released, swap_obj",
 }
-ARO = {"visual_genome_relation": "relation", "visual_genome_attribution": "attribution"}
+ARO = {"visual_genome_relation": "relation", "visual_genome_attribution": "attribution", "coco_order": "coco_order",
+       "flickr30k_order": "flickr30k_order"}  # fmt: skip
 
 
 def sugarcrepe(asked: Asked) -> Iterator[dict[str, Any]]:
@@ -60,7 +63,7 @@ def sugarcrepe(asked: Asked) -> Iterator[dict[str, Any]]:
 
 
 def aro(asked: Asked) -> Iterator[dict[str, Any]]:
-    """options: the true caption, then the false one; the pattern is the relation, or the pair of attributes."""
+    """options: the true caption, then the false ones; the pattern is the relation, or the pair of attributes."""
     found = {stem: asked.source / f"{stem}.json" for stem in ARO} if asked.source.is_dir() else {}
     paths = [path for path in found.values() if path.is_file()] or asked.files("*.json")
     root = asked.look_in("images")
@@ -69,6 +72,10 @@ def aro(asked: Asked) -> Iterator[dict[str, Any]]:
         asked.notes.file(path)
         kind = ARO.get(path.stem, path.stem)
         for number, entry in enumerate(rows_of(path)):
+            if "caption_options" in entry:
+                name, texts = str(column(entry, path, "image")), [str(text) for text in entry["caption_options"]]
+                yield _negative("aro", f"{kind}-{number}", None, name, name, *texts) | {"part": kind}
+                continue
             name = str(column(entry, path, "image_path"))
             attributes = entry.get("attributes")
             pattern = entry.get("relation_name") or ("_".join(map(str, attributes)) if attributes else None)
@@ -84,9 +91,9 @@ def aro(asked: Asked) -> Iterator[dict[str, Any]]:
             yield _negative("aro", f"{kind}-{number}", pattern, picture, name, true, false) | {"part": kind}
 
 
-def _negative(task: str, name: str, pattern: str | None, picture: Named, group: str, true: str, false: str) -> dict:
+def _negative(task: str, name: str, pattern: str | None, picture: Named, group: str, *texts: str) -> dict:
     return {"id": name, "task": task, "pattern": pattern, "pictures": [picture], "prompt": None,
-            "options": [true, false], "answer": true, "group": group}  # fmt: skip
+            "options": list(texts), "answer": texts[0] if texts else None, "group": group}  # fmt: skip
 
 
 def cut(root: Path, name: str | None, box: tuple[float, ...]) -> Picture | None:
