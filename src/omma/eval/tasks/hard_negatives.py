@@ -68,7 +68,8 @@ def metrics(rows: list[dict]) -> dict:
         if len(row["scores"]) > 2:
             shuffled.setdefault(f"{row['item'].rpartition('-')[0]}_of_{len(row['scores'])}", []).append(row)
     of_aro = {row["item"] for mine in (*parts.values(), *shuffled.values()) for row in mine}
-    found = with_patterns([row for row in rows if row["item"] not in of_aro], block) | block(rows)
+    edits = [row for row in rows if row["item"] not in of_aro]
+    found = block(rows) | {"patterns": with_patterns(edits, block)["patterns"]}
     for part, mine in parts.items():
         if mine:
             s = np.array([row["scores"] for row in mine], dtype=np.float64)
