@@ -15,7 +15,9 @@ from omma.eval.adapters import vlmevalkit_model
 from omma.eval.protocols import anls, chart, choice, exact, mme, mmvp, pope, vqa
 from omma.eval.protocols.hard_negatives import parse_naturalbench
 from omma.eval.replies import Reply
+from omma.eval.task import Item
 from omma.eval.tasks import choices
+from omma.eval.tasks.naturalbench import NATURALBENCH
 
 LINE = """a b A B C Z (a) (B) A. b) yes no Yes No YES no. Yes, not None know y n Y y. answer is **B** option left right
 dog bulb the an two 2 none 3. 1,000 1,,0 50% 0.5 45 -1 1e3 nan inf dont don't 's it's U.S.A. red, ? ! ... ; / [x] ( )
@@ -219,6 +221,7 @@ def lmms_eval(rng, differs):
 
 
 def vlmevalkit(rng, differs):
+    from vlmeval.dataset.utils.naturalbench import extract_answer
     from vlmeval.dataset.utils.vqa_eval import hit_calculate, process_line
     from vlmeval.dataset.utils.yorn import YOrN_Extraction
     from vlmeval.utils.matching_util import can_infer
@@ -229,6 +232,10 @@ def vlmevalkit(rng, differs):
     theirs = can_infer(said, dict(zip("ABCDE", options, strict=False)))
     differs("choice", None if theirs in (False, "Z") else theirs,
             choice.parse(said, options, choice.VLMEVALKIT).value, said, options)  # fmt: skip
+    for kind, words in (("yes_no", ("yes", "no")), ("multiple_choice", ("A", "B"))):
+        item = Item("1", "1", "", ("p",), ("q",), words[0], options=words)
+        theirs = {1: words[0], 0: words[1], -1: None}[extract_answer(said, kind)]
+        differs("naturalbench", theirs, NATURALBENCH.modes["vlmevalkit"].parse(said, item).value, said)
     theirs = YOrN_Extraction(said)
     differs("yes or no", None if theirs == "Unknown" else theirs.lower(), pope.parse(said, pope.VLMEVALKIT).value, said)
 

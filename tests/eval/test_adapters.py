@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from answering_server import Server
 from fakes import number_in, picture
 
 from omma.eval import adapters
@@ -118,6 +119,11 @@ def test_lmms_eval_gets_the_loss_of_each_answer_after_its_prompt_and_pictures(th
     assert vlm.asked == [(["q", "q", "", "q"], ["cat", "a", "cat", "xyz"], 4)]
     with pytest.raises(NotImplementedError, match="'counts' does not tell how likely"):
         adapters.lmms_eval_model(Counts()).loglikelihood([])
+    with Server(lambda prompt, images, n: "A", likely=lambda prompt, images: {"A": -0.1}) as server:
+        behind = adapters.lmms_eval_model(f"openai:some/vlm@{server.url}")
+        with pytest.raises(NotImplementedError, match="none of the tokens of an answer that it is given"):
+            behind.loglikelihood([SimpleNamespace(args=("q", " cat", shown, 0, "t", "test"))])
+        assert server.bodies == [], "nobody is asked in vain"
 
 
 def test_lmms_eval_finds_the_class_by_the_path_that_the_entry_point_gives(theirs):

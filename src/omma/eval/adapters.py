@@ -7,7 +7,8 @@
 
 Neither is needed to import this file. Pictures come first in a prompt, in their order, then the words. What either
 writes is read by `omma compare`. lmms-eval's tasks of multiple choice by likelihood take the option of the least loss,
-the mean over its tokens, which is what its own models return there: so does this one. Run with lmms-eval 0.7.3 and
+the mean over its tokens, which is what its own models return there: so does this one, of a VLM that runs here. Behind
+an address (openai:MODEL@URL) such a task is refused. Run with lmms-eval 0.7.3 and
 VLMEvalKit e8e78f0 (of August 2026).
 """
 
@@ -110,8 +111,9 @@ def lmms_eval_class() -> type:
             """(the mean loss of the answer's tokens, whether a greedy answer begins with them) of each request; see
             models/likelihood.py. An answer stands where a reply begins, so blanks before it are left out."""
             if not hasattr(self.vlm, "answer_loss"):
+                why = self.vlm.lacks("answer_loss") if hasattr(self.vlm, "lacks") else ""
                 raise NotImplementedError(f"{self.vlm.name!r} does not tell how likely an answer is; choose a task "
-                                          "that generates")  # fmt: skip
+                                          f"that generates{why and f' ({why})'}")  # fmt: skip
             shown, prompts = zip(*(self.asked(request) for request in requests), strict=True)
             answers = [self.answer(request).strip() for request in requests]
             loss, greedy = self.vlm.answer_loss(list(shown), list(prompts), answers, batch_size=self.batch_size)

@@ -150,6 +150,9 @@ class Endpoint:
     def lacks(self, method: str) -> str:
         """Why a method can't be used here, "" where it can: a server that tells no log-probabilities has no
         `first_token`, which one short question without a picture finds out. Raises `Failed` when nobody is there."""
+        if method == "answer_loss":
+            return ("chat completions tell log-probabilities of what the model says of itself, and none of the tokens "
+                    "of an answer that it is given, and the letters of options are another measure than their words")
         return self._no_logprobs if method == "first_token" else ""
 
     @cached_property

@@ -5,6 +5,7 @@ questions end as published: "Please answer Yes or No.", or a request for the let
 """
 
 import re
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,7 +59,11 @@ NATURALBENCH = asked(
     about="two pictures and two questions with other answers on each: all four must be right (NaturalBench)",
     where="task == 'naturalbench'",
     make="omma ingest-items FOLDER OUT --format naturalbench (docs/benchmarks.md)",
-    modes={"strict": reader(STRICT), "lmms-eval": reader(hard_negatives.LMMS)},
+    modes={
+        "strict": reader(STRICT),
+        "lmms-eval": reader(hard_negatives.LMMS),
+        "vlmevalkit": replace(reader(hard_negatives.LMMS), max_new_tokens=512),  # it reads replies by the same code
+    },
     metrics=metrics,
     kinds=("generate", "first_token"),
     headline="group",
