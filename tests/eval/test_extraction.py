@@ -117,6 +117,18 @@ def test_vlmevalkit_makes_mmmus_open_questions_two_options_and_compares_mathvist
     assert open_ended.parse("[1, 2]", "list", open_ended.VLMEVALKIT).value is None
 
 
+def test_vlmevalkits_judge_of_an_open_question_is_shown_the_two_options(tmp_path):
+    table = make_questions(tmp_path / "data", "choice", rows({}, {}, task="mmmu"))
+    with Server(lambda prompt, images, n: "A" if "as many as that" in prompt else "B") as server:
+        reader = Endpoint("reader", server.url)
+        report = evaluate(Says("as many as that", "more than those"), "choice", data=table, reference="vlmevalkit",
+                          judge=reader)  # fmt: skip
+        told = {prompt for prompt, _ in server.asked}
+    assert all("Options:\nA. 14\nB. Other Answers\n" in prompt for prompt in told)
+    assert [(row["prediction"], row["credits"][0]) for _, row in sorted(told_of(report).items())] == [
+        ("14", 1), ("Other Answers", 0)]  # fmt: skip
+
+
 def test_lmms_eval_asks_two_benchmarks_and_reads_letters_before_a_full_stop(tmp_path):
     changes = {"unit": "cm", "answer_type": "float", "precision": "2"}, {"answer_type": "list", "answer": "[1, 2]"}
     first, second = choices.items(rows(*changes))
