@@ -253,16 +253,17 @@ class Endpoint:
             return Failed(f"{self.url} gave something else than JSON ({error}); is it an address of chat completions?",
                           "endpoint_no_completion")  # fmt: skip
         choices = getattr(found, "choices", None)
-        message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+        choice: Any = choices[0] if isinstance(choices, list) and choices else None
+        message = getattr(choice, "message", None)
         if message is None or not isinstance(getattr(message, "content", None), str | None):
             return Failed(f"{self.url} gave no choices with a message in words; is it an address of chat completions?",
                           "endpoint_no_completion")  # fmt: skip
         names = (getattr(found, "model", None), getattr(found, "system_fingerprint", None))
         self.served = " ".join(str(name) for name in names if name)
         refusal = getattr(message, "refusal", None)
-        if getattr(choices[0], "finish_reason", None) == "content_filter" or refusal:
+        if getattr(choice, "finish_reason", None) == "content_filter" or refusal:
             return Failed(f"refused: {refusal or 'content filter'}", "endpoint_refused")
-        return choices[0]
+        return choice
 
 
 def _clock(told: str | None) -> float:
