@@ -12,8 +12,11 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
+from conftest import ColourEncoder
+from omma.retrieval.build import build_index
 from omma.web.server import make_app
 from omma.web.serving import listen
+from omma.web.site import Site
 
 
 class Speaker:
@@ -41,6 +44,16 @@ def write_pictures(folder):
         Image.fromarray(pixels).save(folder / f"{name}.png")
     (folder / "story.txt").write_text("The red house stands by the sea.")
     return folder
+
+
+@contextlib.contextmanager
+def pictures_site(folder):
+    """A site of `write_pictures`, seen by their colours, with a VLM that repeats."""
+    folder = write_pictures(folder / "Pictures")
+    with build_index(folder, folder.parent / "index.db", encoder=ColourEncoder()) as index:
+        made = Site(index, vlm=Speaker())
+        yield made
+        made.close()
 
 
 def data_url(colour=(250, 0, 0), size=(16, 16)):

@@ -1,5 +1,7 @@
 """A linear probe against scipy's minimum, planted classes, and controls that must know nothing."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,7 +10,7 @@ from scipy.optimize import minimize
 
 from omma.eval.run import evaluate
 from omma.eval.task import Item
-from omma.eval.tasks.linear_probe import FITTED, FOLDS, fitted_probe, folds, regression
+from omma.eval.tasks.linear_probe import FITTED, FOLDS, PENALTIES, fitted_probe, folds, regression
 from omma.table import Table
 
 
@@ -77,6 +79,23 @@ def test_what_is_planted_is_read_and_neither_grey_nor_strangers_pictures_help(ta
     assert row["texts"] == []
     assert row["scores"][0] == max(row["scores"]) > 0.5
     assert "5 folds" in report.grids()[0].note
+
+
+def test_how_far_the_fitting_is_can_be_seen(table, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def bars(show):
+        yield lambda what, done, of: seen.append((what, done, of))
+
+    monkeypatch.setattr("omma.eval.run.bars", bars)
+    evaluate(Parity(), "linear-probe", data=table, label="odd")
+    fits = FOLDS * (len(PENALTIES) + 1)
+    told = [done for what, done, of in seen if (what, of) == ("classifiers", fits)]
+    one = told[: told.index(fits) + 1]
+    assert one == sorted(one)
+    assert {0, 1, fits // 2, fits} <= set(one)
+    assert told.count(fits) == 3                                                # the model and two controls
 
 
 def test_the_split_train_is_fitted_on_and_never_told(table, tmp_path):

@@ -6,26 +6,19 @@ import io
 import json
 import re
 import socket
-import sys
 import threading
 import time
-from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ColourEncoder
-from omma.retrieval.build import build_index
 from omma.web.gate import Gate
 from omma.web.outside import fetched, picture_of, public
 from omma.web.server import make_app
 from omma.web.serving import checked, greeting, is_loopback, listen
-from omma.web.site import Site
-from served import Speaker, data_url, running, write_pictures
-
-sys.path.append(str(Path(__file__).parents[1] / "eval"))
+from served import data_url, pictures_site, running
 
 RED = Image.new("RGB", (16, 16), (250, 0, 0))
 TOKEN = "a-token-of-many-letters"
@@ -33,11 +26,8 @@ TOKEN = "a-token-of-many-letters"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    folder = write_pictures(tmp_path_factory.mktemp("served") / "Pictures")
-    with build_index(folder, folder.parent / "index.db", encoder=ColourEncoder()) as index:
-        made = Site(index, vlm=Speaker())
+    with pictures_site(tmp_path_factory.mktemp("served")) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")

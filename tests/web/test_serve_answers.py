@@ -11,12 +11,10 @@ import pytest
 from PIL import Image
 
 import omma
-from conftest import ColourEncoder
 from omma.models.endpoint import Endpoint, Failed
 from omma.retrieval import answer
-from omma.retrieval.build import build_index
-from omma.web.site import Site, written_as
-from served import Speaker, data_url, running, write_pictures
+from omma.web.site import written_as
+from served import data_url, pictures_site, running
 from tiny_vlm_folders import save
 
 sys.path.append(str(Path(__file__).parents[1] / "eval"))
@@ -27,11 +25,8 @@ RED = Image.new("RGB", (16, 16), (250, 0, 0))
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    folder = write_pictures(tmp_path_factory.mktemp("served") / "Pictures")
-    with build_index(folder, folder.parent / "index.db", encoder=ColourEncoder()) as index:
-        made = Site(index, vlm=Speaker())
+    with pictures_site(tmp_path_factory.mktemp("served")) as made:
         yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")

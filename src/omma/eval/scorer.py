@@ -320,6 +320,10 @@ class View:
         asked = [Question((), prompt, max_new_tokens=max_new_tokens) for prompt in prompts]
         return self.scorer.judge.ask("generate", asked)
 
+    def tick(self, what: str, done: int, of: int) -> None:
+        """Tell how far the task's own work is, in the bars of the run."""
+        self.scorer.tick(what, done, of)
+
     def no_grade(self, said: str) -> str:
         """The reason for a reply of the judge that is no grade; the first one is told in the report."""
         assert self.scorer.judge is not None

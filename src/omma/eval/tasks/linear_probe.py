@@ -9,7 +9,7 @@ The classifier is a multinomial logistic regression on the vectors, each dimensi
 penalty that does best on a fifth of what it may be fitted on. A class of one group of pictures can only be missed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -54,13 +54,20 @@ def score(classes: Sequence[str], asked: list[Item], view: Any) -> list[Answer]:
     if not asked:
         return []
     x = np.asarray(view.images([item.pictures[0] for item in asked]), np.float64)
-    y = np.array([classes.index(item.answer) for item in asked])
+    place = {name: n for n, name in enumerate(classes)}
+    y = np.array([place[item.answer] for item in asked])
     fold = folds(asked)
     answers: list[Answer] = [Answer((), None, (0.0,) * len(KS), None, problem=FITTED)] * len(asked)
-    for test in sorted(set(fold.tolist()) - {-1}):
+    told = sorted(set(fold.tolist()) - {-1})
+    fits = len(told) * (len(PENALTIES) + 1)
+    for number, test in enumerate(told):
+        begun = number * (len(PENALTIES) + 1)
+        view.tick("classifiers", begun, fits)
         there, fitted = np.flatnonzero(fold == test), np.flatnonzero(fold != test)
         inner = folds([asked[n] for n in fitted], splits=False)
-        weights, bias = fitted_probe(x[fitted], y[fitted], inner == 0, len(classes))
+        weights, bias = fitted_probe(x[fitted], y[fitted], inner == 0, len(classes),
+                                     lambda done, begun=begun: view.tick("classifiers", begun + done, fits))
+        view.tick("classifiers", begun + len(PENALTIES) + 1, fits)
         for n, values in zip(there.tolist(), softmax(x[there] @ weights + bias), strict=True):
             answers[n] = classify.by_head(asked[n], values, classes)
     return answers
@@ -81,10 +88,13 @@ def folds(asked: Sequence[Item], splits: bool = True) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------ the classifier
-def fitted_probe(x: np.ndarray, y: np.ndarray, held: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def fitted_probe(
+    x: np.ndarray, y: np.ndarray, held: np.ndarray, classes: int, tick: Callable[[int], None] = lambda done: None
+) -> tuple[np.ndarray, np.ndarray]:
     """(weights (E, C), bias (C,)) for raw vectors; x: (n, E), y: (n,); held: (n,) bool, what chooses the penalty.
 
-    Of penalties that do equally well the largest is taken.
+    Of penalties that do equally well the largest is taken. tick: called with the number of classifiers fitted so far,
+    of one more than there are penalties.
     """
     mean, spread = x.mean(axis=0), x.std(axis=0)
     scale = np.where(spread > 1e-12, 1 / np.maximum(spread, 1e-12), 0.0)    # what never varies tells nothing
@@ -92,7 +102,8 @@ def fitted_probe(x: np.ndarray, y: np.ndarray, held: np.ndarray, classes: int) -
     best, most = PENALTIES[0], -1
     if held.any() and not held.all():
         start = None
-        for penalty in PENALTIES:
+        for number, penalty in enumerate(PENALTIES):
+            tick(number)
             start = regression(z[~held], y[~held], classes, penalty, start)
             right = int(((z[held] @ start[0] + start[1]).argmax(axis=1) == y[held]).sum())
             best, most = (penalty, right) if right > most else (best, most)
