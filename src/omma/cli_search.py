@@ -89,7 +89,8 @@ def index(
         answer(as_json, result, lambda: status_tables(result))
         return
     if first == "check":
-        with working(as_json), omma.Index.open(at, encoder=encoder, device=device.value, vectors=vectors) as opened:
+        with working(as_json), omma.Index.open(at, encoder=encoder, device=device.value, vectors=vectors,
+                                               progress=not as_json) as opened:  # fmt: skip
             result = opened.check()
         answer(as_json, result, lambda: facts_table("check", result))
         return
@@ -164,7 +165,8 @@ def search(
             raise ValueError(f"no folder, index or table at {place}; what to look for goes in quotes")
         asked = None if image is None else read_picture(image)
         at, under = (place, None) if place is not None and place.is_file() else (at, place)
-        with omma.Index.open(at, encoder=encoder, device=device.value, vectors=vectors) as opened:
+        with omma.Index.open(at, encoder=encoder, device=device.value, vectors=vectors,
+                             progress=not as_json) as opened:  # fmt: skip
             hits = opened.search(query, image=asked, k=k, where=where, under=under, rerank=rerank, diverse=diverse,
                                  by=by.value)  # fmt: skip
     rows = [{"id": hit.id, "score": hit.score, "place": hit.place, "scores": hit.scores, "also": hit.also,

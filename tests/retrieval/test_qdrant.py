@@ -67,6 +67,19 @@ def test_an_engine_keeps_finds_and_forgets_vectors(engine, monkeypatch):
         engine.search("eye-3", rows[:1], 1)
 
 
+def test_an_engine_that_many_vectors_come_to_says_how_far_it_is(store, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("qdrant_edge")
+    rows = unit(40, 1)
+    store.upsert("eye-1", list(range(1, 41)), rows)
+    monkeypatch.setattr("omma.retrieval.qdrant.MANY", 40)
+    for progress, told in ((True, True), (False, False)):
+        with contextlib.closing(engine_at(tmp_path / str(progress))) as engine:
+            assert Mirror(store, engine, progress).sync("eye-1") == 40
+        said = capsys.readouterr()
+        assert (("approximate index" in said.err and "40/40" in said.err and "its graph" in said.err), said.out) == (
+            told, "")  # fmt: skip
+
+
 def test_a_mirror_follows_the_store_and_scores_as_the_exact_scan_does(engine, store):
     rows, items = unit(120, 1), list(range(1, 121))
     mirror = Mirror(store, engine)

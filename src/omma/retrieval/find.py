@@ -53,21 +53,22 @@ class Index:
     """Folders that can be searched: a file of `omma.build_index`. last: what the last indexing met, in counts;
     runs: each of them, a folder at a time."""
 
-    def __init__(self, store: Store, encoder: Any = None, device: str = "auto", vectors: Any = None):
+    def __init__(self, store: Store, encoder: Any = None, device: str = "auto", vectors: Any = None,
+                 progress: bool = False):
         self.store, self._encoder, self._device = store, encoder, device
-        self.vectors = store if vectors is None else Mirror(store, engine_at(vectors))
+        self.vectors = store if vectors is None else Mirror(store, engine_at(vectors), progress)
         self.last: dict[str, Any] = {}
         self.runs: list[dict[str, Any]] = []
         self._media, self._reading = MediaProcess(), threading.Lock()
 
     @classmethod
     def open(cls, path: str | Path | None = None, *, encoder: Any = None, device: str = "auto",
-             vectors: str | Path | None = None) -> "Index":
+             vectors: str | Path | None = None, progress: bool = False) -> "Index":
         """path: its file, this person's own by default. encoder: search with this eye rather than with the one that
         indexed last; an `Encoder` or its name. vectors: search by an approximate index instead of the exact scan: a
-        folder for qdrant-edge, or the address of a Qdrant server; it is brought up to date first. ValueError when the
-        index isn't there or is none."""
-        opened = cls(Store(default_index() if path is None else path), None, device, vectors)
+        folder for qdrant-edge, or the address of a Qdrant server; it is brought up to date first, with a bar on stderr
+        where progress is asked for. ValueError when the index isn't there or is none."""
+        opened = cls(Store(default_index() if path is None else path), None, device, vectors, progress)
         opened._encoder = opened.eye(encoder) if isinstance(encoder, str | Path) else encoder
         return opened
 

@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from omma.jobs import progress_bar
 from omma.retrieval.store import Store, VectorStore
 from omma.storage import make_folder, publish
 
 EF = 128               # how many candidates a search keeps in the graph
 BATCH = 500            # points of a request
+MANY = 10_000          # vectors that come to an engine in more than a moment
 SURPLUS = 2            # times k that are fetched, since what is scored again may change places
 INSTALL = "pip install 'omma[qdrant]'"
 Ids = Sequence[int] | np.ndarray
@@ -218,11 +220,11 @@ class Mirror:
     """An engine that is kept equal to the vectors of a store, and searched in its place.
 
     What it finds is scored again from the store's vectors, so scores are those of the exact scan; only who is found is
-    approximate.
+    approximate. progress: a bar on stderr while it is brought up to date by many vectors.
     """
 
-    def __init__(self, store: Store, engine: Any):
-        self.store, self.engine, self._seen = store, engine, {}
+    def __init__(self, store: Store, engine: Any, progress: bool = False):
+        self.store, self.engine, self.progress, self._seen = store, engine, progress, {}
 
     def sync(self, space: str) -> int:
         """Copy what the engine lacks, drop what is gone, and build the graph; how many vectors changed."""
@@ -240,13 +242,18 @@ class Mirror:
             held, noted = set(), []
         last = noted[0][0] if noted else 0
         new = sorted(item for item, seq in there.items() if seq > last or item not in held)
-        for part in parts(len(new)):
-            self.engine.upsert(space, new[part], self.store.get(space, new[part]))
+        shown = self.progress and len(new) >= MANY
+        with progress_bar("approximate index", "vectors", shown) as advance:
+            advance(0, len(new))
+            for part in parts(len(new)):
+                self.engine.upsert(space, new[part], self.store.get(space, new[part]))
+                advance(len(new[part]), None)
         gone = sorted(held - set(there))
         if gone:
             self.engine.delete(gone)
         if new:
-            self.engine.optimize(space)
+            with progress_bar("its graph, minutes for a million vectors", "", shown):
+                self.engine.optimize(space)
         with self.store.writing() as con:
             con.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, max(there.values(), default=0)))
         self._seen[space] = now
